@@ -1,0 +1,73 @@
+"""One timer for any number of requests, each with a deadline of its own or with none."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from itertools import count
+from typing import Generic, TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+SPARE = 64  # entries that may lie in the heap beside twice the live ones before it is swept
+
+
+class Timer(Generic[T]):
+    """An item in the heap. Without its item it is forgotten, and thrown out later."""
+
+    __slots__ = ("item",)
+
+    def __init__(self, item: T) -> None:
+        self.item: T | None = item
+
+
+class Deadlines(Generic[T]):
+    """Items in the order in which their time is up."""
+
+    def __init__(self, expire: Callable[[T], None]) -> None:
+        self._expire = expire
+        self._heap: list[tuple[float, int, Timer[T]]] = []
+        self._live = 0
+        self._number = count()  # equal deadlines keep their order, and timers are never compared
+        self._sleep = trio.CancelScope()
+
+    def add(self, deadline: float, item: T) -> Timer[T]:
+        """Expire the item at the deadline, unless it is forgotten first."""
+        if len(self._heap) >= SPARE + 2 * self._live:
+            self._heap = [entry for entry in self._heap if entry[2].item is not None]
+            heapq.heapify(self._heap)
+        timer = Timer(item)
+        heapq.heappush(self._heap, (deadline, next(self._number), timer))
+        self._live += 1
+        if deadline < self._sleep.deadline:
+            self._sleep.deadline = deadline
+        return timer
+
+    def forget(self, timer: Timer[T]) -> None:
+        """The item needs no deadline any more. Its memory is free at once."""
+        if timer.item is not None:
+            timer.item = None
+            self._live -= 1
+
+    async def run(self) -> None:
+        """Expire what is due, until cancelled."""
+        while True:
+            with trio.CancelScope(deadline=self._expire_due()) as self._sleep:
+                await trio.sleep_forever()
+
+    def _expire_due(self) -> float:
+        """Expire what is due; returns when the next one will be."""
+        now = trio.current_time()
+        while self._heap:
+            deadline, _, timer = self._heap[0]
+            item = timer.item
+            if item is not None and deadline > now:
+                return deadline
+            heapq.heappop(self._heap)
+            if item is not None:
+                self.forget(timer)
+                self._expire(item)
+        return math.inf

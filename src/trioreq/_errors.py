@@ -1,0 +1,97 @@
+"""Every exception of trioreq, and every error code that goes on the wire.
+
+    Exception
+      TrioreqError
+        EndpointError       the caller's mistake: an address that cannot be served
+        ReplyError          a request's answer is an error: a code and a text
+    BaseException
+      RequestCancelled      the request that this plain function works for has ended
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """Why a request was answered with an error instead of a reply."""
+
+    HANDLER_FAILED = "handler-failed"
+    TIMED_OUT = "timed-out"
+    OVERLOADED = "overloaded"
+    MALFORMED = "malformed"
+    SHUTTING_DOWN = "shutting-down"
+
+
+class CancelReason(StrEnum):
+    """Why a request ended before its handler did."""
+
+    DISCONNECTED = "disconnected"
+    """Its client's connection is gone: closed, killed, or silent past the heartbeat."""
+    SUPERSEDED = "superseded"
+    """Its client, a REQ socket, has given it up and sent another."""
+    DEADLINE = "deadline"
+    """Its time was up."""
+    CANCELLED = "cancelled"
+    """Its client said so."""
+    SHUTDOWN = "shutdown"
+    """The server stops."""
+
+
+class TrioreqError(Exception):
+    """The base of trioreq's exceptions."""
+
+
+class EndpointError(TrioreqError):
+    """An address that cannot be served; the message says why and what to do."""
+
+
+class ReplyError(TrioreqError):
+    """An answer that is an error on purpose.
+
+    A handler raises it to answer its client with a code and a text of its own, and without
+    a traceback in the server's log.
+
+    Args:
+        code: A short word for programs, such as ``not-found``: ASCII, printable, no spaces.
+        text: A sentence for people.
+
+    Raises:
+        ValueError: The code is empty, or has a character that is not allowed.
+
+    Example:
+        >>> raise ReplyError("not-found", "there is no image 17")
+        Traceback (most recent call last):
+        ...
+        trioreq.ReplyError: not-found: there is no image 17
+    """
+
+    def __init__(self, code: str, text: str = "") -> None:
+        if not code or not all("!" <= letter <= "~" for letter in code):
+            raise ValueError(
+                f"a code is one word of printable ASCII, such as 'not-found', not {code!r}"
+            )
+        super().__init__(code, text)
+        self.code = str(code)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.text}" if self.text else self.code
+
+
+class RequestCancelled(BaseException):
+    """The request that this plain function works for has ended; nobody waits for its result.
+
+    Raised by `check_cancelled`. Like `trio.Cancelled` it is no `Exception`, so that
+    ``except Exception`` does not swallow it. Let it pass.
+
+    Attributes:
+        reason: Why the request ended.
+    """
+
+    def __init__(self, reason: CancelReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason.value

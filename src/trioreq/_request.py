@@ -1,0 +1,92 @@
+"""What a handler is given, and how a plain function asks whether anybody still waits."""
+
+from __future__ import annotations
+
+import math
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from ._errors import CancelReason, RequestCancelled
+
+if TYPE_CHECKING:
+    from ._transport import Client
+    from ._wire import Frames
+
+current_request: ContextVar[Request | None] = ContextVar("trioreq.current_request", default=None)
+"""The request whose handler runs here. Threads that trio starts inherit it."""
+
+
+class Request:
+    """One request of one client, as a handler sees it. Nothing in it can be changed."""
+
+    __slots__ = ("_cancel_reason", "_client", "_deadline", "_frames")
+
+    def __init__(self, client: Client, frames: Frames, deadline: float = math.inf) -> None:
+        self._client = client
+        self._frames = frames
+        self._deadline = deadline
+        self._cancel_reason: CancelReason | None = None
+
+    @property
+    def body(self) -> bytes:
+        """The first frame of the body: all of it, for most clients."""
+        return self._frames[0]
+
+    @property
+    def frames(self) -> Frames:
+        """The frames of the body, at least one."""
+        return self._frames
+
+    @property
+    def client(self) -> Client:
+        """Who asks."""
+        return self._client
+
+    @property
+    def deadline(self) -> float:
+        """When the request's time is up, on trio's clock in seconds; `math.inf` for never."""
+        return self._deadline
+
+    @property
+    def cancel_reason(self) -> CancelReason | None:
+        """Why the request ended before its handler did; None while somebody waits for it."""
+        return self._cancel_reason
+
+    def check_cancelled(self) -> None:
+        """Raise `RequestCancelled` if the request has ended. Safe in any thread."""
+        if self._cancel_reason is not None:
+            raise RequestCancelled(self._cancel_reason)
+
+    def __repr__(self) -> str:
+        state = f", {self._cancel_reason}" if self._cancel_reason else ""
+        return f"<Request of client {self._client.id}, {len(self._frames)} frames{state}>"
+
+
+def check_cancelled() -> None:
+    """Raise if the request that is being worked on has ended, else return at once.
+
+    For plain functions, which nothing can stop from outside: call it between two steps of the
+    work. It looks at a flag, and is cheap enough for a tight loop. It works in the handler and
+    in the threads that trio starts for it; elsewhere pass the request on and call
+    `Request.check_cancelled`.
+
+    Raises:
+        RequestCancelled: The client is gone, or has given the request up, or its time is up,
+            or the server stops.
+        RuntimeError: There is no request here.
+
+    Example:
+        >>> def count_words(request):
+        ...     words = 0
+        ...     for line in request.body.splitlines():
+        ...         trioreq.check_cancelled()
+        ...         words += len(line.split())
+        ...     return b"%d" % words
+    """
+    request = current_request.get()
+    if request is None:
+        raise RuntimeError(
+            "no request is being worked on here: call check_cancelled in a handler, or pass the "
+            "request to this thread and call request.check_cancelled()"
+        )
+    request.check_cancelled()

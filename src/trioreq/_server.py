@@ -1,0 +1,230 @@
+"""`serve`: the nursery that owns all of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+import trio
+
+from ._connection import Call, Connection, Desk
+from ._errors import CancelReason
+from ._router import Router
+from ._statistics import Statistics
+from ._transport import Link, Transport
+from ._turns import Turns
+from ._workers import Handler, Workers, is_async
+
+log = logging.getLogger("trioreq")
+
+MOST = 2**31 - 1  # libzmq's options are ints, its times in milliseconds
+
+
+class Server:
+    """A running server; `serve` hands it to ``task_status.started``."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        transport: Transport,
+        *,
+        slots: int,
+        max_queued_per_client: int,
+        timeout: float,
+    ) -> None:
+        self._transport = transport
+        turns: Turns[Connection, Call] = Turns(slots, max_queued_per_client)
+        self._desk = Desk(turns, timeout)
+        self._workers = Workers(handler, turns, self._stop)
+        self._desk.wake = self._workers.wake
+        self._scope = trio.CancelScope(shield=True)
+        self._drained = trio.Event()
+        self._closed = trio.Event()
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The addresses as really bound: with the port that was chosen for port 0."""
+        return self._transport.endpoints
+
+    def statistics(self) -> Statistics:
+        """A snapshot of what the server has done."""
+        turns = self._desk.turns
+        return self._desk.tally.snapshot(
+            in_flight=self._desk.in_flight,
+            waiting=turns.waiting,
+            running=turns.slots - turns.free,
+            connections=self._transport.connections,
+            abandoned=self._workers.abandoned_threads,
+        )
+
+    async def drain(self, grace: float) -> None:
+        """End gently: start nothing new, give what is here its time, then let `serve` return.
+
+        Newcomers are told ``shutting-down``. What runs and waits has `grace` seconds, and who
+        has no answer by then is told the same.
+
+        Args:
+            grace: Seconds; 0 for at once, `math.inf` for as long as it takes.
+
+        Raises:
+            ValueError: `grace` is negative, or not a number.
+        """
+        if not grace >= 0:
+            raise ValueError(f"grace is a number of seconds, at least 0, not {grace!r}")
+        desk = self._desk
+        if not desk.closing:
+            log.info("draining: %d requests in flight, %s s for them", desk.in_flight, grace)
+        desk.closing = True
+        if desk.in_flight:
+            with trio.move_on_after(grace):
+                await desk.idle.wait()
+        self._drained.set()
+        await self._closed.wait()
+
+    async def _run(self, task_status: trio.TaskStatus[Server]) -> None:
+        # The work runs in a shield, so that the words of `_stop` go out before the handlers
+        # are cancelled, whatever ends the server: a cancel, Ctrl-C, or a crash.
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._work)
+                log.info("serving on %s", ", ".join(self.endpoints))
+                try:
+                    task_status.started(self)
+                    await self._drained.wait()
+                finally:
+                    self._stop()
+        finally:
+            self._closed.set()
+            log.info("stopped: %s", self.statistics())
+
+    async def _work(self, task_status: trio.TaskStatus[None]) -> None:
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._workers.run)
+                nursery.start_soon(self._desk.deadlines.run)
+                nursery.start_soon(self._transport.run, self)
+                task_status.started()
+
+    def _stop(self) -> None:
+        """End what is in flight, with a word to each client, and then everything else."""
+        self._desk.closing = True
+        for connection in tuple(self._desk.connections):
+            connection.cancel_all(CancelReason.SHUTDOWN)
+        self._scope.cancel()
+
+    def joined(self, link: Link) -> Connection:
+        """A connection has sent its first message (the transport calls this)."""
+        log.debug("client %d: %s at %s", link.client.id, link.client.socket_type, link.client.address)
+        return Connection(link, self._desk)
+
+    def unattributed(self) -> None:
+        """A message came whose connection is forgotten (the transport calls this)."""
+        tally = self._desk.tally
+        tally.requests += 1
+        tally.unattributed += 1
+        tally.ended["never_started"] += 1
+
+
+async def serve(
+    handler: Handler,
+    addr: str | Sequence[str],
+    *,
+    workers: int = 40,
+    max_in_flight: int = 1000,
+    max_queued_per_client: int = 1000,
+    timeout: float | None = None,
+    heartbeat: float | None = 10.0,
+    max_message_size: int = 16 * 1024 * 1024,
+    send_queue: int = 1000,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve requests over ZeroMQ until cancelled, or drained with `Server.drain`.
+
+    Any REQ or DEALER client can ask, in any language (ZMTP 3, RFC 28). When a client's
+    connection goes, its work is cancelled, and nothing is sent or kept for it.
+
+    Args:
+        handler: Called with each `Request`; returns the reply: bytes-like for one frame, a
+            sequence of them for several. An async function runs in trio's loop, and is
+            cancelled when its request ends. A plain function runs in a worker thread, and sees
+            that its request has ended in `check_cancelled`. What it raises is answered with an
+            error and logged; raise `ReplyError` for an error on purpose.
+        addr: An endpoint, or several: ``tcp://127.0.0.1:5555``, ``tcp://*:0`` (a free port, on
+            all interfaces), ``ipc:///run/my-service.sock``.
+        workers: Plain functions that run at once, each in a thread.
+        max_in_flight: Handlers that run at once. More requests wait, and clients take turns.
+        max_queued_per_client: Requests of one client that may wait. More are answered
+            ``overloaded`` at once.
+        timeout: Seconds that a request may take from when it was read, the wait for its turn
+            included; then its work is cancelled, and the client told ``timed-out``. None for
+            no limit.
+        heartbeat: Seconds in which a client that is stopped or cut off is noticed, by ZMTP
+            heartbeats; one that closes or dies is noticed at once anyway. None sends none, for
+            REQ clients older than libzmq 4.3.0, which break on them.
+        max_message_size: Bytes that a frame may have; who sends more is disconnected.
+        send_queue: Replies that may wait for a client that does not read. More are dropped.
+        task_status: `trio.Nursery.start` gives the `Server` when it is bound.
+
+    Raises:
+        EndpointError: An address cannot be served; the message says why.
+        TypeError: An option is of the wrong type.
+        ValueError: An option is out of its range.
+
+    Example:
+        >>> async def shout(request):
+        ...     return request.body.upper()
+        >>> trio.run(trioreq.serve, shout, "tcp://127.0.0.1:5555")  # doctest: +SKIP
+    """
+    if not callable(handler):
+        raise TypeError(f"the handler is a function of a request, not {type(handler).__name__}")
+    _check_count("workers", workers, 1)
+    _check_count("max_in_flight", max_in_flight, 1)
+    _check_count("max_queued_per_client", max_queued_per_client, 0)
+    _check_count("max_message_size", max_message_size, 1)
+    _check_count("send_queue", send_queue, 1)
+    _check_seconds("timeout", timeout)
+    _check_seconds("heartbeat", heartbeat)
+    transport = Router(
+        (addr,) if isinstance(addr, str) else tuple(addr),
+        heartbeat=heartbeat,
+        max_message_size=max_message_size,
+        send_queue=send_queue,
+    )
+    try:
+        server = Server(
+            handler,
+            transport,
+            slots=max_in_flight if is_async(handler) else min(workers, max_in_flight),
+            max_queued_per_client=max_queued_per_client,
+            timeout=math.inf if timeout is None else timeout,
+        )
+        await server._run(task_status)  # noqa: SLF001  # the two are one
+    except BaseExceptionGroup as group:
+        error = _innermost(group)
+        raise error from error.__cause__
+    finally:
+        await transport.aclose()
+
+
+def _check_count(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is a whole number, not {value!r}")
+    if not least <= value <= MOST:
+        raise ValueError(f"{name} is a number from {least} to {MOST}, not {value}")
+
+
+def _check_seconds(name: str, value: float | None) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} is a number of seconds, or None, not {value!r}")
+    if not 0 < value < MOST / 1000:
+        raise ValueError(f"{name} is a number of seconds above 0, or None, not {value}")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The one cause in nested groups: a Ctrl-C comes out as what it is."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

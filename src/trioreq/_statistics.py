@@ -1,0 +1,110 @@
+"""What the server counts, sans-IO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Outcome = Literal[
+    "replied",
+    "failed",
+    "timed_out",
+    "superseded",
+    "cancelled_by_disconnect",
+    "cancelled_by_client",
+    "never_started",
+    "overloaded",
+    "malformed",
+    "shut_down",
+]
+"""How a request ended; each ends in exactly one of these ways."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepliesDropped:
+    """Replies that were ready and were not sent, by reason."""
+
+    client_gone: int = 0
+    """The client had gone, or had just gone, when the reply was ready."""
+    queue_full: int = 0
+    """The client does not read: it had `send_queue` replies waiting already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A snapshot of what a server has done since it started.
+
+    Always ``requests`` = ``replied`` + ``failed`` + ``timed_out`` + ``superseded`` +
+    ``cancelled_by_disconnect`` + ``cancelled_by_client`` + ``never_started`` + ``overloaded`` +
+    ``malformed`` + ``shut_down`` + ``in_flight``.
+    """
+
+    requests: int
+    """Messages read, whatever they were."""
+    replied: int
+    """The handler returned a reply in time."""
+    failed: int
+    """The handler raised, or returned what is no reply."""
+    timed_out: int
+    """Its time was up before the handler had returned."""
+    superseded: int
+    """A REQ client sent anew before its reply."""
+    cancelled_by_disconnect: int
+    """The client went while the handler ran."""
+    cancelled_by_client: int
+    """The client said that it no longer wants the reply."""
+    never_started: int
+    """The client had gone before the handler was started."""
+    overloaded: int
+    """The client had `max_queued_per_client` requests waiting already."""
+    malformed: int
+    """The message was no request."""
+    shut_down: int
+    """The server stopped first."""
+    in_flight: int
+    """Waiting for a turn, or being worked on, now."""
+    waiting: int
+    """Of those in flight, how many wait for a turn."""
+    running: int
+    """Turns taken now, also by handlers whose request has ended and who have not."""
+    connections: int
+    """Connections now, also those that have not said anything."""
+    replies_sent: int
+    """Messages handed to connections, error replies included."""
+    replies_dropped: RepliesDropped
+    """Messages that were not."""
+    unattributed: int
+    """Of `never_started`, those whose connection was forgotten when they were read."""
+    abandoned_threads: int
+    """Worker threads that still run for a request that has ended."""
+
+
+class Tally:
+    """The counters behind `Statistics`."""
+
+    __slots__ = ("dropped_full", "dropped_gone", "ended", "requests", "sent", "unattributed")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.ended: dict[Outcome, int] = dict.fromkeys(Outcome.__args__, 0)  # type: ignore[attr-defined]
+        self.sent = 0
+        self.dropped_gone = 0
+        self.dropped_full = 0
+        self.unattributed = 0
+
+    def snapshot(
+        self, *, in_flight: int, waiting: int, running: int, connections: int, abandoned: int
+    ) -> Statistics:
+        """All of it, with what others count, as it is now."""
+        return Statistics(
+            requests=self.requests,
+            **self.ended,
+            in_flight=in_flight,
+            waiting=waiting,
+            running=running,
+            connections=connections,
+            replies_sent=self.sent,
+            replies_dropped=RepliesDropped(self.dropped_gone, self.dropped_full),
+            unattributed=self.unattributed,
+            abandoned_threads=abandoned,
+        )

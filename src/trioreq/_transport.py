@@ -1,0 +1,87 @@
+"""The line between the server and what carries its bytes.
+
+A transport tells the server of its connections through `Host` and `Session`, and sends through
+`Link`. All of it is synchronous: state changes between checkpoints, never across one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who is on the other end of a connection. A client that connects again is another one."""
+
+    id: int
+    """Unique for the server's life."""
+    address: str
+    """The peer's address as libzmq tells it: an IP address, or `localhost:uid:gid:pid`."""
+    socket_type: str
+    """What the peer says it is: `REQ`, `DEALER`, ..."""
+    user_id: str = ""
+    """Who the gate says it is; empty with the NULL mechanism."""
+    uid: int | None = None
+    """The user that the peer runs as, where ipc tells it."""
+    pid: int | None = None
+    """The peer's process, where ipc tells it."""
+
+
+class Sent(Enum):
+    """What became of a message."""
+
+    OUT = "handed over"
+    GONE = "the connection is gone"
+    FULL = "the connection's send queue is full"
+
+
+class Link(Protocol):
+    """A connection, as the server sees it."""
+
+    @property
+    def client(self) -> Client:
+        """Who is on the other end."""
+
+    def send(self, frames: Sequence[bytes]) -> Sent:
+        """Hand a message over, to this connection or to nobody; never waits."""
+
+
+class Session(Protocol):
+    """A connection, as the transport sees it: what the server keeps for it."""
+
+    def arrived(self, frames: Sequence[bytes]) -> None:
+        """A message came. It may still come after `left`."""
+
+    def left(self) -> None:
+        """The connection is gone."""
+
+
+class Host(Protocol):
+    """The server, as the transport sees it."""
+
+    def joined(self, link: Link) -> Session:
+        """A connection has sent its first message."""
+
+    def unattributed(self) -> None:
+        """A message came whose connection is gone."""
+
+
+class Transport(Protocol):
+    """What carries the server's bytes."""
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The addresses as really bound."""
+
+    @property
+    def connections(self) -> int:
+        """How many connections live."""
+
+    async def run(self, host: Host) -> None:
+        """Carry, until cancelled."""
+
+    async def aclose(self) -> None:
+        """Let what was handed over go out, for a bounded time, and close."""

@@ -1,0 +1,73 @@
+"""Whose turn it is, sans-IO: a bounded number of slots, shared fairly between clients.
+
+While a slot is free, who comes gets it. After that each client has a queue of its own, bounded,
+and slots that become free go round the clients that wait, one request each.
+
+- A slot is held from the grant until `release`, also by work that nobody waits for any more.
+- While anybody waits, no slot is free.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+C = TypeVar("C", bound=Hashable)
+T = TypeVar("T")
+
+
+class Turns(Generic[C, T]):
+    """Slots and queues.
+
+    Attributes:
+        granted: Items that have a slot, to be taken from the left and begun.
+        free: How many slots nobody holds.
+        waiting: How many items wait for one.
+    """
+
+    __slots__ = ("_per_client", "_queues", "free", "granted", "slots", "waiting")
+
+    def __init__(self, slots: int, per_client: int) -> None:
+        self.slots = slots
+        self.free = slots
+        self.granted: deque[T] = deque()
+        self.waiting = 0
+        self._per_client = per_client
+        self._queues: OrderedDict[C, deque[T]] = OrderedDict()
+
+    def enter(self, client: C, item: T) -> bool:
+        """Grant a slot, or queue; returns False, and forgets the item, if the queue is full."""
+        if self.free:
+            self.free -= 1
+            self.granted.append(item)
+            return True
+        queue = self._queues.get(client)
+        if len(queue or ()) >= self._per_client:
+            return False
+        if queue is None:
+            queue = self._queues[client] = deque()
+        queue.append(item)
+        self.waiting += 1
+        return True
+
+    def withdraw(self, client: C, item: T) -> None:
+        """Take an item out of its queue, if it still waits there."""
+        queue = self._queues.get(client)
+        if queue is None or item not in queue:
+            return
+        queue.remove(item)
+        self.waiting -= 1
+        if not queue:
+            del self._queues[client]
+
+    def release(self) -> None:
+        """Give a slot back: it goes to the next client in turn."""
+        if not self._queues:
+            self.free += 1
+            return
+        client, queue = self._queues.popitem(last=False)
+        self.granted.append(queue.popleft())
+        self.waiting -= 1
+        if queue:
+            self._queues[client] = queue  # at the end of the round

@@ -1,17 +1,36 @@
 """A ZeroMQ request/reply server in trio: a client that is gone stops its work."""
 
-from ._errors import CancelReason as CancelReason
-from ._errors import Code as Code
-from ._errors import EndpointError as EndpointError
-from ._errors import ReplyError as ReplyError
-from ._errors import RequestCancelled as RequestCancelled
-from ._errors import TrioreqError as TrioreqError
-from ._request import Request as Request
-from ._request import check_cancelled as check_cancelled
-from ._server import Server as Server
-from ._server import serve as serve
-from ._statistics import RepliesDropped as RepliesDropped
-from ._statistics import Statistics as Statistics
-from ._transport import Client as Client
+from ._errors import (
+    CancelReason,
+    Code,
+    EndpointError,
+    ReplyError,
+    RequestCancelled,
+    TrioreqError,
+)
+from ._request import Request, check_cancelled
+from ._server import Server, serve
+from ._statistics import RepliesDropped, Statistics
+from ._transport import Client
+
+__all__ = [
+    "CancelReason",
+    "Client",
+    "Code",
+    "EndpointError",
+    "RepliesDropped",
+    "ReplyError",
+    "Request",
+    "RequestCancelled",
+    "Server",
+    "Statistics",
+    "TrioreqError",
+    "check_cancelled",
+    "serve",
+]
 
 __version__ = "0.1.0"
+
+for _name in __all__:  # tracebacks and help() show the path that users import
+    globals()[_name].__module__ = __name__
+del _name

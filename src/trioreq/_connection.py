@@ -216,13 +216,17 @@ class Connection:
                 tally.dropped_gone += 1
             case Sent.FULL:
                 tally.dropped_full += 1
-                self._log_once("stalled", "does not read its replies; what it has no room for is dropped")
+                self._log_once(
+                    "stalled", "does not read its replies; what it has no room for is dropped"
+                )
 
     def _log_once(self, topic: str, text: str) -> None:
         if topic not in self.told:
             self.told.add(topic)
             client = self.link.client
-            log.warning("client %d (%s at %s) %s", client.id, client.socket_type, client.address, text)
+            log.warning(
+                "client %d (%s at %s) %s", client.id, client.socket_type, client.address, text
+            )
 
 
 _ENDS: dict[CancelReason, tuple[Outcome, Code | None]] = {

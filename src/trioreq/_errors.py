@@ -1,11 +1,11 @@
 """Every exception of trioreq, and every error code that goes on the wire.
 
-    Exception
-      TrioreqError
-        EndpointError       the caller's mistake: an address that cannot be served
-        ReplyError          a request's answer is an error: a code and a text
-    BaseException
-      RequestCancelled      the request that this plain function works for has ended
+Exception
+  TrioreqError
+    EndpointError       the caller's mistake: an address that cannot be served
+    ReplyError          a request's answer is an error: a code and a text
+BaseException
+  RequestCancelled      the request that this plain function works for has ended
 """
 
 from __future__ import annotations

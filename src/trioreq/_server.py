@@ -115,7 +115,9 @@ class Server:
 
     def joined(self, link: Link) -> Connection:
         """A connection has sent its first message (the transport calls this)."""
-        log.debug("client %d: %s at %s", link.client.id, link.client.socket_type, link.client.address)
+        log.debug(
+            "client %d: %s at %s", link.client.id, link.client.socket_type, link.client.address
+        )
         return Connection(link, self._desk)
 
     def unattributed(self) -> None:

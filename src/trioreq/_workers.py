@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -63,6 +63,7 @@ class Workers:
 
     async def run(self) -> None:
         """Run handlers, until cancelled."""
+        self._context = copy_context()
         async with trio.open_nursery() as self._nursery:
             await trio.sleep_forever()
 
@@ -72,13 +73,12 @@ class Workers:
             self._parked.unpark()
         elif self._lanes < self._turns.slots:
             self._lanes += 1
-            self._nursery.start_soon(self._lane)
+            self._context.run(self._nursery.start_soon, self._lane)
 
     @trio.lowlevel.enable_ki_protection
     async def _lane(self) -> None:
-        pristine = copy_context()
-        while _same(copy_context(), pristine):
-            await self._serve(pristine)
+        while self._context_is_clean():
+            await self._serve()
             await trio.lowlevel.checkpoint()
         # A handler has left something in this task's context, which is not the next one's to
         # see: the lane ends, and another takes its place.
@@ -86,7 +86,7 @@ class Workers:
         if self._turns.granted:
             self.wake()
 
-    async def _serve(self, pristine: Context) -> None:
+    async def _serve(self) -> None:
         """Serve requests for as long as the scope lasts, and not too many in a row."""
         call = None
         try:
@@ -94,7 +94,7 @@ class Workers:
                 for _ in range(IN_A_ROW):
                     call = await self._next()
                     await self._run(call, scope)
-                    if call.cancel_reason is not None or not _same(copy_context(), pristine):
+                    if call.cancel_reason is not None or not self._context_is_clean():
                         break
                     call = None  # a lane that waits holds no request
         except BaseException as error:
@@ -130,6 +130,13 @@ class Workers:
             self._turns.release()
         call.finish(result)
 
+    def _context_is_clean(self) -> bool:
+        """Whether handlers have left the task's context as it was."""
+        try:
+            return copy_context() == self._context  # at once where nothing was set
+        except Exception:  # noqa: BLE001  # some value's own __eq__: it was set, that is enough
+            return False
+
 
 def is_async(handler: Handler) -> bool:
     """Whether calling the handler gives a coroutine."""
@@ -148,13 +155,6 @@ def _interruptible(handler: Handler) -> Callable[[Request], Awaitable[object]]:
         return await handler(request)
 
     return run
-
-
-def _same(now: Context, then: Context) -> bool:
-    try:
-        return now == then  # at once where nothing was set
-    except Exception:  # noqa: BLE001  # some value's own __eq__: it was set, that is enough
-        return False
 
 
 def _ends_program(error: BaseException) -> bool:

@@ -1,0 +1,74 @@
+"""The shape of the house: who imports whom, and what is public. Pure: reads the source."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import trioreq
+
+SOURCE = Path(trioreq.__file__).parent
+
+FLOORS = [
+    "_errors",
+    "_wire",
+    "_presence",
+    "_statistics",
+    "_turns",
+    "_transport",
+    "_request",
+    "_deadlines",
+    "_zsocket",
+    "_endpoint",
+    "_gate",
+    "_router",
+    "_connection",
+    "_workers",
+    "_server",
+    "__init__",
+]
+PURE = {"_errors", "_wire", "_presence", "_statistics", "_turns", "_transport", "_request"}
+USES_ZMQ = {"_zsocket", "_gate", "_router"}
+
+
+def imports(module: str) -> set[str]:
+    """The names of all modules that a module imports, its own package's with a leading dot."""
+    names = set()
+    for node in ast.walk(ast.parse((SOURCE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                inside = [node.module] if node.module else [alias.name for alias in node.names]
+                names |= {f".{name}" for name in inside}
+            elif node.module:
+                names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+def test_every_module_has_its_floor() -> None:
+    assert {path.stem for path in SOURCE.glob("*.py")} == set(FLOORS)
+
+
+@pytest.mark.parametrize("module", FLOORS)
+def test_imports_go_down(module: str) -> None:
+    below = {f".{name}" for name in FLOORS[: FLOORS.index(module)]}
+    assert {name for name in imports(module) if name.startswith(".")} <= below
+
+
+@pytest.mark.parametrize("module", FLOORS)
+def test_only_the_socket_rooms_know_zmq_and_only_the_pure_know_no_trio(module: str) -> None:
+    used = {name.partition(".")[0] for name in imports(module)}
+    assert ("zmq" in used) is (module in USES_ZMQ)
+    if module in PURE:
+        assert "trio" not in used
+
+
+def test_public_names_are_listed_and_show_their_public_path() -> None:
+    public = {name for name in vars(trioreq) if not name.startswith("_")}
+    assert set(trioreq.__all__) == public
+    for name in trioreq.__all__:
+        assert getattr(trioreq, name).__module__ == "trioreq", name
+        assert getattr(trioreq, name).__doc__, name

@@ -1,0 +1,81 @@
+"""Slots and fair queues against a model. Pure: no clock, no sockets."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from trioreq._turns import Turns
+
+
+class TurnsMachine(RuleBasedStateMachine):
+    @initialize(slots=st.integers(1, 3), per_client=st.integers(0, 3))
+    def start(self, slots: int, per_client: int) -> None:
+        self.turns: Turns[str, int] = Turns(slots, per_client)
+        self.per_client = per_client
+        self.model: dict[str, list[int]] = {}
+        self.round: list[str] = []
+        self.held = 0
+        self.number = 0
+
+    @rule(client=st.sampled_from("abc"))
+    def enter(self, client: str) -> None:
+        self.number += 1
+        accepted = self.turns.enter(client, self.number)
+        if self.held < self.turns.slots:
+            assert accepted
+            assert self.turns.granted.pop() == self.number
+            self.held += 1
+            return
+        queue = self.model.get(client, [])
+        assert accepted is (len(queue) < self.per_client)
+        if accepted:
+            if not queue:
+                self.round.append(client)
+            self.model[client] = [*queue, self.number]
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def release(self) -> None:
+        self.turns.release()
+        if not self.round:
+            self.held -= 1
+            assert not self.turns.granted
+            return
+        client = self.round.pop(0)
+        assert self.turns.granted.pop() == self.model[client].pop(0)
+        if self.model[client]:
+            self.round.append(client)
+
+    @rule(client=st.sampled_from("abc"), data=st.data())
+    def withdraw(self, client: str, data: st.DataObject) -> None:
+        queue = self.model.get(client, [])
+        item = data.draw(st.sampled_from([*queue, -1]))
+        self.turns.withdraw(client, item)
+        if item in queue:
+            queue.remove(item)
+            if not queue:
+                self.round.remove(client)
+
+    @invariant()
+    def adds_up(self) -> None:
+        if hasattr(self, "turns"):
+            assert self.turns.waiting == sum(map(len, self.model.values()))
+            assert self.turns.free == self.turns.slots - self.held
+            assert not (self.turns.waiting and self.turns.free)
+
+
+TestTurns = TurnsMachine.TestCase
+TestTurns.settings = settings(max_examples=200, deadline=None)
+
+
+def test_clients_take_turns_however_much_one_of_them_sends() -> None:
+    turns: Turns[str, str] = Turns(1, 10)
+    for item in ("a1", "a2", "a3", "b1", "c1"):
+        assert turns.enter(item[0], item)
+    served = []
+    while turns.granted:
+        served.append(turns.granted.popleft())
+        turns.release()
+    assert served == ["a1", "a2", "b1", "c1", "a3"]

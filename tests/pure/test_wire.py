@@ -1,0 +1,82 @@
+"""Envelopes and bodies. Pure: no clock, no sockets."""
+
+from __future__ import annotations
+
+from array import array
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioreq import _wire
+
+frame = st.binary(max_size=4)
+filled = st.binary(min_size=1, max_size=4)
+
+
+@given(st.lists(filled, max_size=4), st.lists(frame, min_size=1, max_size=4))
+def test_the_envelope_ends_with_the_first_empty_frame(
+    envelope: list[bytes], body: list[bytes]
+) -> None:
+    assert _wire.split_untrusted([*envelope, b"", *body]) == ((*envelope, b""), tuple(body))
+
+
+@given(st.lists(filled, max_size=4))
+def test_no_empty_frame_is_no_request(frames: list[bytes]) -> None:
+    assert _wire.split_untrusted(frames) is None
+
+
+@given(st.lists(filled, max_size=4))
+def test_nothing_behind_the_empty_frame_is_no_request(envelope: list[bytes]) -> None:
+    assert _wire.split_untrusted([*envelope, b""]) is None
+
+
+@given(st.lists(frame, max_size=6))
+def test_nothing_is_lost_or_made_up(frames: list[bytes]) -> None:
+    parts = _wire.split_untrusted(frames)
+    assert parts is None or [*parts[0], *parts[1]] == frames
+
+
+@pytest.mark.parametrize(
+    ("result", "body"),
+    [
+        (b"one", (b"one",)),
+        (b"", (b"",)),
+        (bytearray(b"one"), (b"one",)),
+        (memoryview(b"one"), (b"one",)),
+        (array("B", b"one"), (b"one",)),
+        ([b"one", bytearray(b"two")], (b"one", b"two")),
+        ((b"one",), (b"one",)),
+    ],
+)
+def test_what_a_handler_may_return(result: object, body: tuple[bytes, ...]) -> None:
+    frames = _wire.reply_body(result)
+    assert frames == body
+    assert all(type(part) is bytes for part in frames)
+
+
+@pytest.mark.parametrize(
+    ("result", "hint"),
+    [
+        ("text", r"returned str.*encode"),
+        (None, "returned NoneType"),
+        (17, "returned int"),
+        ([b"one", "two"], "returned str"),
+        ([], "no frames"),
+        ({b"a": b"b"}, "returned dict"),
+    ],
+)
+def test_what_a_handler_may_not_return(result: object, hint: str) -> None:
+    with pytest.raises(TypeError, match=hint):
+        _wire.reply_body(result)
+
+
+def test_a_reply_does_not_change_with_the_buffer_it_was_made_from() -> None:
+    buffer = bytearray(b"before")
+    body = _wire.reply_body(buffer)
+    buffer[:] = b"after!"
+    assert body == (b"before",)
+
+
+def test_an_error_is_three_frames() -> None:
+    assert _wire.error_body("not-found", "nö") == (b"trioreq-error", b"not-found", "nö".encode())

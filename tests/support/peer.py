@@ -1,0 +1,43 @@
+"""A client in a process of its own, which does what it is told on its standard input.
+
+Each line in is a JSON list, each line out the answer to one. Only pyzmq is used: this is
+anybody's client, not trioreq's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import zmq
+
+
+def main() -> None:
+    """Obey, line by line, until the input ends."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    sockets: dict[int, zmq.Socket[bytes]] = {}
+    for line in sys.stdin:
+        verb, number, *arguments = json.loads(line)
+        answer: object = None
+        match verb:
+            case "connect":
+                kind, endpoint, routing_id, options = arguments
+                socket = sockets[number] = context.socket(getattr(zmq, kind))
+                socket.linger = 0
+                if routing_id:
+                    socket.routing_id = routing_id.encode()
+                for name, value in options.items():
+                    socket.setsockopt(getattr(zmq, name), value)
+                socket.connect(endpoint)
+            case "send":
+                sockets[number].send_multipart([part.encode() for part in arguments])
+            case "receive":
+                answer = [part.decode() for part in sockets[number].recv_multipart()]
+            case "close":
+                sockets.pop(number).close()
+        print(json.dumps(answer), flush=True)
+    context.destroy(linger=0)
+
+
+if __name__ == "__main__":
+    main()

@@ -50,12 +50,12 @@ class Desk:
     def __init__(self, turns: Turns[Connection, Call], timeout: float) -> None:
         self.turns = turns
         self.timeout = timeout
-        self.tally = Tally()
+        self.tally: Tally = Tally()
         self.deadlines: Deadlines[Call] = Deadlines(_expire)
         self.connections: dict[Connection, None] = {}
         self.in_flight = 0
         self.closing = False
-        self.idle = trio.Event()
+        self.idle: trio.Event = trio.Event()
         self.wake: Callable[[], None] = lambda: None
 
 
@@ -68,10 +68,10 @@ class Call(Request):
         self, connection: Connection, envelope: Frames, frames: Frames, deadline: float
     ) -> None:
         super().__init__(connection.link.client, frames, deadline)
-        self.connection = connection
-        self.envelope = envelope
-        self.started = False
-        self.ended = False
+        self.connection: Connection = connection
+        self.envelope: Frames = envelope
+        self.started: bool = False
+        self.ended: bool = False
         self.scope: trio.CancelScope | None = None
         self.timer: Timer[Call] | None = None
 
@@ -131,10 +131,10 @@ class Connection:
     __slots__ = ("calls", "desk", "gone", "link", "told")
 
     def __init__(self, link: Link, desk: Desk) -> None:
-        self.link = link
-        self.desk = desk
+        self.link: Link = link
+        self.desk: Desk = desk
         self.calls: dict[Call, None] = {}  # in flight, the oldest first
-        self.gone = False
+        self.gone: bool = False
         self.told: set[str] = set()  # what the log has of it already
 
     def arrived(self, frames: Sequence[bytes]) -> None:

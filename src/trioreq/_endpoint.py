@@ -12,6 +12,8 @@ from ._errors import EndpointError
 
 EXAMPLES = "such as 'tcp://127.0.0.1:5555' or 'ipc:///run/my-service.sock'"
 
+MOST_PORT = 65535
+
 ADVICE = {
     errno.EADDRINUSE: "the address is in use: stop the other server, or choose another port",
     errno.EADDRNOTAVAIL: "this machine has no such address: use one of its own, or '*' for all",
@@ -43,7 +45,12 @@ def check(addr: str) -> Path | None:
         )
     if transport not in ("tcp", "ipc"):
         raise EndpointError(f"{addr!r}: only tcp and ipc can be served: write it as {EXAMPLES}")
-    if transport == "tcp" or rest == "*":
+    if transport == "tcp":
+        port = rest.rpartition(":")[2]
+        if port != "*" and not (port.isdecimal() and int(port) <= MOST_PORT):  # libzmq wraps it
+            raise EndpointError(f"{addr!r}: {port!r} is no port: write it as {EXAMPLES}")
+        return None
+    if rest == "*":  # libzmq chooses a path, and removes it
         return None
     if rest.startswith("@"):  # Linux's abstract names leave no file, and the kernel guards them
         return None
@@ -53,7 +60,7 @@ def check(addr: str) -> Path | None:
 
 
 def _refuse_taken(addr: str, path: Path) -> None:
-    """libzmq would take the path over, whoever has it; only a dead server's may be taken."""
+    """Refuse what libzmq would take over, whoever has it; only a dead server's may be taken."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

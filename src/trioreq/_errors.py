@@ -72,7 +72,7 @@ class ReplyError(TrioreqError):
                 f"a code is one word of printable ASCII, such as 'not-found', not {code!r}"
             )
         super().__init__(code, text)
-        self.code = str(code)
+        self.code: str = str(code)
         self.text = text
 
     def __str__(self) -> str:

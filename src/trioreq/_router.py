@@ -1,8 +1,8 @@
-"""The transport on real sockets: a ROUTER, its monitor and its gate, as connections that come,
-speak and go.
+"""The transport on real sockets.
 
-All use of the ROUTER is here, and nothing here waits for a client. `docs/design.md` has the
-rules that this follows and the reasons for them.
+A ROUTER, its monitor and its gate, as connections that come, speak and go. All use of the
+ROUTER is here, and nothing here waits for a client. `docs/design.md` has the rules that this
+follows and the reasons for them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._transport import Host, Session
 
 BATCH = 128  # messages read before trio's other tasks have their turn
+CATCH_UP = 8  # batches read before newcomers are let in, at the most
 BACKLOG = 4096  # connections that the kernel may hold for libzmq; it caps this itself
 LINGER = 0.5  # seconds that the last words have to go out in
 MONITOR = "inproc://trioreq.monitor"
@@ -84,7 +85,7 @@ class Router:
         try:
             self._router = ZSocket(self._open_router(heartbeat, max_message_size, send_queue))
             self._monitor = ZSocket(self._open_monitor())
-            self._gate = Gate(self._context, self.read_monitor)
+            self._gate = Gate(self._context, self._catch_up)
             self._router.raw.ipv6 = any("[" in addr for addr in addrs)
             self.endpoints = tuple(self._bind(addr) for addr in addrs)
         except BaseException:
@@ -141,8 +142,23 @@ class Router:
                 link.session.left()
         return self._presence.stamp
 
-    def _read(self) -> None:
-        """Read a batch, see who has gone since, then let the server have what came."""
+    def _catch_up(self) -> int:
+        """Take in all that was before now; returns the stamp of that.
+
+        The ROUTER too: until it has been read dry, libzmq keeps the routing ids of those who
+        went, and would ignore a newcomer under one of them, for good.
+        """
+        for _ in range(CATCH_UP):
+            if not self._read():
+                break
+        return self.read_monitor()
+
+    def _read(self) -> bool:
+        """Read a batch, see who has gone since, then let the server have what came.
+
+        Returns:
+            Whether there may be more to read.
+        """
         recv = self._router.raw.recv
         batch: list[tuple[Session | None, list[bytes]]] = []
         for _ in range(BATCH):
@@ -159,13 +175,14 @@ class Router:
                 frames.append(frame.bytes)
             batch.append((link.session if link else None, frames))
         if not batch:
-            return
+            return False
         self.read_monitor()
         for session, frames in batch:
             if session is None:
                 self._host.unattributed()
             else:
                 session.arrived(frames)
+        return len(batch) == BATCH
 
     def _attribute(self, routing_id: bytes, frame: zmq.Frame) -> RouterLink | None:
         """Find or make the link of a message, by its descriptor and stamp."""
@@ -213,7 +230,8 @@ class Router:
             raise EndpointError(_endpoint.explain(addr, error.errno)) from error
         if path is not None:
             self._files.append(_endpoint.BoundFile(path))
-        return self._router.raw.last_endpoint.decode().rstrip("\0")
+        bound: bytes = self._router.raw.get(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
+        return bound.decode().rstrip("\0")
 
     async def aclose(self) -> None:
         """Let what was handed over go out, for a bounded time, and close."""
@@ -235,17 +253,22 @@ def is_automatic(routing_id: bytes) -> bool:
     return routing_id[:1] == b"\0"
 
 
+def _property(frame: zmq.Frame, name: str) -> str:
+    """A text that libzmq keeps beside a message."""
+    return str(frame.get(name))
+
+
 def _client(number: int, frame: zmq.Frame) -> Client:
     """What libzmq and the gate know of a message's sender."""
-    address: str = frame.get("Peer-Address")
+    address = _property(frame, "Peer-Address")
     uid = pid = None
     if address.startswith("localhost:"):  # ipc: localhost:uid:gid:pid
         uid, _gid, pid = (int(part) for part in address.split(":")[1:])
     return Client(
         id=number,
         address=address,
-        socket_type=frame.get("Socket-Type"),
-        user_id=frame.get("User-Id"),
+        socket_type=_property(frame, "Socket-Type"),
+        user_id=_property(frame, "User-Id"),
         uid=uid,
         pid=pid,
     )

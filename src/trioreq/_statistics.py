@@ -85,12 +85,12 @@ class Tally:
     __slots__ = ("dropped_full", "dropped_gone", "ended", "requests", "sent", "unattributed")
 
     def __init__(self) -> None:
-        self.requests = 0
+        self.requests: int = 0
         self.ended: dict[Outcome, int] = dict.fromkeys(Outcome.__args__, 0)  # type: ignore[attr-defined]
-        self.sent = 0
-        self.dropped_gone = 0
-        self.dropped_full = 0
-        self.unattributed = 0
+        self.sent: int = 0
+        self.dropped_gone: int = 0
+        self.dropped_full: int = 0
+        self.unattributed: int = 0
 
     def snapshot(
         self, *, in_flight: int, waiting: int, running: int, connections: int, abandoned: int

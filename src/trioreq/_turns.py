@@ -29,10 +29,10 @@ class Turns(Generic[C, T]):
     __slots__ = ("_per_client", "_queues", "free", "granted", "slots", "waiting")
 
     def __init__(self, slots: int, per_client: int) -> None:
-        self.slots = slots
-        self.free = slots
+        self.slots: int = slots
+        self.free: int = slots
         self.granted: deque[T] = deque()
-        self.waiting = 0
+        self.waiting: int = 0
         self._per_client = per_client
         self._queues: OrderedDict[C, deque[T]] = OrderedDict()
 

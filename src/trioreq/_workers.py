@@ -51,7 +51,7 @@ class Workers:
             self._threads = set()
             self._handle = partial(
                 trio.to_thread.run_sync,
-                handler,
+                handler,  # type: ignore[arg-type]  # it is given the request when it is called
                 limiter=trio.CapacityLimiter(turns.slots),
                 abandon_on_cancel=True,
             )

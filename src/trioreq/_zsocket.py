@@ -27,7 +27,8 @@ class ZSocket:
 
     def readable(self) -> bool:
         """Whether there is a message to read."""
-        return bool(self.raw.get(zmq.EVENTS) & zmq.POLLIN)  # type: ignore[operator]
+        events: int = self.raw.get(zmq.EVENTS)  # type: ignore[assignment]
+        return bool(events & zmq.POLLIN)
 
     @trio.lowlevel.enable_ki_protection
     async def keep_reading(self, read: Callable[[], object]) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -21,10 +22,10 @@ class Peer:
     """A client process with any number of sockets."""
 
     def __init__(self, process: trio.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
         self.process = process
         self.pid = process.pid
+        assert isinstance(process.stdin, trio.lowlevel.FdStream)
+        assert isinstance(process.stdout, trio.lowlevel.FdStream)
         self._stdin = process.stdin
         self._stdout = process.stdout
         self._buffer = b""
@@ -59,11 +60,24 @@ class Peer:
     async def close(self, number: int = 0) -> None:
         await self._tell("close", number)
 
-    def kill(self) -> float:
-        """SIGKILL; returns when, on trio's clock."""
-        now = trio.current_time()
+    def send_blocking(self, *frames: str, number: int = 0) -> None:
+        """Send, while this process's trio loop is held up."""
+        os.write(self._stdin.fileno(), json.dumps(["send", number, *frames]).encode() + b"\n")
+        answer = b""
+        while not answer.endswith(b"\n"):
+            assert select.select([self._stdout.fileno()], [], [], 5)[0]
+            answer += os.read(self._stdout.fileno(), 100)
+
+    def kill(self) -> None:
+        """SIGKILL."""
         os.kill(self.pid, signal.SIGKILL)
-        return now
+
+    def kill_blocking(self) -> None:
+        """SIGKILL, and wait for the end, while this process's trio loop is held up."""
+        descriptor = os.pidfd_open(self.pid)
+        self.kill()
+        select.select([descriptor], [], [], 5)
+        os.close(descriptor)
 
     def stop(self) -> None:
         """SIGSTOP: it neither reads nor answers heartbeats, and its connections stay."""
@@ -121,11 +135,13 @@ class Clients:
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.max_sockets = 4096
+        self._sockets: list[zmq.Socket[bytes]] = []  # held, so that none closes before its time
 
     def connect(
         self, endpoint: str, kind: int = zmq.REQ, routing_id: bytes = b"", **options: int
     ) -> ClientSocket:
         raw = self._context.socket(kind)
+        self._sockets.append(raw)
         raw.linger = 0
         if routing_id:
             raw.routing_id = routing_id

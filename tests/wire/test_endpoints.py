@@ -1,0 +1,170 @@
+"""Which addresses can be served, and what is said of those that cannot. Real sockets."""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+from pathlib import Path
+
+import pytest
+import trio
+from support.clients import Clients
+from support.handlers import Worker
+from support.serving import serving
+
+import trioreq
+from trioreq import _endpoint
+
+
+async def refused(addr: object) -> str:
+    """What `serve` says of an address, at once."""
+    with trio.fail_after(5), pytest.raises(trioreq.EndpointError) as caught:
+        await trioreq.serve(Worker(), addr)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("addr", ["tcp://127.0.0.1:0", "tcp://127.0.0.1:*", "tcp://*:0"])
+async def test_a_free_port_is_chosen_and_told(addr: str, clients: Clients) -> None:
+    async with serving(Worker(), addr) as server:
+        (endpoint,) = server.endpoints
+        assert re.fullmatch(r"tcp://[\d.]+:[1-9]\d+", endpoint)
+        client = clients.connect(endpoint.replace("0.0.0.0", "127.0.0.1"))
+        assert await client.request(b"echo") == [b"re:echo"]
+
+
+async def test_several_addresses_are_one_server(tmp_path: Path, clients: Clients) -> None:
+    addrs = [
+        "tcp://127.0.0.1:0",
+        f"ipc://{tmp_path}/one",
+        f"ipc://{tmp_path}/two",
+        "ipc://@trioreq-test",
+    ]
+    async with serving(Worker(), addrs) as server:  # type: ignore[arg-type]
+        assert server.endpoints[1:] == tuple(addrs[1:])
+        for endpoint in server.endpoints:
+            assert await clients.connect(endpoint).request(b"echo") == [b"re:echo"]
+        assert server.statistics().connections == 4
+
+
+async def test_ipv6(clients: Clients) -> None:
+    if not socket.has_ipv6:
+        pytest.fail("this machine has no IPv6, and the server promises it")
+    async with serving(Worker(), "tcp://[::1]:0") as server:
+        assert server.endpoints[0].startswith("tcp://[::1]:")
+        assert await clients.connect(server.endpoints[0], IPV6=1).request(b"echo") == [b"re:echo"]
+
+
+@pytest.mark.parametrize(
+    ("addr", "says"),
+    [
+        ("inproc://x", "use ipc or tcp"),
+        ("udp://127.0.0.1:5555", "only tcp and ipc"),
+        ("pgm://x", "only tcp and ipc"),
+        ("127.0.0.1:5555", "write it as"),
+        ("tcp://", "write it as"),
+        ("", "write it as"),
+        ("tcp://127.0.0.1", "write it as"),
+        ("tcp://127.0.0.1:port", "write it as"),
+        ("tcp://127.0.0.1:99999", "write it as"),
+        ("tcp://192.0.2.1:5555", "no such address"),
+        ("tcp://no.such.host.invalid:5555", "no such address"),
+        ("ipc:///no/such/directory/socket", "make it first"),
+        ("ipc:///etc/hostname/socket", "no directory"),
+        ("ipc:///tmp/" + "x" * 120, "shorter"),
+        ([], "at least one"),
+    ],
+)
+async def test_what_cannot_be_served_is_refused_with_advice(addr: object, says: str) -> None:
+    assert says in await refused(addr)
+
+
+async def test_an_address_in_use_is_refused() -> None:
+    async with serving(Worker()) as server:
+        assert "in use" in await refused(server.endpoints[0])
+
+
+async def test_a_stale_ipc_file_is_taken_over_and_a_living_one_is_not(
+    tmp_path: Path, clients: Clients
+) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    assert path.is_socket()
+    async with serving(Worker(), f"ipc://{path}"):
+        assert "in use" in await refused(f"ipc://{path}")
+        assert await clients.connect(f"ipc://{path}").request(b"echo") == [b"re:echo"]
+    assert not path.exists()
+
+
+async def test_a_living_server_with_a_full_backlog_is_alive(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
+        busy.bind(str(path))
+        busy.listen(0)
+        first.connect(str(path))
+        assert "in use" in await refused(f"ipc://{path}")
+
+
+async def test_a_file_that_is_no_socket_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    assert "no socket" in await refused(f"ipc://{path}")
+    assert path.read_text() == "data"
+
+
+async def test_the_file_of_a_successor_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    async with serving(Worker(), f"ipc://{path}"):
+        path.unlink()
+        path.write_text("another's")
+    assert path.read_text() == "another's"
+
+
+async def test_the_first_addresses_are_given_back_if_a_later_one_fails(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    assert "only tcp" in await refused([f"ipc://{path}", "udp://x"])
+    assert not path.exists()
+
+
+def test_what_has_no_advice_has_the_systems_words() -> None:
+    assert "Too many open files" in _endpoint.explain("tcp://x", errno.EMFILE)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"workers": 0}, ValueError),
+        ({"workers": 2.5}, TypeError),
+        ({"max_in_flight": 0}, ValueError),
+        ({"max_queued_per_client": -1}, ValueError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": "1"}, TypeError),
+        ({"timeout": float("nan")}, ValueError),
+        ({"heartbeat": -1}, ValueError),
+        ({"heartbeat": True}, TypeError),
+        ({"max_message_size": 0}, ValueError),
+        ({"send_queue": 0}, ValueError),
+        ({"send_queue": 2**31}, ValueError),
+    ],
+)
+async def test_options_are_checked_before_anything_is_bound(
+    options: dict[str, object], error: type[Exception]
+) -> None:
+    (name,) = options
+    with pytest.raises(error, match=name):
+        await trioreq.serve(Worker(), "tcp://127.0.0.1:0", **options)  # type: ignore[arg-type]
+
+
+async def test_a_handler_is_callable() -> None:
+    with pytest.raises(TypeError, match="function of a request"):
+        await trioreq.serve(b"no", "tcp://127.0.0.1:0")  # type: ignore[arg-type]
+
+
+async def test_a_frame_over_the_limit_costs_its_sender_the_connection(clients: Clients) -> None:
+    async with serving(Worker(), max_message_size=1000) as server:
+        greedy, modest = clients.connect(server.endpoints[0]), clients.connect(server.endpoints[0])
+        assert await greedy.request(b"echo" + b"x" * 900)
+        await greedy.send(b"echo" + b"x" * 1000)
+        assert await modest.request(b"echo") == [b"re:echo"]
+        assert server.statistics().requests == 2

@@ -1,0 +1,318 @@
+"""The guarantees on real sockets, with clients in real processes that are really killed.
+
+Time is real. What makes it deterministic: a test kills or stops a client only after its handler
+has said that it runs, and waits for what the handler or the server says next.
+"""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+import pytest
+import trio
+import zmq
+from support.clients import Clients, Peer, open_peer
+from support.handlers import ThreadWorker, Worker
+from support.serving import serving, until
+
+import trioreq
+from trioreq._router import Router
+from trioreq._transport import Sent
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The last frames of all messages that were handed to the ROUTER socket."""
+    seen: list[bytes] = []
+    send = Router.send
+
+    def spy(self: Router, routing_id: bytes, frames: tuple[bytes, ...]) -> Sent:
+        seen.append(frames[-1])
+        return send(self, routing_id, frames)
+
+    monkeypatch.setattr(Router, "send", spy)
+    return seen
+
+
+def gone(server: trioreq.Server) -> bool:
+    return server.statistics().connections == 0
+
+
+async def test_g1_g4_a_killed_client_cancels_its_async_handler(
+    addr: str, peer: Peer, handed_over: list[bytes]
+) -> None:
+    worker = Worker()
+    async with serving(worker, addr) as server:
+        await peer.connect(server.endpoints[0])
+        await peer.send("wait")
+        await worker.log.wait("started wait")
+        killed = time.monotonic()
+        peer.kill()
+        await worker.log.wait("cancelled wait: disconnected")
+        assert worker.log.times["cancelled wait: disconnected"] - killed < 5
+        stats = server.statistics()
+        assert stats.cancelled_by_disconnect == stats.requests == 1
+        assert stats.replies_sent == stats.in_flight == stats.connections == 0
+    assert not handed_over
+
+
+async def test_g1_a_late_result_is_not_handed_over(
+    addr: str, peer: Peer, handed_over: list[bytes]
+) -> None:
+    worker = Worker()
+    async with serving(worker, addr) as server:
+        await peer.connect(server.endpoints[0])
+        await peer.send("shield")
+        await worker.log.wait("started shield")
+        peer.kill()
+        await until(lambda: gone(server))
+        worker.release.set()
+        await worker.log.wait("ended shield")
+        await until(lambda: server.statistics().running == 0)
+        assert server.statistics().replies_dropped == trioreq.RepliesDropped(client_gone=1)
+    assert not handed_over
+
+
+async def test_g4_a_killed_client_ends_its_thread_at_the_next_check(
+    addr: str, peer: Peer, handed_over: list[bytes]
+) -> None:
+    worker = ThreadWorker()
+    async with serving(worker, addr) as server:
+        await peer.connect(server.endpoints[0])
+        await peer.send("wait")
+        await worker.log.wait("started wait")
+        peer.kill()
+        await worker.log.wait("cancelled wait: disconnected")
+        await until(lambda: server.statistics().running == 0)
+        assert server.statistics().cancelled_by_disconnect == 1
+    assert not handed_over
+
+
+async def test_g4_an_abandoned_thread_counts_until_it_ends_and_is_not_heard(
+    addr: str, peer: Peer, clients: Clients, handed_over: list[bytes]
+) -> None:
+    worker = ThreadWorker()
+    async with serving(worker, addr, workers=1) as server, open_peer() as queued:
+        await peer.connect(server.endpoints[0])
+        await peer.send("deaf")
+        await worker.log.wait("started deaf")
+        await queued.connect(server.endpoints[0])
+        await queued.send("wait for a worker")
+        await until(lambda: server.statistics().waiting == 1)
+        peer.kill()
+        await until(lambda: server.statistics().abandoned_threads == 1)
+        queued.kill()
+        await until(lambda: gone(server))
+        stats = server.statistics()
+        assert (stats.cancelled_by_disconnect, stats.never_started) == (1, 1)
+        assert (stats.in_flight, stats.running) == (0, 1)
+        client = clients.connect(server.endpoints[0])
+        await client.send(b"echo")
+        await until(lambda: server.statistics().waiting == 1)  # the pool is bounded
+        worker.release.set()
+        assert await client.receive() == [b"re:echo"]
+        assert server.statistics().abandoned_threads == 0
+        assert [e for e in worker.log.entries if "started" in e] == ["started deaf", "started echo"]
+    assert handed_over == [b"re:echo"]
+
+
+async def test_g2_the_next_client_under_the_same_routing_id_does_not_get_the_old_reply(
+    addr: str, peer: Peer, handed_over: list[bytes]
+) -> None:
+    worker = Worker()
+    async with serving(worker, addr) as server, open_peer() as heir:
+        await peer.connect(server.endpoints[0], "REQ", "the-same-id")
+        await peer.send("shield")
+        await worker.log.wait("started shield")
+        peer.kill()
+        await peer.process.wait()
+        await heir.connect(server.endpoints[0], "REQ", "the-same-id")
+        await heir.send("echo")
+        assert await heir.receive() == ["re:echo"]
+        worker.release.set()
+        await until(lambda: server.statistics().running == 0)
+        await heir.send("echo again")
+        assert await heir.receive() == ["re:echo again"]
+        assert server.statistics().replies_dropped == trioreq.RepliesDropped(client_gone=1)
+    assert handed_over == [b"re:echo", b"re:echo again"]
+
+
+async def test_g2_a_reply_that_is_ready_looks_who_has_the_routing_id_now(
+    addr: str, clients: Clients, handed_over: list[bytes]
+) -> None:
+    """The old client has gone and the new one come while the loop was busy."""
+
+    async def handler(request: trioreq.Request) -> bytes:
+        if request.body == b"old":
+            await trio.lowlevel.checkpoint()
+            old.close()
+            heir = clients.connect(server.endpoints[0], zmq.DEALER, b"the-same-id")
+            heirs.append(heir)
+            # The gate cannot answer while the loop is busy, so the heir comes no further than
+            # its handshake: but the old one's end waits in the monitor, unread.
+            time.sleep(0.2)  # noqa: ASYNC251
+        return b"re:" + request.body
+
+    heirs = []
+    async with serving(handler, addr) as server:
+        old = clients.connect(server.endpoints[0], zmq.DEALER, b"the-same-id")
+        await old.send(b"", b"old")
+        await until(lambda: bool(heirs) and server.statistics().running == 0)
+        assert server.statistics().replies_dropped.client_gone == 1
+        assert await heirs[0].request(b"", b"new") == [b"", b"re:new"]
+    assert handed_over == [b"re:new"]
+
+
+async def test_g3_requests_still_unread_when_their_client_is_killed_are_never_started(
+    addr: str, peer: Peer
+) -> None:
+    worker = Worker()
+    async with serving(worker, addr) as server:
+        await peer.connect(server.endpoints[0], "DEALER")
+        await peer.send("", "echo first")
+        assert await peer.receive() == ["", "re:echo first"]
+        # From here the loop is held up, until libzmq has seen the end of the client.
+        for _ in range(20):
+            peer.send_blocking("", "echo")
+        peer.kill_blocking()
+        router = server._transport
+        assert isinstance(router, Router)
+        assert router._monitor.raw.poll(5000)
+        await until(lambda: gone(server) and not router._router.readable())
+        stats = server.statistics()
+        assert stats.replied == 1
+        assert stats.never_started == stats.requests - 1 > 0  # the last may die with the client
+        assert "started echo" not in worker.log.entries
+
+
+async def test_g5_memory_and_descriptors_are_given_back(addr: str, clients: Clients) -> None:
+    """What a client that never reads had waiting is freed when it goes."""
+    megabyte = b"x" * 2**20
+
+    async def handler(request: trioreq.Request) -> bytes:
+        return megabyte
+
+    process = psutil.Process()
+    async with serving(handler, addr, send_queue=100) as server:
+        warm = clients.connect(server.endpoints[0])
+        await warm.request(b"x")
+        descriptors = process.num_fds()
+        resident = process.memory_info().rss
+        async with open_peer() as peer:
+            await peer.connect(server.endpoints[0], "DEALER", RCVHWM=1)
+            for _ in range(150):
+                await peer.send("", "x")
+            await until(lambda: server.statistics().replies_dropped.queue_full > 0)
+            held = process.memory_info().rss - resident
+            assert held < 150 * 2**20
+            assert held > 50 * 2**20
+        await until(lambda: server.statistics().connections == 1)
+        await warm.request(b"x")
+        await until(lambda: process.memory_info().rss - resident < 20 * 2**20)
+        assert process.num_fds() <= descriptors
+        stats = server.statistics()
+        dropped = stats.replies_dropped
+        assert stats.replies_sent + dropped.queue_full + dropped.client_gone == stats.replied
+
+
+async def test_g6_no_client_holds_up_another(addr: str, peer: Peer, clients: Clients) -> None:
+    """One floods and never reads, one is stopped, one fills all turns: others are answered."""
+    worker = Worker()
+    async with serving(worker, addr, max_in_flight=4, max_queued_per_client=2) as server:
+        flood = clients.connect(server.endpoints[0], zmq.DEALER, RCVHWM=1, SNDHWM=100_000)
+        for _ in range(5000):  # more than libzmq would hold, were they not read
+            await flood.send(b"", b"wait")
+        await worker.log.wait("started wait", 4)
+        await until(lambda: server.statistics().overloaded == 5000 - 6)
+        await peer.connect(server.endpoints[0])
+        await peer.send("wait")
+        await until(lambda: server.statistics().waiting == 3)
+        peer.kill()  # is seen, although all turns are taken
+        await until(lambda: server.statistics().never_started == 1)
+        flood.close()  # is seen, although it had flooded
+        await until(lambda: server.statistics().cancelled_by_disconnect == 4)
+        client = clients.connect(server.endpoints[0])
+        assert await client.request(b"echo") == [b"re:echo"]
+
+
+async def test_g6_a_stopped_client_is_gone_within_the_heartbeat(
+    addr: str, peer: Peer, clients: Clients
+) -> None:
+    worker = Worker()
+    async with serving(worker, addr, heartbeat=1) as server:
+        healthy = clients.connect(server.endpoints[0])
+        await healthy.send(b"wait and stay")
+        await peer.connect(server.endpoints[0])
+        await peer.send("wait")
+        await worker.log.wait("started wait")
+        stopped = time.monotonic()
+        peer.stop()
+        await worker.log.wait("cancelled wait: disconnected")
+        took = worker.log.times["cancelled wait: disconnected"] - stopped
+        assert 0.4 < took < 5  # a second, and what a busy machine adds
+        worker.release.set()
+        assert await healthy.receive() == [b"re:wait and stay"]
+
+
+async def test_g7_a_relaxed_req_that_sends_anew_gets_the_new_reply(
+    addr: str, clients: Clients, handed_over: list[bytes]
+) -> None:
+    worker = Worker()
+    async with serving(worker, addr) as server:
+        client = clients.connect(server.endpoints[0], REQ_RELAXED=1)
+        await client.send(b"shield")
+        await worker.log.wait("started shield")
+        await client.send(b"wait")
+        await worker.log.wait("started wait")
+        worker.release.set()
+        assert await client.receive() == [b"re:wait"]
+        await worker.log.wait("ended shield")
+        await until(lambda: server.statistics().running == 0)
+        stats = server.statistics()
+        assert (stats.superseded, stats.replied) == (1, 1)
+    assert handed_over == [b"re:wait"]
+
+
+async def test_a_killed_dealer_with_32_in_flight_ends_them_all(addr: str, peer: Peer) -> None:
+    worker = Worker()
+    async with serving(worker, addr, max_in_flight=16) as server:
+        await peer.connect(server.endpoints[0], "DEALER")
+        for _ in range(32):
+            await peer.send("", "wait")
+        await until(lambda: server.statistics().in_flight == 32)
+        await worker.log.wait("started wait", 16)
+        peer.kill()
+        await worker.log.wait("cancelled wait: disconnected", 16)
+        stats = server.statistics()
+        assert (stats.cancelled_by_disconnect, stats.never_started) == (16, 16)
+        await until(lambda: server.statistics().running == 0)
+
+
+async def test_a_client_that_closes_its_socket_is_gone(addr: str, peer: Peer) -> None:
+    worker = Worker()
+    async with serving(worker, addr) as server:
+        await peer.connect(server.endpoints[0])
+        await peer.send("wait")
+        await worker.log.wait("started wait")
+        await peer.close()
+        await worker.log.wait("cancelled wait: disconnected")
+        assert gone(server)
+
+
+async def test_ipc_tells_who_asks(peer: Peer, tmp_path: object) -> None:
+    seen: list[trioreq.Client] = []
+
+    async def handler(request: trioreq.Request) -> bytes:
+        seen.append(request.client)
+        return b""
+
+    async with serving(handler, f"ipc://{tmp_path}/socket") as server:
+        await peer.connect(server.endpoints[0])
+        await peer.send("x")
+        await peer.receive()
+    assert seen[0].pid == peer.pid
+    assert seen[0].uid == psutil.Process(peer.pid).uids().real
+    assert seen[0].socket_type == "REQ"

@@ -1,0 +1,251 @@
+"""How the server begins and ends, on real sockets: what it leaves behind, and Ctrl-C.
+
+Time is real; everything waits for events, under a limit.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import trio
+import zmq
+from support.clients import Clients, Peer
+from support.handlers import ThreadWorker, Worker
+from support.serving import serving, until
+
+import trioreq
+
+pytestmark = pytest.mark.slow
+
+
+async def test_cancelling_serve_is_now_and_tells_each_waiting_client(
+    addr: str, clients: Clients
+) -> None:
+    worker = Worker()
+    async with serving(worker, addr, max_in_flight=1) as server:
+        running, waiting = (
+            clients.connect(server.endpoints[0]),
+            clients.connect(server.endpoints[0]),
+        )
+        await running.send(b"wait")
+        await worker.log.wait("started wait")
+        await waiting.send(b"echo")
+        await until(lambda: server.statistics().waiting == 1)
+    assert "cancelled wait: shutdown" in worker.log.entries
+    with trio.fail_after(5):
+        for client in (running, waiting):
+            assert (await client.receive())[:2] == [b"trioreq-error", b"shutting-down"]
+
+
+async def test_a_client_that_does_not_read_holds_the_end_up_for_a_bounded_time(
+    addr: str, peer: Peer
+) -> None:
+    async def handler(request: trioreq.Request) -> bytes:
+        return b"x" * 2**22
+
+    async with serving(handler, addr) as server:
+        await peer.connect(server.endpoints[0], "DEALER", RCVHWM=1)
+        for _ in range(10):
+            await peer.send("", "x")
+        await until(lambda: server.statistics().replied == 10)
+        peer.stop()
+        before = time.monotonic()
+    assert time.monotonic() - before < 5
+
+
+@pytest.mark.parametrize("how", ["cancel", "drain"])
+async def test_nothing_stays_behind(addr: str, how: str, clients: Clients) -> None:
+    """No task, descriptor or ipc file; and no thread but the idle ones that trio keeps a while."""
+    worker = Worker()
+    process = psutil.Process()
+
+    async def once() -> None:
+        async with serving(worker, addr) as server:
+            client = clients.connect(server.endpoints[0])
+            assert await client.request(b"echo") == [b"re:echo"]
+            if how == "drain":
+                await server.drain(1)
+
+    await once()  # what is made once and kept, such as trio's own thread
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    descriptors = process.num_fds()
+    for _ in range(3):
+        await once()
+    assert trio.lowlevel.current_statistics().tasks_living == tasks
+    await until(lambda: process.num_fds() <= descriptors + 6)  # the clients' own, until they retry
+    assert not Path(addr.removeprefix("ipc://")).exists()
+
+
+async def test_threads_end_with_the_server_unless_they_are_deaf(clients: Clients) -> None:
+    worker = ThreadWorker()
+    async with serving(worker) as server:
+        deaf, listening = clients.connect(server.endpoints[0]), clients.connect(server.endpoints[0])
+        await deaf.send(b"deaf")
+        await listening.send(b"wait")
+        await worker.log.wait("started deaf")
+        await worker.log.wait("started wait")
+    await worker.log.wait("cancelled wait: shutdown")
+    assert "ended deaf" not in worker.log.entries  # left to itself; nobody waited for it
+    worker.release.set()
+    await worker.log.wait("ended deaf")
+
+
+async def test_draining_waits_for_what_runs(addr: str, clients: Clients) -> None:
+    worker = Worker()
+    async with serving(worker, addr) as server, trio.open_nursery() as nursery:
+        client, newcomer = (
+            clients.connect(server.endpoints[0]),
+            clients.connect(server.endpoints[0]),
+        )
+        await client.send(b"wait")
+        await worker.log.wait("started wait")
+        nursery.start_soon(server.drain, 20)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await newcomer.request(b"echo"))[1] == b"shutting-down"
+        worker.release.set()
+        assert await client.receive() == [b"re:wait"]
+
+
+SERVER = """
+import sys, time, trio, trioreq
+
+async def wait(request):
+    print("started", flush=True)
+    try:
+        await trio.sleep_forever()
+    finally:
+        print("cancelled", request.cancel_reason, flush=True)
+
+def spin(request):
+    print("started", flush=True)
+    try:
+        while True:
+            trioreq.check_cancelled()
+            time.sleep(0.001)
+    except trioreq.RequestCancelled as cancelled:
+        print("cancelled", cancelled.reason, flush=True)
+        raise
+
+async def busy(request):
+    print("started", flush=True)
+    while True:
+        pass
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(trioreq.serve, globals()[sys.argv[1]], sys.argv[2])
+        print(server.endpoints[0], flush=True)
+
+if sys.argv[3] == "direct":
+    print("ipc://" + sys.argv[2].removeprefix("ipc://"), flush=True)
+    trio.run(trioreq.serve, globals()[sys.argv[1]], sys.argv[2])
+else:
+    trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("kind", ["wait", "spin", "busy"])
+@pytest.mark.parametrize("call", ["direct", "nursery"])
+async def test_ctrl_c_ends_all_of_it_and_comes_out_as_keyboard_interrupt(
+    kind: str, call: str, clients: Clients, tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    with trio.fail_after(30):
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-c", SERVER, kind, f"ipc://{path}", call],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        out = b""
+        async with process.stdout, process.stderr:
+            try:
+                while b"\n" not in out:
+                    out += await process.stdout.receive_some()
+                client = clients.connect(f"ipc://{path}")
+                await client.send(b"x")
+                while b"started" not in out:
+                    out += await process.stdout.receive_some()
+                process.send_signal(signal.SIGINT)
+                assert (await client.receive())[:2] == [b"trioreq-error", b"shutting-down"]
+                while more := await process.stdout.receive_some():
+                    out += more
+                errors = b""
+                while more := await process.stderr.receive_some():
+                    errors += more
+                await process.wait()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+    if kind != "busy":
+        assert b"cancelled shutdown" in out
+    assert "KeyboardInterrupt" in errors.decode()
+    if call == "direct":  # nothing around it, not even an ExceptionGroup
+        assert process.returncode == -signal.SIGINT
+        assert errors.decode().splitlines()[-1] == "KeyboardInterrupt"
+        assert "Group" not in errors.decode()
+    assert not path.exists()
+
+
+async def test_the_loop_is_not_blocked_while_the_last_words_go_out(peer: Peer) -> None:
+    """The linger runs in a thread."""
+
+    async def handler(request: trioreq.Request) -> bytes:
+        return b"x" * 2**22
+
+    async with serving(handler) as server:
+        await peer.connect(server.endpoints[0], "DEALER", RCVHWM=1)
+        for _ in range(10):
+            await peer.send("", "x")
+        await until(lambda: server.statistics().replied == 10)
+        peer.stop()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.drain, 0)
+            longest = 0.0
+            while nursery.child_tasks:
+                before = trio.current_time()
+                await trio.sleep(0.001)
+                longest = max(longest, trio.current_time() - before)
+        assert longest < 0.4
+
+
+def test_two_servers_in_two_threads_do_not_meet() -> None:
+    """Each has a Context of its own, so each has its own gate."""
+    results: list[bytes] = []
+
+    async def main() -> None:
+        async with serving(Worker()) as server:
+            await trio.to_thread.run_sync(ask, server.endpoints[0])
+
+    def ask(endpoint: str) -> None:
+        with zmq.Context() as context, context.socket(zmq.REQ) as client:
+            client.connect(endpoint)
+            client.send(b"echo")
+            results.append(client.recv())
+
+    threads = [threading.Thread(target=trio.run, args=(main,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert results == [b"re:echo", b"re:echo"]
+
+
+def test_importing_makes_no_socket_thread_or_log_output() -> None:
+    code = "import os, threading, trioreq; print(threading.active_count(), len(os.listdir('/proc/self/fd')))"
+    plain = "import os, threading, zmq, trio; print(threading.active_count(), len(os.listdir('/proc/self/fd')))"
+    outputs = [
+        subprocess.run([sys.executable, "-c", c], capture_output=True, check=True)
+        for c in (code, plain)
+    ]
+    assert outputs[0].stdout == outputs[1].stdout
+    assert not outputs[0].stderr

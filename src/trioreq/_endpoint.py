@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ._errors import EndpointError
 
-EXAMPLES = "such as 'tcp://127.0.0.1:5555' or 'ipc:///run/my-service.sock'"
+EXAMPLES = "'tcp://127.0.0.1:5555' or 'ipc:///run/my-service.sock'"
 
 MOST_PORT = 65535
 

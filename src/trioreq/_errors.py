@@ -27,7 +27,7 @@ class CancelReason(StrEnum):
     """Why a request ended before its handler did."""
 
     DISCONNECTED = "disconnected"
-    """Its client's connection is gone: closed, killed, or silent past the heartbeat."""
+    """Its client's connection is gone, being closed, killed, or silent past the heartbeat."""
     SUPERSEDED = "superseded"
     """Its client, a REQ socket, has given it up and sent another."""
     DEADLINE = "deadline"

@@ -29,7 +29,7 @@ class Request:
 
     @property
     def body(self) -> bytes:
-        """The first frame of the body: all of it, for most clients."""
+        """The first frame of the body, which is all of it for most clients."""
         return self._frames[0]
 
     @property

@@ -75,7 +75,9 @@ class Router:
         send_queue: int,
     ) -> None:
         if not addrs:
-            raise EndpointError(f"no address to serve: give at least one, {_endpoint.EXAMPLES}")
+            raise EndpointError(
+                f"no address to serve: give at least one, such as {_endpoint.EXAMPLES}"
+            )
         self._presence = Presence()
         self._links: dict[int, RouterLink] = {}
         self._automatic: dict[bytes, RouterLink] = {}  # routing id -> link, while it lives
@@ -109,19 +111,20 @@ class Router:
     def send(self, routing_id: bytes, frames: Sequence[bytes]) -> Sent:
         """Hand a message to the connection that has the routing id now."""
         send = self._router.raw.send
+        *body, last = frames
         try:
             send(routing_id, MORE)
-        except zmq.Again:
+            for frame in body:
+                send(frame, MORE)
+            send(last, zmq.NOBLOCK)
+        except zmq.Again:  # only ever at the first frame, as EHOSTUNREACH
             return Sent.FULL
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             return Sent.GONE
-        *body, last = frames
-        for frame in body:
-            send(frame, MORE)
-        send(last, zmq.NOBLOCK)
-        self._router.nudge()
+        finally:
+            self._router.nudge()  # a send that fails eats the edge too
         return Sent.OUT
 
     def read_monitor(self) -> int:
@@ -151,6 +154,7 @@ class Router:
         for _ in range(CATCH_UP):
             if not self._read():
                 break
+        self._router.nudge()
         return self.read_monitor()
 
     def _read(self) -> bool:
@@ -254,8 +258,11 @@ def is_automatic(routing_id: bytes) -> bool:
 
 
 def _property(frame: zmq.Frame, name: str) -> str:
-    """A text that libzmq keeps beside a message."""
-    return str(frame.get(name))
+    """A text that libzmq keeps beside a message; empty if the peer has not given it."""
+    try:
+        return str(frame.get(name))
+    except zmq.ZMQError:
+        return ""
 
 
 def _client(number: int, frame: zmq.Frame) -> Client:

@@ -44,7 +44,7 @@ class Server:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """The addresses as really bound: with the port that was chosen for port 0."""
+        """The addresses as really bound, with the port that was chosen for port 0."""
         return self._transport.endpoints
 
     def statistics(self) -> Statistics:
@@ -95,6 +95,7 @@ class Server:
                 finally:
                     self._stop()
         finally:
+            await self._transport.aclose()
             self._closed.set()
             log.info("stopped: %s", self.statistics())
 
@@ -193,20 +194,18 @@ async def serve(
         max_message_size=max_message_size,
         send_queue=send_queue,
     )
+    server = Server(
+        handler,
+        transport,
+        slots=max_in_flight if is_async(handler) else min(workers, max_in_flight),
+        max_queued_per_client=max_queued_per_client,
+        timeout=math.inf if timeout is None else timeout,
+    )
     try:
-        server = Server(
-            handler,
-            transport,
-            slots=max_in_flight if is_async(handler) else min(workers, max_in_flight),
-            max_queued_per_client=max_queued_per_client,
-            timeout=math.inf if timeout is None else timeout,
-        )
         await server._run(task_status)  # noqa: SLF001  # the two are one
     except BaseExceptionGroup as group:
         error = _innermost(group)
         raise error from error.__cause__
-    finally:
-        await transport.aclose()
 
 
 def _check_count(name: str, value: int, least: int) -> None:

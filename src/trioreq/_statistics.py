@@ -27,7 +27,7 @@ class RepliesDropped:
     client_gone: int = 0
     """The client had gone, or had just gone, when the reply was ready."""
     queue_full: int = 0
-    """The client does not read: it had `send_queue` replies waiting already."""
+    """The client does not read, and had `send_queue` replies waiting already."""
 
 
 @dataclass(frozen=True, slots=True)

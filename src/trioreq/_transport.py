@@ -19,9 +19,9 @@ class Client:
     id: int
     """Unique for the server's life."""
     address: str
-    """The peer's address as libzmq tells it: an IP address, or `localhost:uid:gid:pid`."""
+    """Where libzmq says the peer is, as an IP address or ``localhost:uid:gid:pid`` (ipc)."""
     socket_type: str
-    """What the peer says it is: `REQ`, `DEALER`, ..."""
+    """What the peer says it is, such as ``REQ`` or ``DEALER``."""
     user_id: str = ""
     """Who the gate says it is; empty with the NULL mechanism."""
     uid: int | None = None

@@ -13,6 +13,8 @@ from typing import NoReturn
 import trio
 import zmq
 
+POLLIN = int(zmq.POLLIN)  # the enum's own & is slow
+
 
 class ZSocket:
     """A zmq socket with one task that reads it, as trio has it: one waiter a descriptor."""

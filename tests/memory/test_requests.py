@@ -185,7 +185,7 @@ async def test_a_dealer_may_have_many_in_flight(autojump_clock: MockClock) -> No
 
 
 async def test_the_deadline_counts_the_wait_for_a_turn(autojump_clock: MockClock) -> None:
-    worker = Worker()
+    worker = Worker(stubborn=100)
     async with serving(worker, slots=1, timeout=30) as net:
         first, second, third = net.connect(), net.connect(), net.connect()
         first.say(b"shield")
@@ -411,6 +411,22 @@ async def test_g5_nothing_is_kept_for_the_gone(autojump_clock: MockClock) -> Non
         assert not any(timer.item for _, _, timer in desk.deadlines._heap)
 
 
+async def test_g5_what_waits_is_let_go_of_at_once(autojump_clock: MockClock) -> None:
+    """Also while no turn comes free."""
+    worker = Worker()
+    async with serving(worker, slots=1) as net:
+        net.connect().say(b"shield")
+        await worker.log.wait("started shield")
+        for _ in range(100):
+            client = net.connect("DEALER")
+            client.say(b"echo")
+            client.say(b"echo")
+            client.die()
+        assert net.server.statistics().waiting == 0
+        assert not net.server._desk.turns._queues
+        worker.release.set()
+
+
 async def test_requests_do_not_see_each_others_context(autojump_clock: MockClock) -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="clean")
 
@@ -537,7 +553,7 @@ async def test_what_ends_programs_ends_the_server_with_a_word_to_each_client(
             raise kind
         return await worker(request)
 
-    with pytest.raises(BaseExceptionGroup) as caught:
+    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012  # the server ends the block
         async with serving(handler) as net:
             waiting = net.connect()
             waiting.say(b"wait")

@@ -11,6 +11,8 @@ import trio
 
 import trioreq
 
+STUBBORN = 20  # seconds after which what ignores its end does end: a failed test must
+
 
 class Log:
     """What has happened, and a way to wait until something has: ``await log.wait("started x")``.
@@ -56,9 +58,10 @@ class Worker:
     ``shield...``: until `release` is set, whatever happens. ``fail...``: raises.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stubborn: float = STUBBORN) -> None:
         self.log = Log()
         self.release = trio.Event()
+        self._stubborn = stubborn
 
     async def __call__(self, request: trioreq.Request) -> bytes:
         name = request.body.decode()
@@ -67,7 +70,7 @@ class Worker:
             if name.startswith("wait"):
                 await self.release.wait()
             elif name.startswith("shield"):
-                with trio.CancelScope(shield=True):
+                with trio.move_on_after(self._stubborn, shield=True):
                     await self.release.wait()
             elif name.startswith("fail"):
                 raise LookupError(name)
@@ -94,7 +97,7 @@ class ThreadWorker:
                 while not self.release.wait(0.001):
                     trioreq.check_cancelled()
             elif name.startswith("deaf"):  # does not
-                self.release.wait()
+                self.release.wait(STUBBORN)
             elif name.startswith("fail"):
                 raise LookupError(name)
         except trioreq.RequestCancelled as cancelled:

@@ -28,7 +28,26 @@ async def serving(
             nursery.cancel_scope.cancel()
 
 
+class _Watch(trio.abc.Instrument):
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self.condition = condition
+        self.met = trio.Event()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if not self.met.is_set() and self.condition():
+            self.met.set()
+
+
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until something is so that tells nobody when it comes to be."""
-    while not condition():  # noqa: ASYNC110  # nothing sets an event for it
-        await trio.sleep(0.001)
+    """Wait until something is so that only a task of this loop can bring about.
+
+    The condition is looked at after each step of any task: no sleep, and nothing is missed.
+    """
+    if condition():
+        return
+    watch = _Watch(condition)
+    trio.lowlevel.add_instrument(watch)
+    try:
+        await watch.met.wait()
+    finally:
+        trio.lowlevel.remove_instrument(watch)

@@ -1,0 +1,41 @@
+"""How Sphinx builds the docs: sphinx-build -W docs docs/_build."""
+
+import ast
+import sys
+from pathlib import Path
+
+import trioreq
+
+project = "trioreq"
+author = "the authors of trioreq"
+project_copyright = f"2026, {author}"
+release = version = trioreq.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+default_role = "py:obj"  # `name` in a docstring is a name
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 80
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = f"trioreq {release}"
+
+# The package makes its names look as if defined in trioreq itself; autodoc finds their members'
+# docstrings only where they really are.
+for _module in [sys.modules[name] for name in list(sys.modules) if name.startswith("trioreq._")]:
+    for _node in ast.parse(Path(_module.__file__).read_text()).body:
+        if isinstance(_node, ast.ClassDef | ast.AsyncFunctionDef | ast.FunctionDef):
+            getattr(_module, _node.name).__module__ = _module.__name__
+
+
+def hide_constructor(_app, what, *_rest):
+    """Users make none of the objects but the exceptions."""
+    return ("", "") if what == "class" else None
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", hide_constructor)

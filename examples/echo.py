@@ -1,0 +1,44 @@
+"""A server that sends back what it is sent, and the two ways in which a server ends.
+
+    python examples/echo.py [ADDRESS]
+
+SIGTERM ends it gently: what runs may finish, and newcomers are told that it shuts down. Ctrl-C
+ends it at once, with exit code 130.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import trio
+
+import trioreq
+
+GRACE = 5.0  # seconds that requests may still take after SIGTERM
+
+
+async def echo(request: trioreq.Request) -> tuple[bytes, ...]:
+    """Reply with all the frames of the request."""
+    return request.frames
+
+
+async def main(addr: str) -> None:
+    """Serve until SIGTERM."""
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            server: trioreq.Server = await nursery.start(trioreq.serve, echo, addr)
+            print("serving at", *server.endpoints, flush=True)
+            await anext(signals)
+            await server.drain(GRACE)  # then serve returns, and the nursery is empty
+
+
+if __name__ == "__main__":
+    status: int | str = 0
+    try:
+        trio.run(main, sys.argv[1] if sys.argv[1:] else "tcp://127.0.0.1:5555")
+    except* trioreq.EndpointError as errors:
+        status = str(errors.exceptions[0])
+    except* KeyboardInterrupt:
+        status = 130
+    sys.exit(status)

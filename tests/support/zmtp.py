@@ -1,0 +1,158 @@
+"""A peer that speaks ZMTP 3.0 by hand (ZeroMQ RFC 23, the NULL mechanism).
+
+It can do what a libzmq client never would. It blocks, with a timeout on everything.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+LIMIT = 10.0  # seconds of real time for anything that a peer waits for
+
+SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
+GREETING = SIGNATURE + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+GARBAGE = b"\xff" * 32  # no frame has these flags
+MORE, LONG, COMMAND = 1, 2, 4
+
+Address = tuple[str, int] | str
+
+
+def frame(body: bytes, flags: int = 0) -> bytes:
+    """A frame as it goes on the wire."""
+    if len(body) < 256:
+        return b"%c%c%b" % (flags, len(body), body)
+    return b"%c%b%b" % (flags | LONG, len(body).to_bytes(8, "big"), body)
+
+
+def message(*bodies: bytes) -> bytes:
+    """All frames of a message."""
+    *first, last = bodies
+    return b"".join(frame(body, MORE) for body in first) + frame(last)
+
+
+def command(name: bytes, data: bytes = b"") -> bytes:
+    """A command frame."""
+    return frame(b"%c%b%b" % (len(name), name, data), COMMAND)
+
+
+def ready(properties: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The READY command."""
+    return command(b"READY", b"".join(metadata(name, value) for name, value in properties))
+
+
+def metadata(name: bytes, value: bytes) -> bytes:
+    """One property, as READY and ZAP have it."""
+    return b"%c%b%b%b" % (len(name), name, len(value).to_bytes(4, "big"), value)
+
+
+def address_of(endpoint: str) -> Address:
+    """Where a plain socket finds an endpoint."""
+    transport, _, rest = endpoint.partition("://")
+    if transport == "ipc":
+        return rest
+    host, _, port = rest.rpartition(":")
+    return host, int(port)
+
+
+class RawPeer:
+    """One connection.
+
+    Args:
+        endpoint: Where to; tcp or ipc.
+        source: Where from, so that the other side can tell one peer from another: an IP
+            address (all of 127.0.0.0/8 is this machine's); on ipc, any name.
+    """
+
+    def __init__(self, endpoint: str, source: str = "") -> None:
+        address = address_of(endpoint)
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self.socket.settimeout(LIMIT)
+            if source:
+                self.socket.bind("\0" + source if family == socket.AF_UNIX else (source, 0))
+            self.socket.connect(address)
+        except BaseException:
+            self.socket.close()
+            raise
+        self._buffer = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def ask(
+        self, kind: bytes = b"DEALER", routing_id: bytes = b"", *more: tuple[bytes, bytes]
+    ) -> None:
+        """Send a greeting and READY, and wait for nothing."""
+        properties = [(b"Socket-Type", kind), (b"Identity", routing_id), *more]
+        self.send(GREETING + ready(properties))
+
+    def enter(self) -> None:
+        """Wait for the other's greeting and READY: from here on one may speak."""
+        self._read(len(GREETING))
+        body = self.read_frame()
+        assert body.startswith(b"\x05READY"), body
+
+    def shake_hands(
+        self, kind: bytes = b"DEALER", routing_id: bytes = b"", *more: tuple[bytes, bytes]
+    ) -> None:
+        """`ask` and `enter`."""
+        self.ask(kind, routing_id, *more)
+        self.enter()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def read_frame(self) -> bytes:
+        """Wait for a frame, message or command; returns its body."""
+        flags = self._read(1)[0]
+        size = int.from_bytes(self._read(8 if flags & LONG else 1), "big")
+        return self._read(size)
+
+    def read_end(self) -> None:
+        """Wait until the other side has closed, whatever it says before."""
+        try:
+            while self.socket.recv(65536):
+                pass
+        except ConnectionResetError:
+            pass
+
+    def unread(self) -> bytes:
+        """What has come and was not read; does not wait."""
+        self.socket.setblocking(False)
+        try:
+            return self._buffer + self.socket.recv(65536)
+        except BlockingIOError:
+            return self._buffer
+        finally:
+            self.socket.settimeout(LIMIT)
+
+    def close(self) -> None:
+        """Leave in the usual way."""
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Leave as one does who has crashed: with a reset, where there is such a thing."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def _read(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            more = self.socket.recv(65536)
+            if not more:
+                raise ConnectionResetError("the other side has closed")
+            self._buffer += more
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data

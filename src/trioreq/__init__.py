@@ -1,31 +1,44 @@
 """A ZeroMQ request/reply server in trio: a client that is gone stops its work."""
 
+from ._client import Client, ClientStatistics, Timings, open_client
 from ._errors import (
     CancelReason,
     Code,
+    ConnectionLost,
     EndpointError,
+    NotConnected,
     ReplyError,
     RequestCancelled,
+    RequestTimeout,
     TrioreqError,
+    UnexpectedReply,
 )
 from ._request import Request, check_cancelled
 from ._server import Server, serve
 from ._statistics import RepliesDropped, Statistics
-from ._transport import Client
+from ._transport import Peer
 
 __all__ = [
     "CancelReason",
     "Client",
+    "ClientStatistics",
     "Code",
+    "ConnectionLost",
     "EndpointError",
+    "NotConnected",
+    "Peer",
     "RepliesDropped",
     "ReplyError",
     "Request",
     "RequestCancelled",
+    "RequestTimeout",
     "Server",
     "Statistics",
+    "Timings",
     "TrioreqError",
+    "UnexpectedReply",
     "check_cancelled",
+    "open_client",
     "serve",
 ]
 

@@ -26,6 +26,23 @@ ADVICE = {
 }
 
 
+def check_client(endpoint: str) -> None:
+    """Refuse what no client can connect to, before libzmq tries it for ever.
+
+    Raises:
+        EndpointError: It cannot be connected to.
+    """
+    transport, separator, rest = endpoint.partition("://")
+    if transport not in ("tcp", "ipc") or not separator or not rest:
+        raise EndpointError(f"{endpoint!r} is no address of a server: write it as {EXAMPLES}")
+    if transport == "tcp":
+        host, _, port = rest.rpartition(":")
+        if not host or host == "*" or not port.isdecimal() or not 0 < int(port) <= MOST_PORT:
+            raise EndpointError(
+                f"{endpoint!r}: a client needs a host and a port: write it as {EXAMPLES}"
+            )
+
+
 def check(addr: str) -> Path | None:
     """Refuse what cannot be served, before libzmq does it with less to say, or worse, does not.
 
@@ -84,8 +101,12 @@ def _refuse_taken(addr: str, path: Path) -> None:
 
 def explain(addr: str, number: int | None) -> str:
     """Why binding failed, and what to do."""
-    reason = ADVICE.get(number or 0) or os.strerror(number or 0)
-    return f"cannot bind {addr!r}: {reason}"
+    return f"cannot bind {addr!r}: {reason(number)}"
+
+
+def reason(number: int | None) -> str:
+    """What an error number means here, and what to do."""
+    return ADVICE.get(number or 0) or os.strerror(number or 0)
 
 
 class BoundFile:

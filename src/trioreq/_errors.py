@@ -2,8 +2,12 @@
 
 Exception
   TrioreqError
-    EndpointError       the caller's mistake: an address that cannot be served
-    ReplyError          a request's answer is an error: a code and a text
+    EndpointError       the caller's mistake: an address that cannot be served or asked
+    ReplyError          the server's answer: an error, with a code and a text
+    RequestTimeout      the time was up first (also a trio.TooSlowError)
+    NotConnected        no connection in time: nothing was sent (also a trio.TooSlowError)
+    ConnectionLost      the outcome is unknown (also a trio.BrokenResourceError)
+    UnexpectedReply     an answer that does not fit what was asked for
 BaseException
   RequestCancelled      the request that this plain function works for has ended
 """
@@ -11,6 +15,8 @@ BaseException
 from __future__ import annotations
 
 from enum import StrEnum
+
+import trio
 
 
 class Code(StrEnum):
@@ -43,7 +49,7 @@ class TrioreqError(Exception):
 
 
 class EndpointError(TrioreqError):
-    """An address that cannot be served; the message says why and what to do."""
+    """An address that cannot be served or asked; the message says why and what to do."""
 
 
 class ReplyError(TrioreqError):
@@ -77,6 +83,29 @@ class ReplyError(TrioreqError):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.text}" if self.text else self.code
+
+
+class RequestTimeout(TrioreqError, trio.TooSlowError):
+    """A request's time was up before its reply came. The server was told to stop working on it."""
+
+
+class NotConnected(TrioreqError, trio.TooSlowError):
+    """There was no connection in time. Nothing was sent, so it is safe to ask again."""
+
+
+class ConnectionLost(TrioreqError, trio.BrokenResourceError):
+    """The connection broke while the request was in flight, and its outcome is unknown.
+
+    The server may have finished it, or be cancelling it now, or never have seen it.
+    """
+
+
+class UnexpectedReply(TrioreqError):
+    """The reply does not fit what was asked for; `frames` has it."""
+
+    def __init__(self, text: str, frames: tuple[bytes, ...]) -> None:
+        super().__init__(text)
+        self.frames = frames
 
 
 class RequestCancelled(BaseException):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ._errors import CancelReason, RequestCancelled
 
 if TYPE_CHECKING:
-    from ._transport import Client
+    from ._transport import Peer
     from ._wire import Frames
 
 current_request: ContextVar[Request | None] = ContextVar("trioreq.current_request", default=None)
@@ -21,7 +21,7 @@ class Request:
 
     __slots__ = ("_cancel_reason", "_client", "_deadline", "_frames")
 
-    def __init__(self, client: Client, frames: Frames, deadline: float = math.inf) -> None:
+    def __init__(self, client: Peer, frames: Frames, deadline: float = math.inf) -> None:
         self._client = client
         self._frames = frames
         self._deadline = deadline
@@ -38,7 +38,7 @@ class Request:
         return self._frames
 
     @property
-    def client(self) -> Client:
+    def client(self) -> Peer:
         """Who asks."""
         return self._client
 

@@ -18,7 +18,7 @@ from . import _endpoint
 from ._errors import EndpointError
 from ._gate import DOMAIN, STAMP, Gate
 from ._presence import Presence
-from ._transport import Client, Sent
+from ._transport import Peer, Sent
 from ._zsocket import ZSocket
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class RouterLink:
 
     session: Session
 
-    def __init__(self, router: Router, routing_id: bytes, client: Client) -> None:
+    def __init__(self, router: Router, routing_id: bytes, client: Peer) -> None:
         self.router = router
         self.routing_id = routing_id
         self.client = client
@@ -196,7 +196,7 @@ class Router:
             return None
         link = self._links.get(number)
         if link is None:
-            link = RouterLink(self, routing_id, _client(number, frame))
+            link = RouterLink(self, routing_id, _peer(number, frame))
             link.session = self._host.joined(link)
             self._links[number] = link
             if is_automatic(routing_id):
@@ -265,13 +265,13 @@ def _property(frame: zmq.Frame, name: str) -> str:
         return ""
 
 
-def _client(number: int, frame: zmq.Frame) -> Client:
+def _peer(number: int, frame: zmq.Frame) -> Peer:
     """What libzmq and the gate know of a message's sender."""
     address = _property(frame, "Peer-Address")
     uid = pid = None
     if address.startswith("localhost:"):  # ipc: localhost:uid:gid:pid
         uid, _gid, pid = (int(part) for part in address.split(":")[1:])
-    return Client(
+    return Peer(
         id=number,
         address=address,
         socket_type=_property(frame, "Socket-Type"),

@@ -10,6 +10,7 @@ import trio
 
 from ._connection import Call, Connection, Desk
 from ._errors import CancelReason
+from ._options import check_count, check_seconds
 from ._router import Router
 from ._statistics import Statistics
 from ._transport import Link, Transport
@@ -17,8 +18,6 @@ from ._turns import Turns
 from ._workers import Handler, Workers, is_async
 
 log = logging.getLogger("trioreq")
-
-MOST = 2**31 - 1  # libzmq's options are ints, its times in milliseconds
 
 
 class Server:
@@ -181,13 +180,13 @@ async def serve(
     """
     if not callable(handler):
         raise TypeError(f"the handler is a function of a request, not {type(handler).__name__}")
-    _check_count("workers", workers, 1)
-    _check_count("max_in_flight", max_in_flight, 1)
-    _check_count("max_queued_per_client", max_queued_per_client, 0)
-    _check_count("max_message_size", max_message_size, 1)
-    _check_count("send_queue", send_queue, 1)
-    _check_seconds("timeout", timeout)
-    _check_seconds("heartbeat", heartbeat)
+    check_count("workers", workers, 1)
+    check_count("max_in_flight", max_in_flight, 1)
+    check_count("max_queued_per_client", max_queued_per_client, 0)
+    check_count("max_message_size", max_message_size, 1)
+    check_count("send_queue", send_queue, 1)
+    check_seconds("timeout", timeout)
+    check_seconds("heartbeat", heartbeat)
     transport = Router(
         (addr,) if isinstance(addr, str) else tuple(addr),
         heartbeat=heartbeat,
@@ -206,22 +205,6 @@ async def serve(
     except BaseExceptionGroup as group:
         error = _innermost(group)
         raise error from error.__cause__
-
-
-def _check_count(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is a whole number, not {value!r}")
-    if not least <= value <= MOST:
-        raise ValueError(f"{name} is a number from {least} to {MOST}, not {value}")
-
-
-def _check_seconds(name: str, value: float | None) -> None:
-    if value is None:
-        return
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name} is a number of seconds, or None, not {value!r}")
-    if not 0 < value < MOST / 1000:
-        raise ValueError(f"{name} is a number of seconds above 0, or None, not {value}")
 
 
 def _innermost(error: BaseException) -> BaseException:

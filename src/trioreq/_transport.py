@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class Peer:
     """Who is on the other end of a connection. A client that connects again is another one."""
 
     id: int
@@ -42,7 +42,7 @@ class Link(Protocol):
     """A connection, as the server sees it."""
 
     @property
-    def client(self) -> Client:
+    def client(self) -> Peer:
         """Who is on the other end."""
 
     def send(self, frames: Sequence[bytes]) -> Sent:
@@ -85,3 +85,32 @@ class Transport(Protocol):
 
     async def aclose(self) -> None:
         """Let what was handed over go out, for a bounded time, and close."""
+
+
+class Asker(Protocol):
+    """The client, as its transport sees it."""
+
+    def connecting(self) -> None:
+        """The other side has accepted; the handshake begins."""
+
+    def connected(self) -> None:
+        """There is a connection: messages can be sent."""
+
+    def arrived(self, frames: Sequence[bytes]) -> None:
+        """A message came."""
+
+    def lost(self) -> None:
+        """There is no connection any more; the transport tries for a new one."""
+
+
+class Line(Protocol):
+    """What carries a client's bytes."""
+
+    async def run(self, asker: Asker) -> None:
+        """Carry, until cancelled."""
+
+    def send(self, frames: Sequence[bytes]) -> bool:
+        """Hand a message over; returns False, and forgets it, if there is no connection."""
+
+    async def aclose(self) -> None:
+        """Close at once."""

@@ -6,11 +6,19 @@ A request, as a ROUTER socket reads it behind the routing id, and its reply (RFC
 
 All up to the first empty frame comes back untouched; the body is ours to replace. A failure is
 a body of three frames: ``trioreq-error``, a code, and a text for people.
+
+A client that has many requests in flight, or deadlines, or wants to take a request back, adds a
+header as the last frame of its envelope. `docs/protocol.md` specifies it.
 """
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ._errors import Code
 
 Frames = tuple[bytes, ...]
 
@@ -18,6 +26,81 @@ ERROR_MARK = b"trioreq-error"
 DELIMITER = b""
 BARE_ENVELOPE: Frames = (DELIMITER,)
 """The envelope of a plain REQ client: nothing but the delimiter."""
+
+HEADER = struct.Struct("!4sBQI")
+"""Magic, kind or status, correlation, milliseconds left; network order, 17 bytes."""
+MAGIC = b"TRQ\x01"
+REQUEST, CANCEL = 0, 1
+OK = 0
+WANTS_HELLO = 1 << 63
+"""The correlation's top bit: the client asks whether the server speaks the header."""
+SPEAKS = 0xFFFFFFFF
+"""In the place of the milliseconds: the reply's header is a server's, and no echo."""
+MOST_MILLISECONDS = 0xFFFFFFFE
+STATUS = {
+    Code.HANDLER_FAILED.value: 1,
+    Code.TIMED_OUT.value: 2,
+    Code.OVERLOADED.value: 3,
+    Code.MALFORMED.value: 4,
+    Code.SHUTTING_DOWN.value: 6,  # 5 is kept for a request that is too large
+}
+"""The status of an error, by its code."""
+OTHER_STATUS = 255
+"""The status of an error with a code that is the handler's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the last frame of an envelope says.
+
+    Attributes:
+        kind: Of a request, `REQUEST` or `CANCEL`; of a reply its status, 0 for a reply that is
+            no error.
+        correlation: What names the request among those of its sender.
+        left: Of a request, the milliseconds that it has left, 0 for no deadline; of a reply,
+            `SPEAKS`.
+    """
+
+    kind: int
+    correlation: int
+    left: int = 0
+
+    def pack(self) -> bytes:
+        """The frame."""
+        return HEADER.pack(MAGIC, self.kind, self.correlation, self.left)
+
+
+def header_untrusted(envelope: Frames) -> Header | None:
+    """The header of an envelope, if its last frame before the delimiter is one."""
+    if len(envelope) < 2:
+        return None
+    frame = envelope[-2]
+    if len(frame) != HEADER.size or not frame.startswith(MAGIC):
+        return None
+    _, kind, correlation, left = HEADER.unpack(frame)
+    return Header(kind, correlation, left)
+
+
+def milliseconds(seconds: float) -> int:
+    """The time that a request has left, as its header has it; infinity is no deadline."""
+    if seconds == math.inf:
+        return 0
+    return min(max(math.ceil(seconds * 1000), 1), MOST_MILLISECONDS)
+
+
+def answer(envelope: Frames, header: Header | None, status: int, body: Frames) -> Frames:
+    """A reply: its envelope is the request's, with the server's own header if it had one."""
+    if header is None:
+        return envelope + body
+    own = HEADER.pack(MAGIC, status, header.correlation, SPEAKS)
+    return (*envelope[:-2], own, DELIMITER, *body)
+
+
+def error_untrusted(body: Frames) -> tuple[str, str] | None:
+    """The code and the text of a body that reports a failure; None if it is none."""
+    if len(body) != 3 or body[0] != ERROR_MARK:
+        return None
+    return body[1].decode(errors="replace"), body[2].decode(errors="replace")
 
 
 def split_untrusted(frames: Sequence[bytes]) -> tuple[Frames, Frames] | None:
@@ -45,26 +128,32 @@ def error_body(code: str, text: str) -> Frames:
     return ERROR_MARK, code.encode(), text.encode(errors="replace")
 
 
-def reply_body(result: object) -> Frames:
-    """The body of the reply that a handler's result makes.
+def status_of(code: str) -> int:
+    """The status of a reply that reports a failure."""
+    return STATUS.get(code, OTHER_STATUS)
+
+
+def body(subject: str, content: object) -> Frames:
+    """The body that a handler's result, or a caller's argument, makes.
 
     Args:
-        result: One frame (bytes, or an object with the buffer interface), or a sequence of
+        subject: What to call it where it is wrong, with its verb: "the handler returned".
+        content: One frame (bytes, or an object with the buffer interface), or a sequence of
             them. What can change is copied.
 
     Raises:
         TypeError: It is neither, or an empty sequence: a REQ socket needs at least one frame.
     """
-    if type(result) is bytes:
-        return (result,)
-    if isinstance(result, list | tuple):
-        if not result:
-            raise TypeError("the handler returned no frames; a reply has at least one, as in [b'']")
-        return tuple(_frame(part) for part in result)
-    return (_frame(result),)
+    if type(content) is bytes:
+        return (content,)
+    if isinstance(content, list | tuple):
+        if not content:
+            raise TypeError(f"{subject} no frames; a message has at least one, as in [b'']")
+        return tuple(_frame(subject, part) for part in content)
+    return (_frame(subject, content),)
 
 
-def _frame(part: object) -> bytes:
+def _frame(subject: str, part: object) -> bytes:
     if isinstance(part, bytes):
         return part
     try:
@@ -72,5 +161,5 @@ def _frame(part: object) -> bytes:
     except TypeError:
         hint = "; encode it first, as in text.encode()" if isinstance(part, str) else ""
         raise TypeError(
-            f"the handler returned {type(part).__name__}, not bytes or a sequence of bytes{hint}"
+            f"{subject} {type(part).__name__}, not bytes or a sequence of bytes{hint}"
         ) from None

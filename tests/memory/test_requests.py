@@ -75,7 +75,7 @@ async def test_what_a_request_shows_and_that_it_cannot_be_changed(
         assert request.frames == (b"one", b"", b"three")
         assert request.deadline == trio.current_time() + 30
         assert request.cancel_reason is None
-        assert request.client == trioreq.Client(1, "memory", "REQ")
+        assert request.client == trioreq.Peer(1, "memory", "REQ")
         for name in ("body", "frames", "deadline", "client", "cancel_reason"):
             with pytest.raises(AttributeError):
                 setattr(request, name, None)

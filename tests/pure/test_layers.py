@@ -22,15 +22,18 @@ FLOORS = [
     "_deadlines",
     "_zsocket",
     "_endpoint",
+    "_options",
     "_gate",
     "_router",
+    "_dealer",
+    "_client",
     "_connection",
     "_workers",
     "_server",
     "__init__",
 ]
-PURE = {"_errors", "_wire", "_presence", "_statistics", "_turns", "_transport", "_request"}
-USES_ZMQ = {"_zsocket", "_gate", "_router"}
+PURE = {"_wire", "_presence", "_statistics", "_turns", "_transport", "_request"}
+USES_ZMQ = {"_zsocket", "_gate", "_router", "_dealer"}
 
 
 def imports(module: str) -> set[str]:

@@ -50,7 +50,7 @@ def test_nothing_is_lost_or_made_up(frames: list[bytes]) -> None:
     ],
 )
 def test_what_a_handler_may_return(result: object, body: tuple[bytes, ...]) -> None:
-    frames = _wire.reply_body(result)
+    frames = _wire.body("the handler returned", result)
     assert frames == body
     assert all(type(part) is bytes for part in frames)
 
@@ -68,12 +68,12 @@ def test_what_a_handler_may_return(result: object, body: tuple[bytes, ...]) -> N
 )
 def test_what_a_handler_may_not_return(result: object, hint: str) -> None:
     with pytest.raises(TypeError, match=hint):
-        _wire.reply_body(result)
+        _wire.body("the handler returned", result)
 
 
 def test_a_reply_does_not_change_with_the_buffer_it_was_made_from() -> None:
     buffer = bytearray(b"before")
-    body = _wire.reply_body(buffer)
+    body = _wire.body("the handler returned", buffer)
     buffer[:] = b"after!"
     assert body == (b"before",)
 

@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from trioreq._server import Server
-from trioreq._transport import Client, Sent, Session
+from trioreq._transport import Peer, Sent, Session
 from trioreq._workers import Handler
 
 
@@ -19,7 +19,7 @@ class MemoryClient:
 
     session: Session
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Peer) -> None:
         self.client = client
         self.sent: list[list[bytes]] = []
         self.handed_after_end: list[list[bytes]] = []
@@ -76,7 +76,7 @@ class MemoryTransport:
 
     def connect(self, socket_type: str = "REQ") -> MemoryClient:
         number = len(self.clients) + 1
-        client = MemoryClient(Client(number, "memory", socket_type))
+        client = MemoryClient(Peer(number, "memory", socket_type))
         client.session = self.server.joined(client)
         self.clients.append(client)
         return client

@@ -140,7 +140,7 @@ async def test_each_message_is_its_senders(
     addr: str, record_property: Callable[[str, object], None]
 ) -> None:
     """At thousands of connections a second, on few descriptors, under routing ids used again."""
-    elsewhere: list[trioreq.Client] = []
+    elsewhere: list[trioreq.Peer] = []
 
     async def handler(request: trioreq.Request) -> bytes:
         if request.client.address != request.body.decode() and addr.startswith("tcp"):

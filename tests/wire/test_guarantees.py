@@ -374,7 +374,7 @@ async def test_a_client_that_closes_its_socket_is_gone(addr: str, peer: Peer) ->
 
 
 async def test_ipc_tells_who_asks(peer: Peer, tmp_path: object) -> None:
-    seen: list[trioreq.Client] = []
+    seen: list[trioreq.Peer] = []
 
     async def handler(request: trioreq.Request) -> bytes:
         seen.append(request.client)

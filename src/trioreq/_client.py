@@ -1,0 +1,391 @@
+"""The client: many requests over one connection, with deadlines and cancels that travel.
+
+Each request has a correlation; replies come in any order. A request ends with its reply, with
+the loss of the connection, or with its caller, who runs out of time or is cancelled. In the last
+case the server is told, if it speaks the header: a plain REP server would take that for a
+request. It says whether it does when it is asked to, and in every reply; until it has, those who
+are to be told of wait in a list.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import outcome
+import trio
+
+from . import _wire
+from ._dealer import Dealer
+from ._errors import (
+    Code,
+    ConnectionLost,
+    NotConnected,
+    ReplyError,
+    RequestTimeout,
+    UnexpectedReply,
+)
+from ._options import check_count, check_seconds
+from ._transport import Line
+from ._wire import Frames
+
+log = logging.getLogger("trioreq")
+
+BACKOFF = 0.05  # seconds before the first retry, twice that before the second, and so on
+BACKOFF_MOST = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatistics:
+    """A snapshot of what a client has done since it was opened.
+
+    Always ``requests`` = ``replied`` + ``failed`` + ``timed_out`` + ``cancelled`` + ``lost`` +
+    ``in_flight``.
+    """
+
+    requests: int
+    """Requests sent, each try counted."""
+    replied: int
+    """A reply came that was no error."""
+    failed: int
+    """The server answered with an error."""
+    timed_out: int
+    """The time was up first."""
+    cancelled: int
+    """The caller was cancelled first."""
+    lost: int
+    """The connection broke first, or the client was closed."""
+    in_flight: int
+    """Sent, and waited for, now."""
+    retried: int
+    """Of `requests`, those that were tries after the first."""
+    stale: int
+    """Messages that came for nobody who waits: late, or not understood."""
+    connections: int
+    """Connections made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """How long the newest connection took to make, in seconds."""
+
+    connect: float
+    """From when the client was opened, or the last connection lost, until it was accepted."""
+    handshake: float
+    """From then until messages could be sent."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """What a caller wants, through all tries."""
+
+    body: Frames
+    deadline: float
+    sent: bool = False
+
+
+class _Waiting:
+    """A caller who waits for a reply."""
+
+    __slots__ = ("task",)
+
+    async def wait(self) -> Frames:
+        self.task = trio.lowlevel.current_task()
+        reply: Frames = await trio.lowlevel.wait_task_rescheduled(
+            lambda _: trio.lowlevel.Abort.SUCCEEDED
+        )
+        return reply
+
+    def answer(self, reply: outcome.Outcome[Frames]) -> None:
+        trio.lowlevel.reschedule(self.task, reply)
+
+
+class Client:
+    """A client of one server; `open_client` makes it. Any number of tasks may use it at once."""
+
+    def __init__(
+        self,
+        line: Line,
+        endpoint: str,
+        *,
+        timeout: float | None,
+        retries: int,
+        connect_timeout: float | None,
+    ) -> None:
+        self._line = line
+        self._endpoint = endpoint
+        self._timeout = timeout
+        self._retries = retries
+        self._connect_timeout = math.inf if connect_timeout is None else connect_timeout
+        self._waiting: dict[int, _Waiting] = {}
+        self._correlation = 0
+        self._ready = trio.Event()  # replaced when the connection is lost
+        self._closed = False
+        self._speaks: bool | None = None  # whether the server does; None until it has said so
+        self._taken_back: list[int] = []  # what it is to be told, if it does
+        self._counts = dict.fromkeys(ClientStatistics.__dataclass_fields__, 0)
+        self._begun = trio.current_time()
+        self._accepted = self._begun
+        self._timings: Timings | None = None
+
+    @property
+    def timings(self) -> Timings | None:
+        """How long the newest connection took to make; None while there was none."""
+        return self._timings
+
+    def statistics(self) -> ClientStatistics:
+        """A snapshot of what the client has done."""
+        return ClientStatistics(**self._counts | {"in_flight": len(self._waiting)})
+
+    async def request(self, body: bytes, *, timeout: float | None = None) -> bytes:
+        """Send a request of one frame, and wait for its reply of one frame.
+
+        Args:
+            body: bytes, or an object with the buffer interface.
+            timeout: Seconds until it is given up; None for the client's own.
+
+        Raises:
+            ReplyError: The server answered with an error.
+            RequestTimeout: The time was up.
+            NotConnected: There was no connection in time; nothing was sent.
+            ConnectionLost: The connection broke, and there are no retries left.
+            UnexpectedReply: The reply has several frames; `request_multipart` takes those.
+            trio.ClosedResourceError: The client is closed.
+        """
+        reply = await self.request_multipart([body], timeout=timeout)
+        if len(reply) != 1:
+            raise UnexpectedReply(
+                f"the reply has {len(reply)} frames, not one: use request_multipart", tuple(reply)
+            )
+        return reply[0]
+
+    async def request_multipart(
+        self, frames: Sequence[bytes], *, timeout: float | None = None
+    ) -> list[bytes]:
+        """Send a request of any number of frames, at least one, and wait for its reply.
+
+        Arguments and errors are those of `request`.
+        """
+        if isinstance(frames, bytes | bytearray | memoryview | str):
+            raise TypeError("frames is a sequence of bytes; for one frame use request")
+        check_seconds("timeout", timeout)
+        body = _wire.body("the request is", list(frames))
+        seconds = self._timeout if timeout is None else timeout
+        deadline = math.inf if seconds is None else trio.current_time() + seconds
+        call = _Call(body, deadline)
+        with trio.move_on_at(deadline):
+            return list(await self._try(call))
+        if not call.sent:
+            raise self._not_connected()
+        raise RequestTimeout(f"{self._endpoint} has not answered within {seconds} s")
+
+    async def _try(self, call: _Call) -> Frames:
+        """Ask until there is an answer, or no retry is left."""
+        for retry in range(self._retries + 1):
+            self._counts["retried"] += bool(retry)
+            try:
+                return await self._ask(call)
+            except ConnectionLost:
+                if retry == self._retries:
+                    raise
+                backoff = min(BACKOFF * 2**retry, BACKOFF_MOST)
+                await trio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311  # no secret
+        raise AssertionError("unreachable")
+
+    async def _ask(self, call: _Call) -> Frames:
+        """Send, as soon as there is a connection, and wait for the reply."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        correlation = self._correlation = self._correlation + 1
+        while not self._send(_wire.REQUEST, correlation, call.deadline, call.body):
+            await self._connected()
+        call.sent = True
+        self._counts["requests"] += 1
+        waiting = self._waiting[correlation] = _Waiting()
+        try:
+            return await waiting.wait()
+        except trio.Cancelled:
+            del self._waiting[correlation]
+            self._counts["timed_out" if trio.current_time() >= call.deadline else "cancelled"] += 1
+            self._take_back(correlation)
+            raise
+
+    async def _connected(self) -> None:
+        """Wait for a connection."""
+        ready = self._ready
+        if ready.is_set():  # and yet nothing could be sent: it is lost, and that is not yet told
+            self._ready = ready = trio.Event()
+        with trio.move_on_after(self._connect_timeout):
+            await ready.wait()
+            return
+        raise self._not_connected()
+
+    def _not_connected(self) -> NotConnected:
+        return NotConnected(f"no connection to {self._endpoint}: does a server listen there?")
+
+    def _send(self, kind: int, correlation: int, deadline: float, body: Frames) -> bool:
+        if self._closed:
+            raise trio.ClosedResourceError("the client is closed")
+        if not self._ready.is_set():
+            return False
+        if self._speaks is None:
+            correlation |= _wire.WANTS_HELLO
+        left = _wire.milliseconds(deadline - trio.current_time())
+        header = _wire.Header(kind, correlation, left).pack()
+        return self._line.send((header, _wire.DELIMITER, *body))
+
+    def _take_back(self, correlation: int) -> None:
+        """Nobody waits for this one any more."""
+        if self._closed or not self._ready.is_set():
+            return  # the loss of the connection says it too
+        if self._speaks:
+            self._send(_wire.CANCEL, correlation, math.inf, (b"",))
+        elif self._speaks is None:
+            self._taken_back.append(correlation)
+
+    # What the transport calls.
+
+    def connecting(self) -> None:
+        """The other side has accepted."""
+        self._accepted = trio.current_time()
+
+    def connected(self) -> None:
+        """There is a connection."""
+        now = trio.current_time()
+        self._timings = Timings(self._accepted - self._begun, now - self._accepted)
+        self._counts["connections"] += 1
+        self._speaks = None
+        self._ready.set()
+
+    def lost(self) -> None:
+        """The connection is gone, and with it all that was in flight."""
+        self._begun = trio.current_time()
+        if self._ready.is_set():
+            self._ready = trio.Event()
+        self._taken_back.clear()
+        self._fail_all(
+            lambda: ConnectionLost(
+                f"the connection to {self._endpoint} broke; whether the request was done is unknown"
+            )
+        )
+
+    def arrived(self, frames: Sequence[bytes]) -> None:
+        """A message came: a reply, perhaps."""
+        parts = _wire.split_untrusted(frames)
+        header = _wire.header_untrusted(parts[0]) if parts else None
+        if parts is None or header is None:
+            self._counts["stale"] += 1
+            return
+        self._learn(speaks=header.left == _wire.SPEAKS)
+        if header.left == _wire.SPEAKS and header.correlation == _wire.WANTS_HELLO:
+            return  # that was the hello
+        waiting = self._waiting.pop(header.correlation & ~_wire.WANTS_HELLO, None)
+        if waiting is None:
+            self._counts["stale"] += 1
+            return
+        error = self._error(header, parts[1])
+        self._counts["failed" if error else "replied"] += 1
+        waiting.answer(outcome.Error(error) if error else outcome.Value(parts[1]))
+
+    def _learn(self, *, speaks: bool) -> None:
+        if self._speaks is None:
+            self._speaks = speaks
+            taken_back, self._taken_back = self._taken_back, []
+            for correlation in taken_back:
+                self._take_back(correlation)
+
+    def _error(self, header: _wire.Header, body: Frames) -> Exception | None:
+        """The error that a reply reports, if it does. An echoed header reports none."""
+        if header.left != _wire.SPEAKS or header.kind == _wire.OK:
+            return None
+        error = _wire.error_untrusted(body)
+        if error is None or not error[0]:
+            return UnexpectedReply(f"an error of status {header.kind} without a code", body)
+        code, text = error
+        if code == Code.TIMED_OUT:
+            return RequestTimeout(f"{self._endpoint} answered: {text}")
+        try:
+            return ReplyError(code, text)
+        except ValueError:
+            return UnexpectedReply(f"an error with the code {code!r}", body)
+
+    def close(self) -> None:
+        """Take no more requests, and fail those in flight (`open_client` calls this)."""
+        self._closed = True
+        self._fail_all(lambda: trio.ClosedResourceError("the client was closed"))
+        self._ready.set()  # who waits for a connection sees that the client is closed
+
+    def _fail_all(self, error: Callable[[], Exception]) -> None:
+        waiting, self._waiting = self._waiting, {}
+        self._counts["lost"] += len(waiting)
+        for caller in waiting.values():
+            caller.answer(outcome.Error(error()))
+
+
+@asynccontextmanager
+async def open_client(
+    endpoint: str,
+    *,
+    timeout: float | None = None,
+    retries: int = 0,
+    connect_timeout: float | None = None,
+    heartbeat: float | None = 10.0,
+    max_message_size: int = 16 * 1024 * 1024,
+) -> AsyncIterator[Client]:
+    """Open a client of one server. Leaving the block closes it, and cancels what is in flight.
+
+    The server is one of trioreq's, a REP socket, or any ROUTER that sends an envelope back as it
+    came. The connection is made, and made again when it is lost, behind the scenes: a request
+    waits for it.
+
+    Args:
+        endpoint: Where the server is: ``tcp://127.0.0.1:5555``, ``ipc:///run/my-service.sock``.
+        timeout: Seconds that a request may take; None for no limit. It goes with the request,
+            and the server stops working on it when it is over.
+        retries: How often a request is sent again after the connection broke under it. The
+            server may do its work twice then: use it only where that does no harm.
+        connect_timeout: Seconds that a request waits for a connection; None for as long as it
+            has.
+        heartbeat: Seconds in which a server that is stopped or cut off is noticed; None sends
+            no heartbeats.
+        max_message_size: Bytes that a frame of a reply may have; more breaks the connection.
+
+    Raises:
+        EndpointError: The endpoint is no address that can be connected to.
+        TypeError: An option is of the wrong type.
+        ValueError: An option is out of its range.
+
+    Example:
+        >>> async def main():
+        ...     async with trioreq.open_client("tcp://127.0.0.1:5555", timeout=5) as client:
+        ...         print(await client.request(b"hello"))
+        >>> trio.run(main)  # doctest: +SKIP
+    """
+    check_seconds("timeout", timeout)
+    check_seconds("connect_timeout", connect_timeout)
+    check_seconds("heartbeat", heartbeat)
+    check_count("retries", retries, 0)
+    check_count("max_message_size", max_message_size, 1)
+    line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size)
+    client = Client(
+        line, endpoint, timeout=timeout, retries=retries, connect_timeout=connect_timeout
+    )
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.run, client)
+            try:
+                yield client
+            finally:
+                client.close()
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The nursery is ours, and so is its group: what the block raises comes out bare.
+        if len(group.exceptions) > 1:
+            raise
+        error = group.exceptions[0]
+        raise error from error.__cause__
+    finally:
+        await line.aclose()

@@ -1,0 +1,23 @@
+"""What an option may be; a mistake is told before anything is opened."""
+
+from __future__ import annotations
+
+MOST = 2**31 - 1  # libzmq's options are ints, its times in milliseconds
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """A whole number that libzmq can have, and not less than `least`."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is a whole number, not {value!r}")
+    if not least <= value <= MOST:
+        raise ValueError(f"{name} is a number from {least} to {MOST}, not {value}")
+
+
+def check_seconds(name: str, value: float | None) -> None:
+    """A time above 0 that libzmq can have, or None."""
+    if value is None:
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} is a number of seconds, or None, not {value!r}")
+    if not 0 < value < MOST / 1000:
+        raise ValueError(f"{name} is a number of seconds above 0, or None, not {value}")

@@ -1,7 +1,8 @@
 """The client's transport on real sockets: a DEALER and its monitor.
 
-It tells of a connection that comes and goes, and of the replies on it. libzmq connects again by itself. A message is handed to it only while there is a connection, so
-none is ever sent later than its sender knows.
+It tells of a connection that comes and goes, and of the replies on it. libzmq connects again by
+itself. A message is handed to it only while there is a connection, so none is ever sent later
+than its sender knows.
 """
 
 from __future__ import annotations

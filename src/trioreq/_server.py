@@ -135,7 +135,7 @@ async def serve(
     workers: int = 40,
     max_in_flight: int = 1000,
     max_queued_per_client: int = 1000,
-    timeout: float | None = None,  # noqa: ASYNC109  # of each request, not of this call
+    timeout: float | None = None,  # of each request, not of this call
     heartbeat: float | None = 10.0,
     max_message_size: int = 16 * 1024 * 1024,
     send_queue: int = 1000,

@@ -1,0 +1,374 @@
+"""The client on a line without a kernel.
+
+Deterministic: an autojump clock, and a line that does what the test says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import trioreq
+from trioreq import _wire
+from trioreq._wire import Frames, Header
+
+
+class FakeLine:
+    """What the client has sent, and a way to answer."""
+
+    def __init__(self) -> None:
+        self.up = False
+        self.sent: list[tuple[Header, Frames]] = []
+        self.client: trioreq.Client
+
+    def connect(self) -> None:
+        self.up = True
+        self.client.connecting()
+        self.client.connected()
+
+    def cut(self) -> None:
+        self.up = False
+        self.client.lost()
+
+    async def run(self, asker: object) -> None:
+        raise AssertionError("not used")
+
+    def send(self, frames: Sequence[bytes]) -> bool:
+        if not self.up:
+            return False
+        parts = _wire.split_untrusted(frames)
+        assert parts is not None
+        header = _wire.header_untrusted(parts[0])
+        assert header is not None
+        self.sent.append((header, parts[1]))
+        return True
+
+    async def aclose(self) -> None:
+        raise AssertionError("not used")
+
+    def answer(self, number: int, *body: bytes, status: int = 0, left: int = _wire.SPEAKS) -> None:
+        """Answer the request that was sent as the number-th."""
+        header = Header(status, self.sent[number][0].correlation, left)
+        self.client.arrived([header.pack(), b"", *body])
+
+    def hello(self) -> None:
+        self.client.arrived([Header(0, _wire.WANTS_HELLO, _wire.SPEAKS).pack(), b"", b""])
+
+    def requests(self) -> list[bytes]:
+        return [body[0] for header, body in self.sent if header.kind == _wire.REQUEST]
+
+    def cancels(self) -> int:
+        return sum(header.kind == _wire.CANCEL for header, _ in self.sent)
+
+
+@asynccontextmanager
+async def asking(line: FakeLine, **options: Any) -> AsyncIterator[trio.Nursery]:
+    """A client on the line, and a nursery for callers."""
+    defaults: dict[str, Any] = {"timeout": None, "retries": 0, "connect_timeout": None}
+    line.client = trioreq.Client(line, "memory", **defaults | options)
+    with trio.fail_after(1e6):
+        async with trio.open_nursery() as nursery:
+            yield nursery
+
+
+class Caller:
+    """A task that asks, and what became of it."""
+
+    def __init__(self, client: trioreq.Client, body: bytes, timeout: float | None = None) -> None:
+        self.client = client
+        self.body = body
+        self.timeout = timeout
+        self.scope = trio.CancelScope()
+        self.reply: bytes | None = None
+        self.error: Exception | None = None
+
+    async def __call__(self) -> None:
+        with self.scope:
+            try:
+                self.reply = await self.client.request(self.body, timeout=self.timeout)
+            except Exception as error:  # noqa: BLE001  # it is what the test asks for
+                self.error = error
+
+
+async def test_replies_come_in_any_order(autojump_clock: MockClock) -> None:
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        callers = [Caller(line.client, b"%d" % number) for number in range(3)]
+        for caller in callers:
+            nursery.start_soon(caller)
+            await wait_all_tasks_blocked()
+        for number in (2, 0, 1):
+            line.answer(number, b"re:%d" % number)
+    assert [caller.reply for caller in callers] == [b"re:0", b"re:1", b"re:2"]
+    assert line.client.statistics().replied == 3
+
+
+async def test_a_request_waits_for_the_connection(autojump_clock: MockClock) -> None:
+    line = FakeLine()
+    async with asking(line, timeout=10) as nursery:
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+        await trio.sleep(4)
+        assert not line.sent
+        line.connect()
+        await wait_all_tasks_blocked()
+        assert line.sent[0][0].left == 6000  # what it has left, not what it had
+        line.answer(0, b"y")
+    assert caller.reply == b"y"
+
+
+async def test_no_connection_in_time_says_that_nothing_was_sent(autojump_clock: MockClock) -> None:
+    line = FakeLine()
+    async with asking(line, connect_timeout=3) as nursery:
+        patient, hasty = Caller(line.client, b"x"), Caller(line.client, b"x", timeout=1)
+        nursery.start_soon(patient)
+        nursery.start_soon(hasty)
+    for caller in (patient, hasty):
+        assert isinstance(caller.error, trioreq.NotConnected)
+        assert isinstance(caller.error, trio.TooSlowError)
+    assert line.client.statistics().requests == 0
+
+
+async def test_the_time_is_up(autojump_clock: MockClock) -> None:
+    line = FakeLine()
+    async with asking(line, timeout=30) as nursery:
+        line.connect()
+        line.hello()
+        caller = Caller(line.client, b"x")
+        before = trio.current_time()
+        nursery.start_soon(caller)
+    assert trio.current_time() == before + 30
+    assert isinstance(caller.error, trioreq.RequestTimeout)
+    assert isinstance(caller.error, trio.TooSlowError)
+    assert line.cancels() == 1
+    line.answer(0, b"late")
+    stats = line.client.statistics()
+    assert (stats.timed_out, stats.stale, stats.in_flight) == (1, 1, 0)
+
+
+async def test_a_cancelled_caller_takes_its_request_back(autojump_clock: MockClock) -> None:
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        line.hello()
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+        await wait_all_tasks_blocked()
+        caller.scope.cancel()
+    assert [header.kind for header, _ in line.sent] == [_wire.REQUEST, _wire.CANCEL]
+    assert line.sent[0][0].correlation == line.sent[1][0].correlation
+    assert line.client.statistics().cancelled == 1
+
+
+async def test_it_is_told_as_soon_as_the_server_is_known_to_understand(
+    autojump_clock: MockClock,
+) -> None:
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+        await wait_all_tasks_blocked()
+        assert line.sent[0][0].correlation & _wire.WANTS_HELLO
+        caller.scope.cancel()
+        await wait_all_tasks_blocked()
+        assert line.cancels() == 0
+        line.hello()
+        assert line.cancels() == 1
+
+
+async def test_a_plain_server_is_never_sent_a_cancel(autojump_clock: MockClock) -> None:
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        first, second = Caller(line.client, b"1"), Caller(line.client, b"2")
+        for caller in (first, second):
+            nursery.start_soon(caller)
+            await wait_all_tasks_blocked()
+        first.scope.cancel()
+        await wait_all_tasks_blocked()
+        line.answer(1, b"trioreq-error", left=0)  # the header as it came, and any body
+        third = Caller(line.client, b"3")
+        nursery.start_soon(third)
+        await wait_all_tasks_blocked()
+        third.scope.cancel()
+    assert second.reply == b"trioreq-error"
+    assert line.cancels() == 0
+    assert not line.client._taken_back
+
+
+async def test_the_loss_of_the_connection_fails_what_is_in_flight_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    line = FakeLine()
+    async with asking(line, timeout=1000) as nursery:
+        line.connect()
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+        await wait_all_tasks_blocked()
+        before = trio.current_time()
+        line.cut()
+    assert trio.current_time() == before
+    assert isinstance(caller.error, trioreq.ConnectionLost)
+    assert isinstance(caller.error, trio.BrokenResourceError)
+    assert "unknown" in str(caller.error)
+
+
+async def test_retries_send_it_again_on_the_next_connection(autojump_clock: MockClock) -> None:
+    line = FakeLine()
+    async with asking(line, retries=2) as nursery:
+        line.connect()
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+        for _ in range(2):
+            await wait_all_tasks_blocked()
+            line.cut()
+            await trio.sleep(10)
+            line.connect()
+        await trio.sleep(10)
+        assert line.requests() == [b"x"] * 3
+        line.answer(2, b"y")
+    assert caller.reply == b"y"
+    stats = line.client.statistics()
+    assert (stats.requests, stats.retried, stats.lost, stats.replied) == (3, 2, 2, 1)
+
+
+async def test_retries_have_an_end(autojump_clock: MockClock) -> None:
+    line = FakeLine()
+    async with asking(line, retries=1) as nursery:
+        line.connect()
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+        for _ in range(2):
+            await trio.sleep(10)
+            line.cut()
+            line.connect()
+    assert isinstance(caller.error, trioreq.ConnectionLost)
+
+
+async def test_a_retry_that_finds_no_connection_does_not_say_that_nothing_was_sent(
+    autojump_clock: MockClock,
+) -> None:
+    line = FakeLine()
+    async with asking(line, retries=1, timeout=10) as nursery:
+        line.connect()
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+        await wait_all_tasks_blocked()
+        line.cut()
+    assert isinstance(caller.error, trioreq.RequestTimeout)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "says"),
+    [
+        (1, (b"trioreq-error", b"handler-failed", b"why"), trioreq.ReplyError, "why"),
+        (255, (b"trioreq-error", b"not-found", b""), trioreq.ReplyError, "not-found"),
+        (2, (b"trioreq-error", b"timed-out", b"slow"), trioreq.RequestTimeout, "slow"),
+        (77, (b"trioreq-error", b"from-the-future", b""), trioreq.ReplyError, "future"),
+        (1, (b"what?",), trioreq.UnexpectedReply, "without a code"),
+        (1, (b"trioreq-error", b"", b""), trioreq.UnexpectedReply, "without a code"),
+        (1, (b"trioreq-error", b"a b", b""), trioreq.UnexpectedReply, "a b"),
+        (0, (b"one", b"two"), trioreq.UnexpectedReply, "request_multipart"),
+    ],
+)
+async def test_what_a_reply_may_raise(
+    autojump_clock: MockClock, status: int, body: Frames, kind: type[Exception], says: str
+) -> None:
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+        await wait_all_tasks_blocked()
+        line.answer(0, *body, status=status)
+    assert type(caller.error) is kind
+    assert says in str(caller.error)
+
+
+async def test_an_error_that_is_a_reply_is_no_error(autojump_clock: MockClock) -> None:
+    """The status says what it is, whatever the body looks like."""
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        nursery.start_soon(line.client.request_multipart, [b"x"])
+        await wait_all_tasks_blocked()
+        line.answer(0, b"trioreq-error", b"handler-failed", b"a quotation")
+    assert line.client.statistics().replied == 1
+
+
+@pytest.mark.parametrize(
+    "frames", [[], [b"no delimiter"], [b"", b"no header"], [b"x" * 17, b"", b"y"]]
+)
+async def test_what_is_not_understood_is_counted(
+    autojump_clock: MockClock, frames: list[bytes]
+) -> None:
+    line = FakeLine()
+    async with asking(line):
+        line.connect()
+        line.client.arrived(frames)
+    assert line.client.statistics().stale == 1
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_closing_fails_who_waits(autojump_clock: MockClock, connected: bool) -> None:
+    line = FakeLine()
+    async with asking(line) as nursery:
+        if connected:
+            line.connect()
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+        await wait_all_tasks_blocked()
+        line.client.close()
+    assert isinstance(caller.error, trio.ClosedResourceError)
+    with pytest.raises(trio.ClosedResourceError):
+        await line.client.request(b"x")
+
+
+@pytest.mark.parametrize(
+    ("frames", "error"),
+    [([], TypeError), ("text", TypeError), (b"bytes", TypeError), (["text"], TypeError)],
+)
+async def test_what_cannot_be_asked(
+    autojump_clock: MockClock, frames: Any, error: type[Exception]
+) -> None:
+    line = FakeLine()
+    async with asking(line):
+        line.connect()
+        with pytest.raises(error):
+            await line.client.request_multipart(frames)
+        with pytest.raises(ValueError, match="timeout"):
+            await line.client.request(b"x", timeout=0)
+
+
+async def test_everything_adds_up(autojump_clock: MockClock) -> None:
+    line = FakeLine()
+    async with asking(line, timeout=5) as nursery:
+        line.connect()
+        callers = [Caller(line.client, b"x") for _ in range(6)]
+        for caller in callers:
+            nursery.start_soon(caller)
+        await wait_all_tasks_blocked()
+        line.answer(0, b"y")
+        line.answer(1, b"trioreq-error", b"overloaded", b"", status=3)
+        callers[2].scope.cancel()
+        callers[3].scope.cancel()
+        await trio.sleep(5.5)
+    stats = line.client.statistics()
+    assert stats.requests == 6
+    assert stats.requests == (
+        stats.replied
+        + stats.failed
+        + stats.timed_out
+        + stats.cancelled
+        + stats.lost
+        + stats.in_flight
+    )
+    assert math.isclose(line.client.timings.connect, 0, abs_tol=1) if line.client.timings else False

@@ -1,0 +1,262 @@
+"""The client and the server over real sockets: cancels, deadlines, and broken connections.
+
+Time is real; everything waits for events, under a limit.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from statistics import median
+
+import psutil
+import pytest
+import trio
+import zmq
+from support.handlers import ThreadWorker, Worker
+from support.serving import serving, until
+
+import trioreq
+
+pytestmark = pytest.mark.slow
+
+
+async def test_a_thousand_at_once_each_have_their_own_reply(addr: str) -> None:
+    async with (
+        serving(Worker(), addr) as server,
+        trioreq.open_client(server.endpoints[0]) as client,
+    ):
+        wrong: list[int] = []
+
+        async def ask(number: int) -> None:
+            if await client.request(b"echo %d" % number) != b"re:echo %d" % number:
+                wrong.append(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(1000):
+                nursery.start_soon(ask, number)
+        assert not wrong
+        assert client.statistics().replied == server.statistics().replied == 1000
+
+
+async def test_the_callers_cancel_is_the_handlers(
+    addr: str, record_property: pytest.RecordProperty
+) -> None:
+    """The first request too, and each time at once."""
+    worker = Worker()
+    took = []
+    async with serving(worker, addr) as server:
+        for number in range(40):
+            async with trioreq.open_client(server.endpoints[0]) as client, trio.open_nursery() as n:
+                n.start_soon(client.request, b"wait %d" % number)
+                await worker.log.wait(f"started wait {number}")
+                cancelled = trio.current_time()
+                n.cancel_scope.cancel()
+                with trio.CancelScope(shield=True), trio.fail_after(5):
+                    await worker.log.wait(f"ended wait {number}")
+                took.append(trio.current_time() - cancelled)
+                assert f"cancelled wait {number}: cancelled" in worker.log.entries
+        assert server.statistics().cancelled_by_client == 40
+    record_property("median_ms", median(took) * 1000)
+
+
+async def test_a_plain_function_is_told_of_the_cancel_too() -> None:
+    worker = ThreadWorker()
+    async with serving(worker) as server, trioreq.open_client(server.endpoints[0]) as client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.request, b"wait")
+            await worker.log.wait("started wait")
+            nursery.cancel_scope.cancel()
+        await worker.log.wait("cancelled wait: cancelled")
+
+
+async def test_the_deadline_holds_on_both_ends(addr: str) -> None:
+    worker = Worker()
+    async with serving(worker, addr) as server, trioreq.open_client(server.endpoints[0]) as client:
+        with pytest.raises(trioreq.RequestTimeout):
+            await client.request(b"wait", timeout=0.1)
+        await worker.log.wait("ended wait")
+        reason = next(e for e in worker.log.entries if e.startswith("cancelled"))
+        # Whichever clock is first: the server's own, or the word of the client's.
+        assert reason in ("cancelled wait: deadline", "cancelled wait: cancelled")
+        assert await client.request(b"echo") == b"re:echo"
+        assert server.statistics().replies_sent == 1
+
+
+async def test_closing_cancels_what_is_in_flight_on_the_server(addr: str) -> None:
+    worker = Worker()
+    async with serving(worker, addr) as server, trio.open_nursery() as nursery:
+        async with trioreq.open_client(server.endpoints[0]) as client:
+
+            async def ask() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await client.request(b"wait")
+
+            nursery.start_soon(ask)
+            await worker.log.wait("started wait")
+        await worker.log.wait("cancelled wait: disconnected")
+
+
+async def test_what_the_block_raises_comes_out_bare() -> None:
+    async def handler(request: trioreq.Request) -> bytes:
+        raise trioreq.ReplyError("not-found", "no image 17")
+
+    async with serving(handler) as server:
+        with pytest.raises(trioreq.ReplyError) as caught:
+            async with trioreq.open_client(server.endpoints[0]) as client:
+                await client.request(b"x")
+        assert (caught.value.code, caught.value.text) == ("not-found", "no image 17")
+
+
+SERVER = """
+import sys, trio, trioreq
+
+async def handler(request):
+    if request.body == b"wait":
+        await trio.sleep_forever()
+    return b"re:" + request.body
+
+trio.run(trioreq.serve, handler, sys.argv[1])
+"""
+
+
+async def start_server(endpoint: str) -> trio.Process:
+    return await trio.lowlevel.open_process([sys.executable, "-c", SERVER, endpoint])
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_a_server_that_is_killed_fails_what_is_in_flight_at_once(
+    tmp_path: object, retries: int
+) -> None:
+    endpoint = f"ipc://{tmp_path}/socket"
+    with trio.fail_after(30):
+        process = await start_server(endpoint)
+        try:
+            async with trioreq.open_client(endpoint, retries=retries) as client:
+                assert await client.request(b"echo") == b"re:echo"
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(fails, client, retries)
+                    await until(lambda: client.statistics().in_flight == 1)
+                    process.kill()
+                    await process.wait()
+                    if retries:
+                        process = await start_server(endpoint)
+                        await until(lambda: client.statistics().retried == 1)
+                        await until(lambda: client.statistics().in_flight == 1)
+                        process.kill()
+                        await process.wait()
+                process = await start_server(endpoint)
+                assert await client.request(b"echo") == b"re:echo"  # waits for the connection
+                assert client.statistics().connections == 2 + retries
+        finally:
+            if process.returncode is None:
+                process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+async def fails(client: trioreq.Client, retries: int) -> None:
+    with pytest.raises(trioreq.ConnectionLost):
+        await client.request(b"wait")
+    assert client.statistics().retried == retries
+
+
+async def test_no_server_is_no_connection(addr: str) -> None:
+    endpoint = addr.replace(":0", ":1")
+    async with trioreq.open_client(endpoint, connect_timeout=0.1) as client:
+        with pytest.raises(trioreq.NotConnected, match="does a server listen there"):
+            await client.request(b"x")
+
+
+async def test_a_plain_rep_server_answers_and_is_never_told_of_a_cancel() -> None:
+    seen: list[bytes] = []
+
+    def serve(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        with context.socket(zmq.REP) as rep:
+            ports.append(rep.bind_to_random_port("tcp://127.0.0.1"))
+            bound.set()
+            while (body := rep.recv()) != b"end":
+                seen.append(body)
+                rep.send(b"re:" + body)
+            rep.send(b"")
+
+    ports: list[int] = []
+    bound = threading.Event()
+    with zmq.Context() as context:
+        thread = threading.Thread(target=serve, args=[context])
+        thread.start()
+        assert bound.wait(5)
+        with trio.fail_after(20):
+            async with trioreq.open_client(f"tcp://127.0.0.1:{ports[0]}") as client:
+                assert await client.request(b"one") == b"re:one"
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await client.request(b"never sent")
+                async with trio.open_nursery() as nursery:
+                    for number in range(20):
+                        nursery.start_soon(client.request, b"%d" % number)
+                await client.request(b"end")
+        thread.join(5)
+    assert sorted(seen) == sorted([b"one", *(b"%d" % number for number in range(20))])
+
+
+async def test_nothing_stays_behind(addr: str) -> None:
+    process = psutil.Process()
+    async with serving(Worker(), addr) as server:
+
+        async def once() -> None:
+            async with trioreq.open_client(server.endpoints[0]) as client:
+                await client.request(b"echo")
+            await until(lambda: server.statistics().connections == 0)
+
+        await once()
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        descriptors = process.num_fds()
+        for _ in range(5):
+            await once()
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        assert process.num_fds() == descriptors
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["", "tcp://", "tcp://*:5555", "tcp://127.0.0.1", "tcp://127.0.0.1:0", "inproc://x", "udp://x"],
+)
+async def test_what_is_no_servers_address(endpoint: str) -> None:
+    with pytest.raises(trioreq.EndpointError, match="write it as"):
+        async with trioreq.open_client(endpoint):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"timeout": 0}, ValueError),
+        ({"retries": -1}, ValueError),
+        ({"retries": 0.5}, TypeError),
+        ({"connect_timeout": "1"}, TypeError),
+        ({"heartbeat": -1}, ValueError),
+        ({"max_message_size": 0}, ValueError),
+    ],
+)
+async def test_options_are_checked(options: dict[str, object], error: type[Exception]) -> None:
+    (name,) = options
+    with pytest.raises(error, match=name):
+        async with trioreq.open_client("tcp://127.0.0.1:1", **options):  # type: ignore[arg-type]
+            pass
+
+
+def test_the_process_can_end_with_a_client_that_was_never_closed() -> None:
+    """A Context that is not terminated must not hang the interpreter."""
+    code = (
+        "import trio, trioreq\n"
+        "async def main():\n"
+        "    async with trioreq.open_client('tcp://127.0.0.1:1') as client:\n"
+        "        raise SystemExit(3)\n"
+        "trio.run(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], timeout=20, capture_output=True, check=False
+    )
+    assert done.returncode == 3, done.stderr

@@ -1,8 +1,9 @@
 """The client's transport on real sockets: a DEALER and its monitor.
 
-It tells of a connection that comes and goes, and of the replies on it. libzmq connects again by
-itself. A message is handed to it only while there is a connection, so none is ever sent later
-than its sender knows.
+It tells of a connection that comes and goes, and of the replies on it. libzmq tries until it has
+a connection. When that is lost its sockets are closed with it, and new ones are opened: so what
+it still had in a queue is never sent later than its sender knows, and every reply that came
+before the end is read. (libzmq's own way to the first, ZMQ_IMMEDIATE, loses the second.)
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from ._zsocket import ZSocket
 BATCH = 128  # messages read before trio's other tasks have their turn
 RECONNECT = 0.05  # seconds before the first try to connect again; each further one doubles it
 RECONNECT_MOST = 2.0
-MONITOR = "inproc://trioreq.monitor"
 EVENT = struct.Struct("=Hi")
 WATCHED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 
@@ -35,26 +35,13 @@ class Dealer:
 
     def __init__(self, endpoint: str, *, heartbeat: float | None, max_message_size: int) -> None:
         _endpoint.check_client(endpoint)
+        self._endpoint = endpoint
+        self._heartbeat = heartbeat
+        self._max_message_size = max_message_size
+        self._opened = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:
-            dealer = self._context.socket(zmq.DEALER)
-            self._dealer = ZSocket(dealer)
-            dealer.linger = 0
-            dealer.immediate = True
-            dealer.sndhwm = dealer.rcvhwm = 0  # bounded by the requests that wait for a reply
-            dealer.maxmsgsize = max_message_size
-            dealer.reconnect_ivl = round(RECONNECT * 1000)
-            dealer.reconnect_ivl_max = round(RECONNECT_MOST * 1000)
-            dealer.ipv6 = "[" in endpoint
-            if heartbeat is not None:
-                dealer.heartbeat_ivl = dealer.heartbeat_timeout = max(1, round(heartbeat * 500))
-            dealer.monitor(MONITOR, WATCHED)
-            monitor = self._context.socket(zmq.PAIR)
-            self._monitor = ZSocket(monitor)
-            monitor.rcvhwm = 0
-            monitor.linger = 0
-            monitor.connect(MONITOR)
-            dealer.connect(endpoint)
+            self._open()
         except zmq.ZMQError as error:
             self._context.destroy(linger=0)
             raise EndpointError(
@@ -64,25 +51,56 @@ class Dealer:
     async def run(self, asker: Asker) -> None:
         """Carry, until cancelled."""
         self._asker = asker
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._monitor.keep_reading, self._read_monitor)
-            nursery.start_soon(self._dealer.keep_reading, self._read)
+        while True:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._monitor.keep_reading, self._read_monitor)
+                nursery.start_soon(self._dealer.keep_reading, self._read)
+                await self._over.wait()
+                nursery.cancel_scope.cancel()
+            self._close()
+            self._open()
+            await trio.sleep(RECONNECT)  # a server that lets in and throws out is not stormed
+
+    def _open(self) -> None:
+        dealer = self._context.socket(zmq.DEALER)
+        self._dealer = ZSocket(dealer)
+        dealer.linger = 0
+        dealer.sndhwm = dealer.rcvhwm = 0  # bounded by the requests that wait for a reply
+        dealer.maxmsgsize = self._max_message_size
+        dealer.reconnect_ivl = round(RECONNECT * 1000)
+        dealer.reconnect_ivl_max = round(RECONNECT_MOST * 1000)
+        dealer.ipv6 = "[" in self._endpoint
+        if self._heartbeat is not None:
+            half = max(1, round(self._heartbeat * 500))  # as the server does it
+            dealer.heartbeat_ivl = dealer.heartbeat_timeout = half
+        self._opened += 1
+        address = f"inproc://trioreq.monitor.{self._opened}"  # the last one may not be free yet
+        dealer.monitor(address, WATCHED)
+        monitor = self._context.socket(zmq.PAIR)
+        self._monitor = ZSocket(monitor)
+        monitor.rcvhwm = 0
+        monitor.linger = 0
+        monitor.connect(address)
+        self._up = False
+        self._over = trio.Event()
+        dealer.connect(self._endpoint)
+
+    def _close(self) -> None:
+        self._dealer.raw.disable_monitor()
+        self._monitor.raw.close()
+        self._dealer.raw.close()
 
     def send(self, frames: Sequence[bytes]) -> bool:
         """Hand a message over; returns False, and forgets it, if there is no connection."""
-        try:
-            self._dealer.raw.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.Again:
+        if not self._up:
             return False
-        finally:
-            self._dealer.nudge()
+        self._dealer.raw.send_multipart(frames, zmq.NOBLOCK)
+        self._dealer.nudge()
         return True
 
     async def aclose(self) -> None:
         """Close at once."""
-        self._dealer.raw.disable_monitor()
-        self._monitor.raw.close()
-        self._dealer.raw.close()
+        self._close()
         with trio.CancelScope(shield=True):  # nothing lingers
             await trio.to_thread.run_sync(self._context.term)
 
@@ -105,8 +123,11 @@ class Dealer:
             if event == zmq.EVENT_CONNECTED:
                 self._asker.connecting()
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._up = True
                 self._asker.connected()
-            else:
+            elif self._up:
                 while self._read():  # what came before the end counts
                     pass
+                self._up = False
                 self._asker.lost()
+                self._over.set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from statistics import median
 
 import psutil
@@ -41,7 +42,7 @@ async def test_a_thousand_at_once_each_have_their_own_reply(addr: str) -> None:
 
 
 async def test_the_callers_cancel_is_the_handlers(
-    addr: str, record_property: pytest.RecordProperty
+    addr: str, record_property: Callable[[str, object], None]
 ) -> None:
     """The first request too, and each time at once."""
     worker = Worker()
@@ -160,6 +161,26 @@ async def fails(client: trioreq.Client, retries: int) -> None:
     with pytest.raises(trioreq.ConnectionLost):
         await client.request(b"wait")
     assert client.statistics().retried == retries
+
+
+@pytest.mark.parametrize("attempt", range(20))
+async def test_a_reply_counts_that_came_just_before_the_end(attempt: int) -> None:
+    """The reply and the end of the connection are both there when the loop comes to look."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        with trio.fail_after(20):
+            async with (
+                trioreq.open_client(f"tcp://127.0.0.1:{port}") as client,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(client.request, b"x")
+                await until(lambda: client.statistics().in_flight == 1)
+                # From here the loop is held up.
+                router.rcvtimeo = 5000
+                router.send_multipart(router.recv_multipart())
+                router.close(linger=5000)
+                assert client._line._monitor.raw.poll(5000)  # type: ignore[attr-defined]
+        assert client.statistics().replied == 1
 
 
 async def test_no_server_is_no_connection(addr: str) -> None:

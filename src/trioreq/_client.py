@@ -207,11 +207,12 @@ class Client:
         waiting = self._waiting[correlation] = _Waiting()
         try:
             return await waiting.wait()
-        except trio.Cancelled:
-            del self._waiting[correlation]
-            self._counts["timed_out" if trio.current_time() >= call.deadline else "cancelled"] += 1
-            self._take_back(correlation)
-            raise
+        finally:
+            # Still there: the caller goes without a reply, cancelled or by Ctrl-C.
+            if self._waiting.pop(correlation, None) is not None:
+                late = trio.current_time() >= call.deadline
+                self._counts["timed_out" if late else "cancelled"] += 1
+                self._take_back(correlation)
 
     async def _connected(self) -> None:
         """Wait for a connection."""

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 import trio
+from click.shell_completion import CompletionItem
 
 import trioreq
 
@@ -51,6 +52,11 @@ class Commands(click.Group):
         if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
             args = ["request", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete what may come first: also the options of a request."""
+        options = request.shell_complete(click.Context(request, parent=ctx), incomplete)
+        return [*super().shell_complete(ctx, incomplete), *options]
 
 
 @click.group(

@@ -1,0 +1,5 @@
+"""`python -m trioreq.cli` is `trioreq-client`."""
+
+from . import main
+
+main()

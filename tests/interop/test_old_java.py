@@ -1,0 +1,103 @@
+"""JeroMQ 0.3: ZeroMQ written anew in Java, with ZMTP 2 as the newest protocol that it speaks.
+
+The server lets in none but ZMTP 3. A proxy of libzmq's speaks both, and there it can be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from unittest import mock
+
+import pytest
+import trio
+from support.clients import Clients
+from support.handlers import Worker
+from support.plain import proxied
+from support.programs import Program, open_program
+from support.serving import LIMIT, serving, until
+
+import trioreq
+from trioreq import _wire
+from trioreq._presence import Presence
+from trioreq._wire import Header
+
+
+@pytest.fixture
+async def program(old_java: list[str], versions: dict[str, list[str]]) -> AsyncIterator[Program]:
+    async with open_program(old_java) as opened:
+        told = await opened.version()
+        versions[" ".join(told)] = told
+        yield opened
+
+
+async def test_old_java_is_refused(program: Program, clients: Clients) -> None:
+    """It is let in by none of its tries, and it harms nobody."""
+    tries = 0
+    ended = Presence.ended
+
+    def spy(self: Presence, descriptor: int) -> int | None:
+        nonlocal tries
+        tries += 1
+        return ended(self, descriptor)
+
+    worker = Worker()
+    with mock.patch.object(Presence, "ended", spy):
+        async with serving(worker) as server:
+            await program.connect("REQ", server.endpoints[0])
+            await program.send(b"echo java")
+            await until(lambda: tries >= 3)
+            assert await clients.connect(server.endpoints[0]).request(b"echo") == [b"re:echo"]
+            assert worker.log.count("started echo java") == 0
+
+
+async def test_old_java_req_behind_a_proxy(program: Program) -> None:
+    async with serving(Worker()) as server:
+        with proxied(server.endpoints[0]) as endpoint:
+            await program.connect("REQ", endpoint)
+            assert await program.request(b"echo") == [b"re:echo"]
+            assert await program.request(b"echo", b"", b"more") == [b"re:echo"]
+            mark, code, text = await program.request(b"fail")
+            assert (mark, code) == (b"trioreq-error", b"handler-failed")
+            assert b"LookupError" in text
+
+
+async def test_old_java_with_the_header_behind_a_proxy(program: Program) -> None:
+    """Hello, status, cancel and deadline, from a client that has only the specification."""
+    worker = Worker()
+    async with serving(worker) as server:
+        with proxied(server.endpoints[0]) as endpoint:
+            await program.connect("DEALER", endpoint)
+            asked = Header(_wire.REQUEST, 1 | _wire.WANTS_HELLO).pack()
+            hello = Header(_wire.OK, _wire.WANTS_HELLO, _wire.SPEAKS).pack()
+            assert await program.request(asked, b"", b"wait one") == [hello, b"", b""]
+            await worker.log.wait("started wait one")
+            await program.send(Header(_wire.CANCEL, 1).pack(), b"", b"")
+            await worker.log.wait("cancelled wait one: cancelled")
+            await program.send(Header(_wire.REQUEST, 2, 100).pack(), b"", b"wait two")
+            await worker.log.wait("cancelled wait two: deadline")
+            reply = await program.request(Header(_wire.REQUEST, 3).pack(), b"", b"fail")
+            assert reply[0] == Header(1, 3, _wire.SPEAKS).pack()
+            assert reply[1:4] == [b"", b"trioreq-error", b"handler-failed"]
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+async def test_old_java_gone_behind_a_proxy(program: Program, end: str) -> None:
+    """The proxy hides it; the server's ceiling ends the work."""
+    worker = Worker()
+    async with serving(worker, timeout=1, heartbeat=0.3) as server:
+        with proxied(server.endpoints[0]) as endpoint:
+            await program.connect("REQ", endpoint)
+            await program.send(b"wait")
+            await worker.log.wait("started wait")
+            getattr(program, end)()
+            await worker.log.wait("cancelled wait: deadline")
+            assert server.statistics().connections == 1
+
+
+async def test_client_with_old_java_rep(program: Program) -> None:
+    """A server of ZMTP 2 is none to the client: it needs the handshake of ZMTP 3."""
+    with trio.fail_after(LIMIT):
+        endpoint = await program.bind("REP", "tcp://127.0.0.1:*")
+        async with trioreq.open_client(endpoint, connect_timeout=0.5) as client:
+            with pytest.raises(trioreq.NotConnected):
+                await client.request(b"echo")

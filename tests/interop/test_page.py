@@ -1,0 +1,27 @@
+"""docs/interop.md names every test of this folder, and no others."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from support.programs import NPM_PACKAGE
+
+HERE = Path(__file__).parent
+PAGE = (HERE.parents[1] / "docs/interop.md").read_text()
+
+
+def test_the_page_names_each_test() -> None:
+    there = [
+        name
+        for path in sorted(HERE.glob("test_*.py"))
+        if path != Path(__file__)
+        for name in re.findall(r"^async def (test_\w+)", path.read_text(), re.MULTILINE)
+    ]
+    named = re.findall(r"\| `(test_\w+)` \|$", PAGE, re.MULTILINE)
+    assert sorted(named) == sorted(there)
+
+
+def test_the_page_names_the_version_that_is_installed() -> None:
+    package, _, version = NPM_PACKAGE.partition("@")
+    assert f"| `{package}` of npm | {version} |" in PAGE

@@ -1,0 +1,54 @@
+"""The conversations of docs/protocol-vectors.json, with the server on the memory transport.
+
+An autojump clock: what the server does is all done before the next step is taken.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from support.memory import serving
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import trioreq
+
+VECTORS = json.loads((Path(__file__).parents[2] / "docs/protocol-vectors.json").read_text())
+CEILING = 30.0
+
+
+async def handler(request: trioreq.Request) -> list[bytes]:
+    """What docs/protocol.md says of the handler in the conversations."""
+    match request.body:
+        case b"wait":
+            await trio.sleep_forever()
+        case b"slow":
+            await trio.sleep(1)
+        case b"refuse":
+            raise trioreq.ReplyError("not-found", "there is none")
+        case b"fail":
+            raise LookupError
+    return list(request.frames)
+
+
+@pytest.mark.parametrize("vector", VECTORS["conversations"], ids=lambda vector: vector["name"])
+async def test_a_conversation(vector: dict[str, Any], autojump_clock: MockClock) -> None:
+    async with serving(handler, timeout=CEILING) as net:
+        client = net.connect(vector["socket"])
+        heard = 0
+        for step in vector["steps"]:
+            if "send" in step:
+                client.say_raw(*(bytes.fromhex(word) for word in step["send"]))
+                await wait_all_tasks_blocked()
+                continue
+            await client.hear()
+            frames, expected = client.sent[heard], step["receive"]
+            heard += 1
+            assert len(frames) == len(expected)
+            for frame, word in zip(frames, expected, strict=True):
+                assert word in (None, frame.hex())
+        await wait_all_tasks_blocked()
+        assert len(client.sent) == heard

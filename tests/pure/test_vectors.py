@@ -1,0 +1,146 @@
+"""The header, and the vectors of docs/protocol-vectors.json that need no server. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioreq import _wire
+from trioreq._errors import Code
+from trioreq._wire import Frames, Header
+
+VECTORS = json.loads((Path(__file__).parents[2] / "docs/protocol-vectors.json").read_text())
+
+frames = st.lists(st.binary(max_size=40), max_size=6).map(tuple)
+headers = st.builds(
+    Header,
+    st.integers(0, 255),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**32 - 1),
+)
+
+
+def each(section: str) -> pytest.MarkDecorator:
+    """Parametrize a test with the vectors of a section."""
+    return pytest.mark.parametrize("vector", VECTORS[section], ids=lambda vector: vector["name"])
+
+
+def frames_of(words: list[str]) -> Frames:
+    return tuple(bytes.fromhex(word) for word in words)
+
+
+def header_of(vector: dict[str, Any]) -> Header:
+    return Header(vector["kind"], int(vector["correlation"], 16), vector["left"])
+
+
+def test_the_sections() -> None:
+    assert list(VECTORS) == [
+        "headers",
+        "not_headers",
+        "left",
+        "messages",
+        "answers",
+        "conversations",
+    ]
+    for vectors in VECTORS.values():
+        names = [vector["name"] for vector in vectors]
+        assert len(names) == len(set(names))
+
+
+@each("headers")
+def test_a_header(vector: dict[str, Any]) -> None:
+    frame = bytes.fromhex(vector["frame"])
+    assert header_of(vector).pack() == frame
+    assert _wire.header_untrusted((frame, b"")) == header_of(vector)
+
+
+@each("not_headers")
+def test_what_is_no_header(vector: dict[str, Any]) -> None:
+    assert _wire.header_untrusted((bytes.fromhex(vector["frame"]), b"")) is None
+
+
+@each("left")
+def test_the_time_left(vector: dict[str, Any]) -> None:
+    seconds = math.inf if vector["seconds"] is None else vector["seconds"]
+    assert _wire.milliseconds(seconds) == vector["left"]
+
+
+@each("messages")
+def test_a_message(vector: dict[str, Any]) -> None:
+    parts = _wire.split_untrusted(frames_of(vector["frames"]))
+    if vector["envelope"] is None:
+        assert parts is None
+        return
+    assert parts is not None
+    assert parts == ((*frames_of(vector["envelope"]), b""), frames_of(vector["body"]))
+    header = None if vector["header"] is None else header_of(vector["header"])
+    assert _wire.header_untrusted(parts[0]) == header
+
+
+@each("answers")
+def test_an_answer(vector: dict[str, Any]) -> None:
+    parts = _wire.split_untrusted(frames_of(vector["request"]))
+    assert parts is not None
+    envelope = parts[0]
+    if vector["code"] is None:
+        body = frames_of(vector["body"])
+    else:
+        body = _wire.error_body(vector["code"], vector["text"])
+        assert _wire.status_of(vector["code"]) == vector["status"]
+        assert _wire.error_untrusted(body) == (vector["code"], vector["text"])
+    header = _wire.header_untrusted(envelope)
+    reply = _wire.answer(envelope, header, vector["status"], body)
+    assert reply == frames_of(vector["reply"])
+
+
+def test_there_is_an_answer_for_each_code() -> None:
+    shown = {vector["code"] for vector in VECTORS["answers"] if vector["status"] not in (0, 255)}
+    assert shown == {code.value for code in Code}
+
+
+@given(headers)
+def test_a_header_comes_back_as_it_went(header: Header) -> None:
+    frame = header.pack()
+    assert len(frame) == 17
+    assert _wire.header_untrusted((frame, b"")) == header
+
+
+@given(headers, frames)
+def test_the_header_is_the_last_frame_of_the_envelope(header: Header, before: Frames) -> None:
+    assert _wire.header_untrusted((*before, header.pack(), b"")) == header
+
+
+@given(frames)
+def test_no_frames_make_it_raise(envelope: Frames) -> None:
+    _wire.header_untrusted(envelope)
+
+
+@given(st.binary(min_size=13, max_size=13), frames)
+def test_any_bytes_behind_the_magic_are_a_header(rest: bytes, before: Frames) -> None:
+    frame = _wire.MAGIC + rest
+    header = _wire.header_untrusted((*before, frame, b""))
+    assert header is not None
+    assert header.pack() == frame
+
+
+@given(frames, headers, st.integers(0, 255), st.lists(st.binary(), min_size=1).map(tuple))
+def test_an_answer_changes_no_more_than_the_header(
+    before: Frames, header: Header, status: int, body: Frames
+) -> None:
+    reply = _wire.answer((*before, header.pack(), b""), header, status, body)
+    own = Header(status, header.correlation, _wire.SPEAKS)
+    assert reply == (*before, own.pack(), b"", *body)
+
+
+@given(st.floats(-1e9, 1e300) | st.just(math.inf))
+def test_the_time_left_is_never_less_than_it_is(seconds: float) -> None:
+    left = _wire.milliseconds(seconds)
+    assert 0 <= left < _wire.SPEAKS
+    assert (left == 0) == (seconds == math.inf)
+    assert left == 0 or left == _wire.MOST_MILLISECONDS or left / 1000 >= seconds

@@ -179,7 +179,9 @@ class Connection:
             return
         envelope, body = parts
         if header is not None and (
-            header.kind != _wire.REQUEST or _name(envelope, header) in self.named
+            header.kind != _wire.REQUEST
+            or header.correlation in (0, _wire.WANTS_HELLO)  # whose reply would be a hello
+            or _name(envelope, header) in self.named
         ):
             self._refuse_malformed(envelope, header)
             return

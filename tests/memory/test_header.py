@@ -122,6 +122,10 @@ async def test_a_correlation_in_use_and_an_unknown_kind_are_malformed(
         ask(client, 2, b"echo", kind=2)
         header, body = await hear(client)
         assert (header.kind, header.correlation, body[1]) == (4, 2, b"malformed")
+        for correlation in (0, _wire.WANTS_HELLO):  # its reply could be taken for a hello
+            ask(client, correlation, b"echo")
+            header, body = await hear(client)
+            assert (header.kind, body[1]) == (4, b"malformed")
         worker.release.set()
         assert (await hear(client))[1] == [b"re:wait"]
         ask(client, 1, b"echo")  # is free again

@@ -69,6 +69,15 @@ def test_only_the_socket_rooms_know_zmq_and_only_the_pure_know_no_trio(module: s
         assert "trio" not in used
 
 
+def test_the_command_line_knows_the_public_names_alone() -> None:
+    for path in (SOURCE / "cli").glob("*.py"):
+        used = imports(f"cli/{path.stem}")
+        assert {name for name in used if name.startswith("trioreq")} <= {"trioreq"}
+        assert "zmq" not in used
+        inside = {name for name in used if name.startswith(".")}
+        assert inside <= {"._ask", "._bench", "._client", "._output"} | ({".main"} & inside)
+
+
 def test_public_names_are_listed_and_show_their_public_path() -> None:
     public = {name for name in vars(trioreq) if not name.startswith("_")}
     assert set(trioreq.__all__) == public

@@ -93,14 +93,22 @@ class _Waiting:
 
     __slots__ = ("task",)
 
-    async def wait(self) -> Frames:
+    async def wait(self, gives_up: Callable[[], None]) -> Frames:
+        """Wait. `gives_up` is called if the caller is woken by something else than `answer`.
+
+        It is called when that is decided, before the caller runs: nobody may wake it twice.
+        """
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            gives_up()
+            return trio.lowlevel.Abort.SUCCEEDED
+
         self.task = trio.lowlevel.current_task()
-        reply: Frames = await trio.lowlevel.wait_task_rescheduled(
-            lambda _: trio.lowlevel.Abort.SUCCEEDED
-        )
+        reply: Frames = await trio.lowlevel.wait_task_rescheduled(abort)
         return reply
 
     def answer(self, reply: outcome.Outcome[Frames]) -> None:
+        """Wake the caller."""
         trio.lowlevel.reschedule(self.task, reply)
 
 
@@ -205,14 +213,14 @@ class Client:
         call.sent = True
         self._counts["requests"] += 1
         waiting = self._waiting[correlation] = _Waiting()
-        try:
-            return await waiting.wait()
-        finally:
-            # Still there: the caller goes without a reply, cancelled or by Ctrl-C.
-            if self._waiting.pop(correlation, None) is not None:
-                late = trio.current_time() >= call.deadline
-                self._counts["timed_out" if late else "cancelled"] += 1
-                self._take_back(correlation)
+
+        def give_up() -> None:  # cancelled, out of time, or Ctrl-C
+            del self._waiting[correlation]
+            late = trio.current_time() >= call.deadline
+            self._counts["timed_out" if late else "cancelled"] += 1
+            self._take_back(correlation)
+
+        return await waiting.wait(give_up)
 
     async def _connected(self) -> None:
         """Wait for a connection."""

@@ -167,6 +167,23 @@ async def test_a_cancelled_caller_takes_its_request_back(autojump_clock: MockClo
     assert line.client.statistics().cancelled == 1
 
 
+async def test_a_reply_in_the_same_breath_as_the_cancel_is_late(autojump_clock: MockClock) -> None:
+    """The caller has been woken with its Cancelled, and has not run yet."""
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        line.hello()
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+        await wait_all_tasks_blocked()
+        caller.scope.cancel()
+        line.answer(0, b"y")
+        line.cut()
+    assert caller.reply is caller.error is None
+    stats = line.client.statistics()
+    assert (stats.cancelled, stats.stale, stats.lost) == (1, 1, 0)
+
+
 async def test_it_is_told_as_soon_as_the_server_is_known_to_understand(
     autojump_clock: MockClock,
 ) -> None:

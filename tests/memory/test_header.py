@@ -68,6 +68,21 @@ async def test_a_cancel_ends_the_request_that_it_names_and_no_other(
         assert len(client.sent) == 1  # the hello
 
 
+async def test_a_request_that_is_read_with_its_cancel_is_never_started(
+    autojump_clock: MockClock,
+) -> None:
+    """As when the client's time was up before the server came to read."""
+    worker = Worker()
+    async with serving(worker) as net:
+        client = net.connect("DEALER")
+        ask(client, 1, b"echo", left=1)
+        ask(client, 1, b"", kind=_wire.CANCEL)
+        await wait_all_tasks_blocked()
+        assert not worker.log.entries
+        assert not client.sent
+        assert net.server.statistics().cancelled_by_client == 1
+
+
 async def test_the_clients_deadline_ends_the_work_without_a_word(
     autojump_clock: MockClock,
 ) -> None:

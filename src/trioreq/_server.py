@@ -101,7 +101,7 @@ class Server:
     async def _work(self, task_status: trio.TaskStatus[None]) -> None:
         with self._scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._workers.run)
+                await nursery.start(self._workers.run)
                 nursery.start_soon(self._desk.deadlines.run)
                 nursery.start_soon(self._transport.run, self)
                 task_status.started()

@@ -44,27 +44,23 @@ class Workers:
         self._stop = stop
         self._lanes = 0
         self._parked = trio.lowlevel.ParkingLot()
-        self._threads: set[Call] | None = None
-        if is_async(handler):
-            self._handle: Callable[[Request], Awaitable[object]] = _interruptible(handler)
+        self._threads: set[Call] = set()  # what threads work for; changed by themselves
+        self._in_threads = not is_async(handler)
+        if self._in_threads:
+            self._handle: Callable[[Call], Awaitable[object]] = self._thread_runner(handler)
         else:
-            self._threads = set()
-            self._handle = partial(
-                trio.to_thread.run_sync,
-                handler,  # type: ignore[arg-type]  # it is given the request when it is called
-                limiter=trio.CapacityLimiter(turns.slots),
-                abandon_on_cancel=True,
-            )
+            self._handle = _interruptible(handler)
 
     @property
     def abandoned_threads(self) -> int:
         """Threads that still run for a request that has ended."""
-        return sum(call.ended for call in self._threads or ())
+        return sum(call.ended for call in tuple(self._threads))
 
-    async def run(self) -> None:
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Run handlers, until cancelled."""
         self._context = copy_context()
         async with trio.open_nursery() as self._nursery:
+            task_status.started()
             await trio.sleep_forever()
 
     def wake(self) -> None:
@@ -116,19 +112,30 @@ class Workers:
 
     async def _run(self, call: Call, scope: trio.CancelScope) -> None:
         token = current_request.set(call)
-        if self._threads is None:
-            call.begin(scope)
-        else:
-            call.begin(None)
-            self._threads.add(call)
+        call.begin(None if self._in_threads else scope)
         try:
             result = await self._handle(call)
         finally:
-            if self._threads is not None:
-                self._threads.discard(call)
             current_request.reset(token)
             self._turns.release()
         call.finish(result)
+
+    def _thread_runner(self, handler: Handler) -> Callable[[Call], Awaitable[object]]:
+        """Run the handler in a thread, which is known to run until it really ends."""
+
+        def run(call: Call) -> object:
+            self._threads.add(call)
+            try:
+                return handler(call)
+            finally:
+                self._threads.discard(call)
+
+        limiter = trio.CapacityLimiter(self._turns.slots)
+
+        async def in_thread(call: Call) -> object:
+            return await trio.to_thread.run_sync(run, call, limiter=limiter, abandon_on_cancel=True)
+
+        return in_thread
 
     def _context_is_clean(self) -> bool:
         """Whether handlers have left the task's context as it was."""
@@ -147,12 +154,12 @@ def is_async(handler: Handler) -> bool:
     )
 
 
-def _interruptible(handler: Handler) -> Callable[[Request], Awaitable[object]]:
+def _interruptible(handler: Handler) -> Callable[[Call], Awaitable[object]]:
     """Let Ctrl-C into the handler, though not into the lane's own bookkeeping."""
 
     @trio.lowlevel.disable_ki_protection
-    async def run(request: Request) -> object:
-        return await handler(request)
+    async def run(call: Call) -> object:
+        return await handler(call)
 
     return run
 

@@ -98,8 +98,10 @@ async def test_threads_end_with_the_server_unless_they_are_deaf(clients: Clients
         await worker.log.wait("started wait")
     await worker.log.wait("cancelled wait: shutdown")
     assert "ended deaf" not in worker.log.entries  # left to itself; nobody waited for it
+    await until(lambda: server.statistics().abandoned_threads == 1)
     worker.release.set()
     await worker.log.wait("ended deaf")
+    await until(lambda: server.statistics().abandoned_threads == 0)
 
 
 async def test_when_draining_is_done_the_address_is_free(addr: str) -> None:

@@ -1,6 +1,6 @@
 """A ZeroMQ request/reply server in trio: a client that is gone stops its work."""
 
-from ._client import Client, ClientStatistics, Timings, open_client
+from ._client import Client, open_client
 from ._errors import (
     CancelReason,
     Code,
@@ -15,7 +15,7 @@ from ._errors import (
 )
 from ._request import Request, check_cancelled
 from ._server import Server, serve
-from ._statistics import RepliesDropped, Statistics
+from ._statistics import ClientStatistics, RepliesDropped, Statistics, Timings
 from ._transport import Peer
 
 __all__ = [

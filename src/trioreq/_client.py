@@ -30,6 +30,7 @@ from ._errors import (
     UnexpectedReply,
 )
 from ._options import check_count, check_seconds
+from ._statistics import ClientStatistics, Timings
 from ._transport import Line
 from ._wire import Frames
 
@@ -37,46 +38,6 @@ log = logging.getLogger("trioreq")
 
 BACKOFF = 0.05  # seconds before the first retry, twice that before the second, and so on
 BACKOFF_MOST = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class ClientStatistics:
-    """A snapshot of what a client has done since it was opened.
-
-    Always ``requests`` = ``replied`` + ``failed`` + ``timed_out`` + ``cancelled`` + ``lost`` +
-    ``in_flight``.
-    """
-
-    requests: int
-    """Requests sent, each try counted."""
-    replied: int
-    """A reply came that was no error."""
-    failed: int
-    """The server answered with an error."""
-    timed_out: int
-    """The time was up first."""
-    cancelled: int
-    """The caller was cancelled first."""
-    lost: int
-    """The connection broke first, or the client was closed."""
-    in_flight: int
-    """Sent, and waited for, now."""
-    retried: int
-    """Of `requests`, those that were tries after the first."""
-    stale: int
-    """Messages that came for nobody who waits: late, or not understood."""
-    connections: int
-    """Connections made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """How long the newest connection took to make, in seconds."""
-
-    connect: float
-    """From when the client was opened, or the last connection lost, until it was accepted."""
-    handshake: float
-    """From then until messages could be sent."""
 
 
 @dataclass(slots=True)
@@ -209,7 +170,7 @@ class Client:
         await trio.lowlevel.checkpoint_if_cancelled()
         correlation = self._correlation = self._correlation + 1
         while not self._send(_wire.REQUEST, correlation, call.deadline, call.body):
-            await self._connected()
+            await self._connected(call)
         call.sent = True
         self._counts["requests"] += 1
         waiting = self._waiting[correlation] = _Waiting()
@@ -222,7 +183,7 @@ class Client:
 
         return await waiting.wait(give_up)
 
-    async def _connected(self) -> None:
+    async def _connected(self, call: _Call) -> None:
         """Wait for a connection."""
         ready = self._ready
         if ready.is_set():  # and yet nothing could be sent: it is lost, and that is not yet told
@@ -230,10 +191,15 @@ class Client:
         with trio.move_on_after(self._connect_timeout):
             await ready.wait()
             return
-        raise self._not_connected()
+        raise self._lost() if call.sent else self._not_connected()
 
     def _not_connected(self) -> NotConnected:
         return NotConnected(f"no connection to {self._endpoint}: does a server listen there?")
+
+    def _lost(self) -> ConnectionLost:
+        return ConnectionLost(
+            f"the connection to {self._endpoint} broke; whether the request was done is unknown"
+        )
 
     def _send(self, kind: int, correlation: int, deadline: float, body: Frames) -> bool:
         if self._closed:
@@ -275,11 +241,7 @@ class Client:
         if self._ready.is_set():
             self._ready = trio.Event()
         self._taken_back.clear()
-        self._fail_all(
-            lambda: ConnectionLost(
-                f"the connection to {self._endpoint} broke; whether the request was done is unknown"
-            )
-        )
+        self._fail_all(self._lost)
 
     def arrived(self, frames: Sequence[bytes]) -> None:
         """A message came: a reply, perhaps."""

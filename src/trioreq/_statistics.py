@@ -1,4 +1,4 @@
-"""What the server counts, sans-IO."""
+"""What the server and the client count, sans-IO."""
 
 from __future__ import annotations
 
@@ -77,6 +77,46 @@ class Statistics:
     """Of `never_started`, those whose connection was forgotten when they were read."""
     abandoned_threads: int
     """Worker threads that still run for a request that has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatistics:
+    """A snapshot of what a client has done since it was opened.
+
+    Always ``requests`` = ``replied`` + ``failed`` + ``timed_out`` + ``cancelled`` + ``lost`` +
+    ``in_flight``.
+    """
+
+    requests: int
+    """Requests sent, each try counted."""
+    replied: int
+    """A reply came that was no error."""
+    failed: int
+    """The server answered with an error."""
+    timed_out: int
+    """The time was up first."""
+    cancelled: int
+    """The caller was cancelled first."""
+    lost: int
+    """The connection broke first, or the client was closed."""
+    in_flight: int
+    """Sent, and waited for, now."""
+    retried: int
+    """Of `requests`, those that were tries after the first."""
+    stale: int
+    """Messages that came for nobody who waits: late, or not understood."""
+    connections: int
+    """Connections made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """How long the newest connection took to make, in seconds."""
+
+    connect: float
+    """From when the client was opened, or the last connection lost, until it was accepted."""
+    handshake: float
+    """From then until messages could be sent."""
 
 
 class Tally:

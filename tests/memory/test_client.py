@@ -284,6 +284,19 @@ async def test_a_retry_that_finds_no_connection_does_not_say_that_nothing_was_se
     assert isinstance(caller.error, trioreq.RequestTimeout)
 
 
+async def test_a_retry_that_gives_up_on_the_connection_says_that_the_outcome_is_unknown(
+    autojump_clock: MockClock,
+) -> None:
+    line = FakeLine()
+    async with asking(line, retries=1, connect_timeout=3) as nursery:
+        line.connect()
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+        await wait_all_tasks_blocked()
+        line.cut()
+    assert isinstance(caller.error, trioreq.ConnectionLost)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "says"),
     [

@@ -18,7 +18,7 @@ import trioreq
 from trioreq import _wire
 from trioreq._wire import Header
 
-HEARTBEAT = 0.5
+HEARTBEAT = 3.0  # seconds; a Java machine that warms up must be able to answer in half of it
 SLACK = 0.5  # seconds, for a machine that is busy
 FREE = "tcp://127.0.0.1:*"
 

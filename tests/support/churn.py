@@ -132,7 +132,7 @@ def peer_of(descriptor: int) -> str:
             borrowed.detach()
         if isinstance(name, tuple):
             return str(name[0])
-        return os.fsdecode(name).lstrip("\0") if isinstance(name, bytes | str) else ""
+        return os.fsdecode(name).rpartition("/")[2] if isinstance(name, bytes | str) else ""
     return ""
 
 

@@ -5,6 +5,7 @@ It can do what a libzmq client never would. It blocks, with a timeout on everyth
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterable
@@ -58,6 +59,11 @@ def address_of(endpoint: str) -> Address:
     return host, int(port)
 
 
+def abstract(name: str) -> str:
+    """An abstract address on ipc. They are the whole machine's: ours have our process's number."""
+    return f"\0{os.getpid()}/{name}"
+
+
 class RawPeer:
     """One connection.
 
@@ -74,7 +80,7 @@ class RawPeer:
         try:
             self.socket.settimeout(LIMIT)
             if source:
-                self.socket.bind("\0" + source if family == socket.AF_UNIX else (source, 0))
+                self.socket.bind(abstract(source) if family == socket.AF_UNIX else (source, 0))
             self.socket.connect(address)
         except BaseException:
             self.socket.close()

@@ -78,6 +78,7 @@ async def on_terminal(
             env=os.environ | {"TERM": "xterm-256color"} | environment,
             encoding="utf-8",
             dimensions=(40, 120),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         shown = ""
         if when:

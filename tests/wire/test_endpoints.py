@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
 from pathlib import Path
@@ -38,7 +39,7 @@ async def test_several_addresses_are_one_server(tmp_path: Path, clients: Clients
         "tcp://127.0.0.1:0",
         f"ipc://{tmp_path}/one",
         f"ipc://{tmp_path}/two",
-        "ipc://@trioreq-test",
+        f"ipc://@trioreq-{os.getpid()}",
     ]
     async with serving(Worker(), addrs) as server:  # type: ignore[arg-type]
         assert server.endpoints[1:] == tuple(addrs[1:])

@@ -334,7 +334,7 @@ async def test_g6_what_the_gate_leaves_in_the_router_is_read(clients: Clients) -
         await until(lambda: router._router._asleep)
         for dealer in dealers:
             for _ in range(many):
-                dealer.raw.send_multipart([b"", b"echo"])
+                dealer.raw.send_multipart([b"", b"wait"])  # a reply would be a look too
         time.sleep(0.3)  # noqa: ASYNC251  # all of it comes in while the loop is held up
         router._catch_up()  # as when a newcomer asks just now
         with trio.fail_after(10):

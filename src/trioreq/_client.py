@@ -29,6 +29,8 @@ from ._errors import (
     RequestTimeout,
     UnexpectedReply,
 )
+from ._network import Network
+from ._nursery import open_own_nursery
 from ._options import check_count, check_seconds
 from ._statistics import ClientStatistics, Timings
 from ._transport import Line
@@ -298,7 +300,7 @@ class Client:
 
 @asynccontextmanager
 async def open_client(
-    endpoint: str,
+    endpoint: str | Network,
     *,
     timeout: float | None = None,
     retries: int = 0,
@@ -340,23 +342,20 @@ async def open_client(
     check_seconds("heartbeat", heartbeat)
     check_count("retries", retries, 0)
     check_count("max_message_size", max_message_size, 1)
-    line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size)
+    line: Line
+    if isinstance(endpoint, Network):
+        line = endpoint.line(heartbeat=heartbeat, max_message_size=max_message_size)
+    else:
+        line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size)
     client = Client(
-        line, endpoint, timeout=timeout, retries=retries, connect_timeout=connect_timeout
+        line, str(endpoint), timeout=timeout, retries=retries, connect_timeout=connect_timeout
     )
     try:
-        async with trio.open_nursery() as nursery:
+        async with open_own_nursery() as nursery:
             nursery.start_soon(line.run, client)
             try:
                 yield client
             finally:
                 client.close()
-                nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        # The nursery is ours, and so is its group: what the block raises comes out bare.
-        if len(group.exceptions) > 1:
-            raise
-        error = group.exceptions[0]
-        raise error from error.__cause__
     finally:
         await line.aclose()

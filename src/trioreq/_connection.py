@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -21,7 +21,7 @@ from ._deadlines import Deadlines, Timer
 from ._errors import CancelReason, Code, ReplyError, RequestCancelled
 from ._request import Request
 from ._statistics import Outcome, Tally
-from ._transport import Link, Sent
+from ._transport import Link, Peer, Unsent
 from ._turns import Turns
 
 if TYPE_CHECKING:
@@ -44,28 +44,72 @@ class Desk:
     """What all connections of a server share.
 
     Attributes:
-        closing: True once nothing new is to be started.
-        connections: Those with requests in flight.
         turns: Who may run.
-        wake: Called when a turn was granted.
+        timeout: Seconds that a request may take; infinity if it is not `timed`.
+        connections: Those that have spoken and are not gone.
+        closing: True once nothing new is to be started.
+        idle: Set when nothing is in flight any more, once it is closing.
+        gather: Does something that sends a lot, and sends it together.
+        stop: Ends the server.
     """
 
-    def __init__(self, turns: Turns[Connection, Call], timeout: float) -> None:
+    def __init__(
+        self,
+        turns: Turns[Connection, Call],
+        timeout: float,
+        gather: Callable[[Callable[[], object]], None],
+        stop: Callable[[], None],
+    ) -> None:
         self.turns = turns
         self.timeout = timeout
+        self.timed = timeout != math.inf
+        self.gather = gather
+        self.stop = stop
         self.tally: Tally = Tally()
         self.deadlines: Deadlines[Call] = Deadlines(_expire)
-        self.connections: dict[Connection, None] = {}
-        self.in_flight = 0
+        self.connections: set[Connection] = set()
         self.closing = False
         self.idle: trio.Event = trio.Event()
-        self.wake: Callable[[], None] = lambda: None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have not ended."""
+        return sum(len(connection.calls) for connection in self.connections)
+
+    def deadline(self, header: Header | None) -> float:
+        """When the time of a request is up: its own, or the server's ceiling if that is first."""
+        left = self.timeout
+        if header is not None and header.left:
+            left = min(left, header.left / 1000)
+        return math.inf if left == math.inf else trio.current_time() + left
+
+
+class Scope(Protocol):
+    """What stops a handler, as `trio.CancelScope` does; see `UNSTOPPABLE`."""
+
+    def cancel(self, reason: str | None = None) -> None:
+        """Stop it."""
+
+
+class Unstoppable:
+    """What stops a plain function in its thread: nothing does."""
+
+    def cancel(self, reason: str | None = None) -> None:
+        """Do nothing."""
+
+
+UNSTOPPABLE = Unstoppable()
 
 
 class Call(Request):
-    """A request, as the server sees it."""
+    """A request, as the server sees it.
 
-    __slots__ = ("connection", "ended", "envelope", "header", "scope", "started", "timer")
+    Attributes:
+        scope: What its handler is stopped with; None before it is started.
+        ended: Whether it has ended, which it does exactly once.
+    """
+
+    __slots__ = ("connection", "ended", "envelope", "header", "scope", "timer")
 
     def __init__(
         self,
@@ -75,31 +119,32 @@ class Call(Request):
         frames: Frames,
         deadline: float,
     ) -> None:
-        super().__init__(connection.link.client, frames, deadline)
+        # What `Request` has is set here too: a call of its own costs as much as all of this.
+        self._client = connection.client
+        self._frames = frames
+        self._deadline = deadline
+        self._cancel_reason = None
         self.connection: Connection = connection
         self.envelope: Frames = envelope
         self.header: Header | None = header
-        self.started: bool = False
+        self.scope: Scope | None = None
         self.ended: bool = False
-        self.scope: trio.CancelScope | None = None
         self.timer: Timer[Call] | None = None
 
-    def begin(self, scope: trio.CancelScope | None) -> None:
-        """Its handler starts now, in this scope if a scope can stop it."""
-        self.started = True
-        self.scope = scope
-
-    def finish(self, result: object) -> None:
-        """Its handler has returned."""
+    def finish(self, result: object) -> bool:
+        """Its handler has returned; returns False if the request had ended before."""
         if self.ended:
             self.connection.drop_late(self)
-            return
+            return False
         try:
-            body = _wire.body("the handler returned", result)
+            body = (
+                (result,) if type(result) is bytes else _wire.body("the handler returned", result)
+            )
         except TypeError as error:
             self.fail(error)
         else:
             self.connection.end(self, "replied", _wire.OK, body)
+        return True
 
     def fail(self, error: BaseException) -> None:
         """Its handler has raised."""
@@ -125,10 +170,10 @@ class Call(Request):
             return
         self._cancel_reason = reason
         outcome, code = _ENDS[reason]
-        if reason is CancelReason.DISCONNECTED and not self.started:
+        scope = self.scope  # after the reason is there to be read: threads do it the other way
+        if reason is CancelReason.DISCONNECTED and scope is None:
             outcome = "never_started"
         log.debug("client %d: %s, %s", self.client.id, outcome, reason)
-        scope = self.scope
         if code is None or (code is Code.TIMED_OUT and self._client_knows_the_time()):
             self.connection.end(self, outcome)
         else:
@@ -150,64 +195,57 @@ class Call(Request):
 class Connection:
     """One connection of one client."""
 
-    __slots__ = ("calls", "desk", "gone", "link", "named", "told")
+    __slots__ = ("calls", "client", "desk", "gone", "link", "lock_step", "named", "told")
 
     def __init__(self, link: Link, desk: Desk) -> None:
         self.link: Link = link
         self.desk: Desk = desk
+        self.client: Peer = link.client
+        self.lock_step: bool = self.client.socket_type == "REQ"
         self.calls: dict[Call, None] = {}  # in flight, the oldest first
         self.named: dict[Name, Call] = {}  # those of them that their client can name
         self.gone: bool = False
         self.told: set[str] = set()  # what the log has of it already
+        desk.connections.add(self)
 
     def arrived(self, frames: Sequence[bytes]) -> None:
         """Make a request of what came, and let it run, or wait, or answer at once."""
         desk = self.desk
-        parts = _wire.split_untrusted(frames)
-        header = _wire.header_untrusted(parts[0]) if parts else None
-        if parts and header and header.kind == _wire.CANCEL:
-            self._cancel_named(_name(parts[0], header))
+        envelope, header, body = _wire.request_untrusted(frames)
+        if header is not None and header.kind == _wire.CANCEL:
+            self._cancel_named(_name(envelope, header))
             return
         desk.tally.requests += 1
         if self.gone:
             desk.tally.ended["never_started"] += 1
             return
-        if self.calls and self.link.client.socket_type == "REQ":
-            self.cancel_all(CancelReason.SUPERSEDED)  # REQ is lock-step: it waits no more
-        if parts is None:
-            self._refuse_malformed(_wire.BARE_ENVELOPE, None)
-            return
-        envelope, body = parts
-        if header is not None and (
-            header.kind != _wire.REQUEST
-            or header.correlation in (0, _wire.WANTS_HELLO)  # whose reply would be a hello
-            or _name(envelope, header) in self.named
-        ):
-            self._refuse_malformed(envelope, header)
+        if self.calls and self.lock_step:
+            self.cancel_all(CancelReason.SUPERSEDED)  # it waits no more
+        if not body or (header is not None and self._is_malformed(envelope, header)):
+            self._log_once("malformed", "sent what is no request; it is told so each time")
+            self._refuse(envelope, header, "malformed", Code.MALFORMED)
             return
         if desk.closing:
             self._refuse(envelope, header, "shut_down", Code.SHUTTING_DOWN)
             return
-        call = Call(self, envelope, header, body, self._deadline(header))
+        deadline = desk.deadline(header) if desk.timed or header is not None else math.inf
+        call = Call(self, envelope, header, body, deadline)
         if not desk.turns.enter(self, call):
             self._log_once("overloaded", "has too many requests waiting; more are refused")
             self._refuse(envelope, header, "overloaded", Code.OVERLOADED)
             return
-        if not self.calls:
-            desk.connections[self] = None
         self.calls[call] = None
-        desk.in_flight += 1
-        if call.deadline != math.inf:
-            call.timer = desk.deadlines.add(call.deadline, call)
+        if deadline != math.inf:
+            call.timer = desk.deadlines.add(deadline, call)
         if header is not None:
             self.named[_name(envelope, header)] = call
             if header.correlation & _wire.WANTS_HELLO:
                 self._say_hello(envelope)
-        desk.wake()
 
     def left(self) -> None:
         """The connection is gone: so is all that was in flight for it."""
         self.gone = True
+        self.desk.connections.discard(self)
         self.cancel_all(CancelReason.DISCONNECTED)
 
     def cancel_all(self, reason: CancelReason) -> None:
@@ -215,26 +253,31 @@ class Connection:
         for call in tuple(self.calls):
             call.cancel(reason)
 
+    def unsent(self, why: Unsent) -> None:
+        """A message for it was thrown away."""
+        tally = self.desk.tally
+        if why is Unsent.GONE:
+            tally.dropped_gone += 1
+        else:
+            tally.dropped_full += 1
+            self._log_once("stalled", "does not read its replies; what has no room is dropped")
+
     def end(
         self, call: Call, outcome: Outcome, status: int = _wire.OK, body: Frames | None = None
     ) -> None:
         """The one place where a request ends: count it, let go of it, send its answer."""
         desk = self.desk
         call.ended = True
-        call.scope = None
         desk.tally.ended[outcome] += 1
-        desk.in_flight -= 1
         del self.calls[call]
-        if not self.calls:
-            del desk.connections[self]
         if call.header is not None:
             del self.named[_name(call.envelope, call.header)]
         if call.timer is not None:
             desk.deadlines.forget(call.timer)
-        if not call.started:
+        if call.scope is None:
             desk.turns.withdraw(self, call)
         if body is not None:
-            self._send(_wire.answer(call.envelope, call.header, status, body))
+            self.link.send(_wire.answer(call.envelope, call.header, status, body))
         if desk.closing and not desk.in_flight:
             desk.idle.set()
 
@@ -242,13 +285,6 @@ class Connection:
         """A handler has returned for a request that had ended."""
         if call.cancel_reason is CancelReason.DISCONNECTED:
             self.desk.tally.dropped_gone += 1
-
-    def _deadline(self, header: Header | None) -> float:
-        """When the time is up: the server's ceiling, or the client's deadline if that is first."""
-        left = self.desk.timeout
-        if header is not None and header.left:
-            left = min(left, header.left / 1000)
-        return math.inf if left == math.inf else trio.current_time() + left
 
     def _cancel_named(self, name: Name) -> None:
         """The client takes a request back. If it has ended meanwhile, that is no fault."""
@@ -261,34 +297,24 @@ class Connection:
         hello = _wire.Header(_wire.REQUEST, _wire.WANTS_HELLO)
         self.link.send(_wire.answer(envelope, hello, _wire.OK, (b"",)))
 
-    def _refuse_malformed(self, envelope: Frames, header: Header | None) -> None:
-        self._log_once("malformed", "sent what is no request; it is told so each time")
-        self._refuse(envelope, header, "malformed", Code.MALFORMED)
+    def _is_malformed(self, envelope: Frames, header: Header) -> bool:
+        return (
+            header.kind != _wire.REQUEST
+            or header.correlation in (0, _wire.WANTS_HELLO)  # whose reply would be a hello
+            or _name(envelope, header) in self.named
+        )
 
     def _refuse(
         self, envelope: Frames, header: Header | None, outcome: Outcome, code: Code
     ) -> None:
         self.desk.tally.ended[outcome] += 1
         body = _wire.error_body(code, MESSAGES[code])
-        self._send(_wire.answer(envelope, header, _wire.status_of(code), body))
-
-    def _send(self, frames: Frames) -> None:
-        tally = self.desk.tally
-        match self.link.send(frames):
-            case Sent.OUT:
-                tally.sent += 1
-            case Sent.GONE:
-                tally.dropped_gone += 1
-            case Sent.FULL:
-                tally.dropped_full += 1
-                self._log_once(
-                    "stalled", "does not read its replies; what it has no room for is dropped"
-                )
+        self.link.send(_wire.answer(envelope, header, _wire.status_of(code), body))
 
     def _log_once(self, topic: str, text: str) -> None:
         if topic not in self.told:
             self.told.add(topic)
-            client = self.link.client
+            client = self.client
             log.warning(
                 "client %d (%s at %s) %s", client.id, client.socket_type, client.address, text
             )

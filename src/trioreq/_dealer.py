@@ -62,7 +62,7 @@ class Dealer:
             await trio.sleep(RECONNECT)  # a server that lets in and throws out is not stormed
 
     def _open(self) -> None:
-        dealer = self._context.socket(zmq.DEALER)
+        dealer = self._raw = self._context.socket(zmq.DEALER)
         self._dealer = ZSocket(dealer)
         dealer.linger = 0
         dealer.sndhwm = dealer.rcvhwm = 0  # bounded by the requests that wait for a reply
@@ -86,9 +86,9 @@ class Dealer:
         dealer.connect(self._endpoint)
 
     def _close(self) -> None:
-        self._dealer.raw.disable_monitor()
+        self._raw.disable_monitor()
         self._monitor.raw.close()
-        self._dealer.raw.close()
+        self._raw.close()
 
     def send(self, frames: Sequence[bytes]) -> bool:
         """Hand a message over; returns False, and forgets it, if there is no connection."""

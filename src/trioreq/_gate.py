@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
+from ._sockets import DOMAIN
 from ._zsocket import ZSocket
 
 log = logging.getLogger("trioreq")
 
-ADDRESS = "inproc://zeromq.zap.01"  # libzmq looks for it here, once a Context
-DOMAIN = b"trioreq"
 STAMP = "X-Trioreq-Stamp"
 
 
@@ -24,16 +23,13 @@ class Gate:
     """Answers libzmq's questions.
 
     Args:
-        context: The server's own; nothing else may have a ZAP handler in it.
+        socket: Where they come.
         stamp: Gives the number of the newest monitor event, after it has looked for newer ones.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], stamp: Callable[[], int]) -> None:
+    def __init__(self, socket: ZSocket, stamp: Callable[[], int]) -> None:
+        self._socket = socket
         self._stamp = stamp
-        raw = context.socket(zmq.ROUTER)
-        raw.linger = 0
-        raw.bind(ADDRESS)
-        self.socket = ZSocket(raw)
 
     def answer(self) -> None:
         """Answer all that ask now.
@@ -42,17 +38,13 @@ class Gate:
         the opening of each connection that asks is one, then the answers.
         """
         asked = []
-        while self.socket.readable():
-            asked.append(self.socket.raw.recv_multipart(zmq.NOBLOCK))
+        while self._socket.readable():
+            asked.append(self._socket.raw.recv_multipart(zmq.NOBLOCK))
         if not asked:
             return
         stamp = b"%d" % self._stamp()
         for sender, _, *question in asked:
-            self.socket.raw.send_multipart([sender, b"", *reply(question, stamp)], zmq.NOBLOCK)
-
-    def close(self) -> None:
-        """Let nobody in any more."""
-        self.socket.raw.close()
+            self._socket.raw.send_multipart([sender, b"", *reply(question, stamp)], zmq.NOBLOCK)
 
 
 def reply(question: Sequence[bytes], stamp: bytes) -> list[bytes]:

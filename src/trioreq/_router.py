@@ -8,92 +8,75 @@ follows and the reasons for them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 import zmq
 
-from . import _endpoint
-from ._errors import EndpointError
-from ._gate import DOMAIN, STAMP, Gate
+from ._gate import STAMP, Gate
 from ._presence import Presence
-from ._transport import Peer, Sent
-from ._zsocket import ZSocket
+from ._sockets import Sockets
+from ._transport import Peer, Unsent
 
 if TYPE_CHECKING:
     from ._transport import Host, Session
 
-BATCH = 128  # messages read before trio's other tasks have their turn
-CATCH_UP = 8  # batches read before newcomers are let in, at the most
-BACKLOG = 4096  # connections that the kernel may hold for libzmq; it caps this itself
-LINGER = 0.5  # seconds that the last words have to go out in
-MONITOR = "inproc://trioreq.monitor"
+BATCH = 256  # messages read before trio's other tasks have their turn
+CATCH_UP = 4  # batches read before newcomers are let in, at the most
 EVENT = struct.Struct("=Hi")
-MORE = zmq.SNDMORE | zmq.NOBLOCK
+NOBLOCK = int(zmq.NOBLOCK)  # plain ints: each call would look the enum's value up
+MORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
 class RouterLink:
     """One connection to the ROUTER, from its first message on."""
 
-    __slots__ = ("client", "gone", "router", "routing_id", "session")
+    __slots__ = ("automatic", "client", "gone", "router", "routing_id", "session")
 
     session: Session
 
     def __init__(self, router: Router, routing_id: bytes, client: Peer) -> None:
         self.router = router
         self.routing_id = routing_id
+        self.automatic = routing_id.startswith(b"\0")  # libzmq made it, and uses it once only
         self.client = client
         self.gone = False
 
-    def send(self, frames: Sequence[bytes]) -> Sent:
-        """Hand a message over, to this connection or to nobody; never waits."""
-        if not is_automatic(self.routing_id):
-            self.router.read_monitor()  # another connection may have the routing id by now
-        return Sent.GONE if self.gone else self.router.send(self.routing_id, frames)
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Hand a message over to this connection or to nobody: now, or with others soon."""
+        router = self.router
+        router.outbox.append((self, frames))
+        if not router.gathering:
+            router.hand_over()
 
 
 class Router:
-    """A bound ROUTER socket.
+    """The transport.
 
-    Args:
-        addrs: Endpoints to bind, tcp and ipc.
-        heartbeat: Seconds in which a silent peer is declared gone; None for no heartbeats.
-        max_message_size: Bytes in a frame; a peer that sends more is disconnected.
-        send_queue: Messages that one connection may have waiting to go out.
-
-    Raises:
-        EndpointError: An address cannot be bound.
+    Attributes:
+        outbox: What is to be handed over, and to whom.
+        gathering: Whether the outbox is filled before that is done.
+        handed_over: How many messages were.
     """
 
-    def __init__(
-        self,
-        addrs: Sequence[str],
-        *,
-        heartbeat: float | None,
-        max_message_size: int,
-        send_queue: int,
-    ) -> None:
-        if not addrs:
-            raise EndpointError(
-                f"no address to serve: give at least one, such as {_endpoint.EXAMPLES}"
-            )
+    def __init__(self, sockets: Sockets) -> None:
+        self._sockets = sockets
+        self._router = sockets.router
+        self._monitor = sockets.monitor
+        self._gate = Gate(sockets.gate, self._catch_up)
         self._presence = Presence()
         self._links: dict[int, RouterLink] = {}
         self._automatic: dict[bytes, RouterLink] = {}  # routing id -> link, while it lives
-        self._files: list[_endpoint.BoundFile] = []
-        # One I/O thread: with more, libzmq does not promise the order that presence needs.
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        try:
-            self._router = ZSocket(self._open_router(heartbeat, max_message_size, send_queue))
-            self._monitor = ZSocket(self._open_monitor())
-            self._gate = Gate(self._context, self._catch_up)
-            self._router.raw.ipv6 = any("[" in addr for addr in addrs)
-            self.endpoints = tuple(self._bind(addr) for addr in addrs)
-        except BaseException:
-            self._remove_files()
-            self._context.destroy(linger=0)
-            raise
+        self.outbox: list[tuple[RouterLink, Sequence[bytes]]] = []
+        self.gathering = False
+        self.handed_over = 0
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The addresses as really bound."""
+        return self._sockets.endpoints
 
     @property
     def connections(self) -> int:
@@ -105,35 +88,28 @@ class Router:
         self._host = host  # before the first message is read, and not needed earlier
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._monitor.keep_reading, self.read_monitor)
-            nursery.start_soon(self._gate.socket.keep_reading, self._gate.answer)
-            nursery.start_soon(self._router.keep_reading, self._read)
+            nursery.start_soon(self._sockets.gate.keep_reading, self._gate.answer)
+            nursery.start_soon(self._router.keep_reading, self._read_several, self._start_several)
 
-    def send(self, routing_id: bytes, frames: Sequence[bytes]) -> Sent:
-        """Hand a message to the connection that has the routing id now."""
-        send = self._router.raw.send
-        *body, last = frames
+    def gather(self, work: Callable[[], object]) -> None:
+        """Do what may send many messages, and hand them over together: it is cheaper."""
+        if self.gathering:
+            work()
+            return
+        self.gathering = True
         try:
-            send(routing_id, MORE)
-            for frame in body:
-                send(frame, MORE)
-            send(last, zmq.NOBLOCK)
-        except zmq.Again:  # only ever at the first frame, as EHOSTUNREACH
-            return Sent.FULL
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            return Sent.GONE
+            work()
         finally:
-            self._router.nudge()  # a send that fails eats the edge too
-        return Sent.OUT
+            self.gathering = False
+            self.hand_over()
 
     def read_monitor(self) -> int:
         """Take in who came and who went; returns the stamp of that."""
         monitor = self._monitor
-        recv = monitor.raw.recv
+        recv = monitor.recv
         while monitor.readable():
-            event, descriptor = EVENT.unpack(recv(zmq.NOBLOCK))
-            recv(zmq.NOBLOCK)  # the endpoint, which nobody asks for
+            event, descriptor = EVENT.unpack(recv(NOBLOCK))
+            recv(NOBLOCK)  # the endpoint, which nobody asks for
             if event == zmq.EVENT_ACCEPTED:
                 number = self._presence.opened(descriptor)
             else:
@@ -152,41 +128,72 @@ class Router:
         went, and would ignore a newcomer under one of them, for good.
         """
         for _ in range(CATCH_UP):
-            if not self._read():
+            if self._read() < BATCH:
                 break
+        self._host.start(CATCH_UP * BATCH)
         self._router.nudge()
         return self.read_monitor()
 
-    def _read(self) -> bool:
+    def _read_several(self) -> bool:
+        """Read a batch, and let one lane start; returns whether more may be needed."""
+        return self._read() > 0 and self._host.start(1)
+
+    async def _start_several(self) -> None:
+        """Let handlers start and, if they have replied by then, send the replies together.
+
+        One lane does, if handlers do not wait: it takes one request after the other. If some are
+        left when it has had its turn, their handlers do wait, and more lanes are called up.
+        """
+        self.gathering = True
+        try:
+            await trio.lowlevel.checkpoint()
+            if not self.outbox:
+                await trio.lowlevel.checkpoint()  # ready tasks run in any order
+            lanes = 2
+            while self._host.start(lanes):
+                self.hand_over()
+                await trio.lowlevel.checkpoint()
+                lanes *= 2
+        finally:
+            self.gathering = False
+            self.hand_over()
+
+    def _read(self) -> int:
         """Read a batch, see who has gone since, then let the server have what came.
 
         Returns:
-            Whether there may be more to read.
+            How many messages were read; if `BATCH`, there may be more.
         """
-        recv = self._router.raw.recv
-        batch: list[tuple[Session | None, list[bytes]]] = []
-        for _ in range(BATCH):
-            try:
-                routing_id = recv(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            # The second frame is read as a Frame, which knows whether more come, and from whom.
-            frame = recv(zmq.NOBLOCK, copy=False)
-            link = self._automatic.get(routing_id) or self._attribute(routing_id, frame)
-            frames = [frame.bytes]
-            while frame.more:
-                frame = recv(zmq.NOBLOCK, copy=False)
-                frames.append(frame.bytes)
-            batch.append((link.session if link else None, frames))
+        recv = self._router.recv
+        known = self._automatic
+        batch: list[tuple[RouterLink | None, list[bytes]]] = []
+        try:
+            while len(batch) < BATCH:
+                routing_id = recv(NOBLOCK)
+                # What follows is read as Frames, which know whether more come, and from whom.
+                frame = recv(NOBLOCK, copy=False)
+                link = known.get(routing_id) or self._attribute(routing_id, frame)
+                frames = [frame.bytes]
+                while frame.more:
+                    frame = recv(NOBLOCK, copy=False)
+                    frames.append(frame.bytes)
+                batch.append((link, frames))
+                if len(batch) == 1 and not self._router.readable():
+                    break  # the exception costs more than the question, for a single message
+        except zmq.Again:
+            pass
         if not batch:
-            return False
+            return 0
         self.read_monitor()
-        for session, frames in batch:
-            if session is None:
+        self.gather(partial(self._deliver, batch))
+        return len(batch)
+
+    def _deliver(self, batch: list[tuple[RouterLink | None, list[bytes]]]) -> None:
+        for link, frames in batch:
+            if link is None:
                 self._host.unattributed()
             else:
-                session.arrived(frames)
-        return len(batch) == BATCH
+                link.session.arrived(frames)
 
     def _attribute(self, routing_id: bytes, frame: zmq.Frame) -> RouterLink | None:
         """Find or make the link of a message, by its descriptor and stamp."""
@@ -199,62 +206,47 @@ class Router:
             link = RouterLink(self, routing_id, _peer(number, frame))
             link.session = self._host.joined(link)
             self._links[number] = link
-            if is_automatic(routing_id):
+            if link.automatic:
                 self._automatic[routing_id] = link
         return link
 
-    def _open_router(
-        self, heartbeat: float | None, max_message_size: int, send_queue: int
-    ) -> zmq.Socket[bytes]:
-        router = self._context.socket(zmq.ROUTER)
-        router.zap_domain = DOMAIN
-        router.router_mandatory = True
-        router.sndhwm = send_queue
-        router.maxmsgsize = max_message_size
-        router.backlog = BACKLOG
-        if heartbeat is not None:
-            # Who stops right after a PONG is sent the next PING after one half of the time,
-            # and has failed to answer it after the other.
-            router.heartbeat_ivl = router.heartbeat_timeout = max(1, round(heartbeat * 500))
-        router.monitor(MONITOR, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
-        return router
-
-    def _open_monitor(self) -> zmq.Socket[bytes]:
-        monitor = self._context.socket(zmq.PAIR)
-        monitor.rcvhwm = 0  # a full monitor would stop libzmq's I/O thread
-        monitor.linger = 0
-        monitor.connect(MONITOR)
-        return monitor
-
-    def _bind(self, addr: str) -> str:
-        path = _endpoint.check(addr)
+    def hand_over(self) -> None:
+        """Hand over what is in the outbox, each message to its own connection or to nobody."""
+        if not self.outbox:
+            return
+        outbox, self.outbox = self.outbox, []
+        send = self._router.send
         try:
-            self._router.raw.bind(addr)
-        except zmq.ZMQError as error:
-            raise EndpointError(_endpoint.explain(addr, error.errno)) from error
-        if path is not None:
-            self._files.append(_endpoint.BoundFile(path))
-        bound: bytes = self._router.raw.get(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
-        return bound.decode().rstrip("\0")
+            for link, frames in outbox:
+                if not link.automatic:
+                    self.read_monitor()  # another connection may have the routing id by now
+                if link.gone:
+                    link.session.unsent(Unsent.GONE)
+                    continue
+                try:
+                    send(link.routing_id, MORE)
+                except zmq.ZMQError as error:  # only ever at the first frame
+                    link.session.unsent(_why(error))
+                    continue
+                for frame in frames[:-1]:
+                    send(frame, MORE)
+                send(frames[-1], NOBLOCK)
+                self.handed_over += 1
+        finally:
+            self._router.nudge()  # a send eats the edge, one that fails too
 
     async def aclose(self) -> None:
         """Let what was handed over go out, for a bounded time, and close."""
-        self._remove_files()
-        self._gate.close()
-        self._router.raw.disable_monitor()
-        self._monitor.raw.close()
-        self._router.raw.close(linger=round(LINGER * 1000))
-        with trio.CancelScope(shield=True):  # bounded by the linger
-            await trio.to_thread.run_sync(self._context.term)
-
-    def _remove_files(self) -> None:
-        for file in self._files:
-            file.remove()
+        await self._sockets.aclose()
 
 
-def is_automatic(routing_id: bytes) -> bool:
-    """Whether libzmq made the routing id: such a one is never used again."""
-    return routing_id[:1] == b"\0"
+def _why(error: zmq.ZMQError) -> Unsent:
+    """Why a send has failed."""
+    if error.errno == zmq.EAGAIN:
+        return Unsent.FULL
+    if error.errno == zmq.EHOSTUNREACH:
+        return Unsent.GONE
+    raise error
 
 
 def _property(frame: zmq.Frame, name: str) -> str:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import trio
 
 from ._connection import Call, Connection, Desk
 from ._errors import CancelReason
+from ._lanes import Lanes
+from ._network import Network
 from ._options import check_count, check_seconds
 from ._router import Router
+from ._sockets import BoundSockets, Sockets
 from ._statistics import Statistics
-from ._transport import Link, Transport
+from ._threads import SharedTurns, Threads
+from ._transport import Link
 from ._turns import Turns
 from ._workers import Handler, Workers, is_async
 
@@ -25,18 +30,15 @@ class Server:
 
     def __init__(
         self,
-        handler: Handler,
-        transport: Transport,
-        *,
-        slots: int,
-        max_queued_per_client: int,
+        sockets: Sockets,
+        turns: Turns[Connection, Call],
         timeout: float,
+        workers: Callable[[Desk], Workers],
     ) -> None:
-        self._transport = transport
-        turns: Turns[Connection, Call] = Turns(slots, max_queued_per_client)
-        self._desk = Desk(turns, timeout)
-        self._workers = Workers(handler, turns, self._stop)
-        self._desk.wake = self._workers.wake
+        self._transport = Router(sockets)
+        self._desk = Desk(turns, timeout, self._transport.gather, self._stop)
+        self._workers = workers(self._desk)
+        self.start = self._workers.start  # what has arrived (the transport calls this)
         self._scope = trio.CancelScope(shield=True)
         self._drained = trio.Event()
         self._closed = trio.Event()
@@ -54,7 +56,8 @@ class Server:
             waiting=turns.waiting,
             running=turns.slots - turns.free,
             connections=self._transport.connections,
-            abandoned=self._workers.abandoned_threads,
+            sent=self._transport.handed_over,
+            abandoned=self._workers.abandoned,
         )
 
     async def drain(self, grace: float) -> None:
@@ -109,9 +112,12 @@ class Server:
     def _stop(self) -> None:
         """End what is in flight, with a word to each client, and then everything else."""
         self._desk.closing = True
+        self._desk.gather(self._end_all)
+        self._scope.cancel()
+
+    def _end_all(self) -> None:
         for connection in tuple(self._desk.connections):
             connection.cancel_all(CancelReason.SHUTDOWN)
-        self._scope.cancel()
 
     def joined(self, link: Link) -> Connection:
         """A connection has sent its first message (the transport calls this)."""
@@ -130,7 +136,7 @@ class Server:
 
 async def serve(
     handler: Handler,
-    addr: str | Sequence[str],
+    addr: str | Sequence[str] | Network,
     *,
     workers: int = 40,
     max_in_flight: int = 1000,
@@ -187,18 +193,23 @@ async def serve(
     check_count("send_queue", send_queue, 1)
     check_seconds("timeout", timeout)
     check_seconds("heartbeat", heartbeat)
-    transport = Router(
-        (addr,) if isinstance(addr, str) else tuple(addr),
-        heartbeat=heartbeat,
-        max_message_size=max_message_size,
-        send_queue=send_queue,
+    bind: Callable[..., Sockets]
+    if isinstance(addr, Network):
+        bind, threads = addr.bind, addr.threads
+    else:
+        bind = partial(BoundSockets, (addr,) if isinstance(addr, str) else tuple(addr))
+        threads = Threads
+    sockets = bind(heartbeat=heartbeat, max_message_size=max_message_size, send_queue=send_queue)
+    in_loop = is_async(handler)
+    slots = max_in_flight if in_loop else min(workers, max_in_flight)
+    turns: Turns[Connection, Call] = (Turns if in_loop else SharedTurns)(
+        slots, max_queued_per_client
     )
     server = Server(
-        handler,
-        transport,
-        slots=max_in_flight if is_async(handler) else min(workers, max_in_flight),
-        max_queued_per_client=max_queued_per_client,
-        timeout=math.inf if timeout is None else timeout,
+        sockets,
+        turns,
+        math.inf if timeout is None else timeout,
+        partial(Lanes if in_loop else threads, handler),
     )
     try:
         await server._run(task_status)  # noqa: SLF001  # the two are one

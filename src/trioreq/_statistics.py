@@ -70,7 +70,7 @@ class Statistics:
     connections: int
     """Connections now, also those that have not said anything."""
     replies_sent: int
-    """Messages handed to connections, error replies included."""
+    """Messages handed to connections: replies, errors, and the hellos that clients ask for."""
     replies_dropped: RepliesDropped
     """Messages that were not."""
     unattributed: int
@@ -122,18 +122,24 @@ class Timings:
 class Tally:
     """The counters behind `Statistics`."""
 
-    __slots__ = ("dropped_full", "dropped_gone", "ended", "requests", "sent", "unattributed")
+    __slots__ = ("dropped_full", "dropped_gone", "ended", "requests", "unattributed")
 
     def __init__(self) -> None:
         self.requests: int = 0
         self.ended: dict[Outcome, int] = dict.fromkeys(Outcome.__args__, 0)  # type: ignore[attr-defined]
-        self.sent: int = 0
         self.dropped_gone: int = 0
         self.dropped_full: int = 0
         self.unattributed: int = 0
 
     def snapshot(
-        self, *, in_flight: int, waiting: int, running: int, connections: int, abandoned: int
+        self,
+        *,
+        in_flight: int,
+        waiting: int,
+        running: int,
+        connections: int,
+        sent: int,
+        abandoned: int,
     ) -> Statistics:
         """All of it, with what others count, as it is now."""
         return Statistics(
@@ -143,7 +149,7 @@ class Tally:
             waiting=waiting,
             running=running,
             connections=connections,
-            replies_sent=self.sent,
+            replies_sent=sent,
             replies_dropped=RepliesDropped(self.dropped_gone, self.dropped_full),
             unattributed=self.unattributed,
             abandoned_threads=abandoned,

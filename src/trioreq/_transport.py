@@ -1,7 +1,8 @@
-"""The line between the server and what carries its bytes.
+"""The line between server and client and what carries their bytes.
 
-A transport tells the server of its connections through `Host` and `Session`, and sends through
-`Link`. All of it is synchronous: state changes between checkpoints, never across one.
+The router tells the server of its connections through `Host` and `Session`, which sends through
+`Link`; a client's line tells it what comes through `Asker`. All of it is synchronous: state
+changes between checkpoints, never across one.
 """
 
 from __future__ import annotations
@@ -30,10 +31,9 @@ class Peer:
     """The peer's process, where ipc tells it."""
 
 
-class Sent(Enum):
-    """What became of a message."""
+class Unsent(Enum):
+    """Why a message was not handed over."""
 
-    OUT = "handed over"
     GONE = "the connection is gone"
     FULL = "the connection's send queue is full"
 
@@ -45,8 +45,8 @@ class Link(Protocol):
     def client(self) -> Peer:
         """Who is on the other end."""
 
-    def send(self, frames: Sequence[bytes]) -> Sent:
-        """Hand a message over, to this connection or to nobody; never waits."""
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Hand a message over, soon, to this connection or to nobody; never waits."""
 
 
 class Session(Protocol):
@@ -54,6 +54,9 @@ class Session(Protocol):
 
     def arrived(self, frames: Sequence[bytes]) -> None:
         """A message came. It may still come after `left`."""
+
+    def unsent(self, why: Unsent) -> None:
+        """A message for it was thrown away."""
 
     def left(self) -> None:
         """The connection is gone."""
@@ -68,23 +71,8 @@ class Host(Protocol):
     def unattributed(self) -> None:
         """A message came whose connection is gone."""
 
-
-class Transport(Protocol):
-    """What carries the server's bytes."""
-
-    @property
-    def endpoints(self) -> tuple[str, ...]:
-        """The addresses as really bound."""
-
-    @property
-    def connections(self) -> int:
-        """How many connections live."""
-
-    async def run(self, host: Host) -> None:
-        """Carry, until cancelled."""
-
-    async def aclose(self) -> None:
-        """Let what was handed over go out, for a bounded time, and close."""
+    def start(self, lanes: int) -> bool:
+        """Start what has arrived, in so many lanes at first; returns whether some still waits."""
 
 
 class Asker(Protocol):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ._errors import Code
 
@@ -49,8 +49,7 @@ OTHER_STATUS = 255
 """The status of an error with a code that is the handler's own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What the last frame of an envelope says.
 
     Attributes:
@@ -68,6 +67,19 @@ class Header:
     def pack(self) -> bytes:
         """The frame."""
         return HEADER.pack(MAGIC, self.kind, self.correlation, self.left)
+
+
+def request_untrusted(frames: Sequence[bytes]) -> tuple[Frames, Header | None, Frames]:
+    """The envelope, the header if there is one, and the body of a request.
+
+    What is no request has no body.
+    """
+    if len(frames) == 2 and not frames[0]:  # what every REQ sends that has one frame
+        return BARE_ENVELOPE, None, (frames[1],)
+    parts = split_untrusted(frames)
+    if parts is None:
+        return BARE_ENVELOPE, None, ()
+    return parts[0], header_untrusted(parts[0]), parts[1]
 
 
 def header_untrusted(envelope: Frames) -> Header | None:
@@ -112,8 +124,6 @@ def split_untrusted(frames: Sequence[bytes]) -> tuple[Frames, Frames] | None:
     Returns:
         The two parts, or None if there is no delimiter or nothing behind it.
     """
-    if len(frames) == 2 and frames[0] == DELIMITER:  # what every REQ sends that has one frame
-        return BARE_ENVELOPE, (frames[1],)
     try:
         end = frames.index(DELIMITER) + 1
     except ValueError:

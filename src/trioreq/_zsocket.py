@@ -7,51 +7,84 @@ said no, and who uses the socket while its reader sleeps calls `nudge` afterward
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, NoReturn, Protocol
 
 import trio
 import zmq
 
 POLLIN = int(zmq.POLLIN)  # the enum's own & is slow
+EVENTS = int(zmq.EVENTS)
+
+
+class Raw(Protocol):
+    """As much of `zmq.Socket` as is used here."""
+
+    def recv(self, flags: int = 0, copy: bool = True) -> Any:  # noqa: ANN401
+        ...
+
+    def recv_multipart(self, flags: int = 0) -> list[bytes]: ...
+
+    def send(self, data: bytes, flags: int = 0) -> object: ...
+
+    def send_multipart(self, msg_parts: Any, flags: int = 0) -> object:  # noqa: ANN401
+        ...
+
+    def get(self, option: int) -> Any: ...  # noqa: ANN401
+
+    def close(self) -> None: ...
 
 
 class ZSocket:
-    """A zmq socket with one task that reads it, as trio has it: one waiter a descriptor."""
+    """A zmq socket with one task that reads it, as trio has it: one waiter a descriptor.
 
-    __slots__ = ("_asleep", "_descriptor", "_nap", "raw")
+    Args:
+        raw: The socket.
+        edge: Waits until something has happened on it since the last call; None for one of
+            libzmq's, which has a descriptor for that.
+    """
 
-    def __init__(self, raw: zmq.Socket[bytes]) -> None:
+    __slots__ = ("_asleep", "_edge", "_get", "_nap", "raw", "recv", "send")
+
+    def __init__(self, raw: Raw, edge: Callable[[], Awaitable[object]] | None = None) -> None:
         self.raw = raw
-        self._descriptor: int = raw.getsockopt(zmq.FD)  # type: ignore[assignment]
+        self.recv = raw.recv
+        # What pyzmq puts around the send of its backend takes as long again.
+        self.send = super(zmq.Socket, raw).send if isinstance(raw, zmq.Socket) else raw.send
+        self._get = raw.get
+        self._edge = edge or partial(trio.lowlevel.wait_readable, raw.get(zmq.FD))
         self._asleep = False
         self._nap = trio.CancelScope()
 
     def readable(self) -> bool:
         """Whether there is a message to read."""
-        events: int = self.raw.get(zmq.EVENTS)  # type: ignore[assignment]
-        return bool(events & zmq.POLLIN)
+        return bool(self._get(EVENTS) & POLLIN)
 
     @trio.lowlevel.enable_ki_protection
-    async def keep_reading(self, read: Callable[[], object]) -> NoReturn:
+    async def keep_reading(
+        self, read: Callable[[], object], then: Callable[[], Awaitable[object]] | None = None
+    ) -> NoReturn:
         """Call `read` whenever there may be a message, for ever.
 
         Args:
             read: Reads what it finds, a bounded number of messages; does not block.
+            then: Awaited before the next read if `read` returned true.
         """
         while True:
             # The scope is for `nudge` alone, and lives until it is used.
             with trio.CancelScope() as self._nap:
                 while True:
-                    read()
-                    if self.readable():
+                    if read() and then is not None:
+                        await then()
+                    elif self.readable():
                         await trio.lowlevel.checkpoint()
-                        continue
-                    self._asleep = True
-                    try:
-                        await trio.lowlevel.wait_readable(self._descriptor)
-                    finally:
-                        self._asleep = False
+                    else:
+                        self._asleep = True
+                        try:
+                            await self._edge()
+                        finally:
+                            self._asleep = False
 
     def nudge(self) -> None:
         """After another call on the socket: wake the reader if it sleeps on a message."""

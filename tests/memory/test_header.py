@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import trio
 from support.handlers import Worker
-from support.memory import MemoryClient, serving
+from support.memory import serving
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trioreq import _wire
 from trioreq._wire import Header
+from trioreq.testing import MemoryClient
 
 
 def ask(client: MemoryClient, correlation: int, body: bytes, left: int = 0, kind: int = 0) -> None:
-    client.say_raw(Header(kind, correlation, left).pack(), b"", body)
+    client.send_raw(Header(kind, correlation, left).pack(), b"", body)
 
 
 async def hear(client: MemoryClient) -> tuple[Header, list[bytes]]:
-    body = await client.hear()
-    header = _wire.header_untrusted((client.sent[-1][0], b""))
+    frame, delimiter, *body = await client.receive_raw()
+    header = _wire.header_untrusted((frame, delimiter))
     assert header is not None
     assert header.left == _wire.SPEAKS
     return header, body
@@ -25,7 +26,7 @@ async def hear(client: MemoryClient) -> tuple[Header, list[bytes]]:
 
 async def test_a_reply_has_the_correlation_and_its_status(autojump_clock: MockClock) -> None:
     async with serving(Worker()) as net:
-        client = net.connect("DEALER")
+        client = net.connect(socket_type="DEALER")
         ask(client, 7, b"echo")
         assert await hear(client) == (Header(0, 7, _wire.SPEAKS), [b"re:echo"])
         ask(client, 8, b"fail")
@@ -37,21 +38,21 @@ async def test_a_reply_has_the_correlation_and_its_status(autojump_clock: MockCl
 async def test_the_hello_comes_before_the_reply(autojump_clock: MockClock) -> None:
     worker = Worker()
     async with serving(worker) as net:
-        client = net.connect("DEALER")
+        client = net.connect(socket_type="DEALER")
         ask(client, 7 | _wire.WANTS_HELLO, b"wait")
         assert await hear(client) == (Header(0, _wire.WANTS_HELLO, _wire.SPEAKS), [b""])
         worker.release.set()
         header, body = await hear(client)
         assert (header.correlation, body) == (7 | _wire.WANTS_HELLO, [b"re:wait"])
-        assert net.server.statistics().replies_sent == 1
+        assert net.server.statistics().replies_sent == 2  # the hello counts
 
 
 async def test_a_cancel_ends_the_request_that_it_names_and_no_other(
     autojump_clock: MockClock,
 ) -> None:
     worker = Worker()
-    async with serving(worker, slots=2) as net:
-        client, other = net.connect("DEALER"), net.connect("DEALER")
+    async with serving(worker, max_in_flight=2) as net:
+        client, other = net.connect(socket_type="DEALER"), net.connect(socket_type="DEALER")
         ask(client, 1 | _wire.WANTS_HELLO, b"wait mine")
         ask(other, 1, b"wait other")
         ask(client, 2, b"wait queued")
@@ -65,7 +66,7 @@ async def test_a_cancel_ends_the_request_that_it_names_and_no_other(
         stats = net.server.statistics()
         assert (stats.requests, stats.cancelled_by_client, stats.replied) == (3, 2, 1)
         assert "started wait queued" not in worker.log.entries
-        assert len(client.sent) == 1  # the hello
+        assert len(net.sent_to(client)) == 1  # the hello
 
 
 async def test_a_request_that_is_read_with_its_cancel_is_never_started(
@@ -74,12 +75,12 @@ async def test_a_request_that_is_read_with_its_cancel_is_never_started(
     """As when the client's time was up before the server came to read."""
     worker = Worker()
     async with serving(worker) as net:
-        client = net.connect("DEALER")
+        client = net.connect(socket_type="DEALER")
         ask(client, 1, b"echo", left=1)
         ask(client, 1, b"", kind=_wire.CANCEL)
         await wait_all_tasks_blocked()
         assert not worker.log.entries
-        assert not client.sent
+        assert not net.sent_to(client)
         assert net.server.statistics().cancelled_by_client == 1
 
 
@@ -88,18 +89,18 @@ async def test_the_clients_deadline_ends_the_work_without_a_word(
 ) -> None:
     worker = Worker()
     async with serving(worker, timeout=60) as net:
-        client = net.connect("DEALER")
+        client = net.connect(socket_type="DEALER")
         before = trio.current_time()
         ask(client, 1, b"wait", left=30_000)
         await worker.log.wait("cancelled wait: deadline")
         assert trio.current_time() == before + 30
-        assert not client.sent
+        assert not net.sent_to(client)
         assert net.server.statistics().timed_out == 1
 
 
 async def test_the_servers_ceiling_holds_for_longer_deadlines(autojump_clock: MockClock) -> None:
     async with serving(Worker(), timeout=60) as net:
-        client = net.connect("DEALER")
+        client = net.connect(socket_type="DEALER")
         before = trio.current_time()
         ask(client, 1, b"wait", left=90_000)
         header, body = await hear(client)
@@ -111,8 +112,8 @@ async def test_a_deadline_that_passes_in_the_queue_means_never_started(
     autojump_clock: MockClock,
 ) -> None:
     worker = Worker(stubborn=100)
-    async with serving(worker, slots=1) as net:
-        client = net.connect("DEALER")
+    async with serving(worker, max_in_flight=1) as net:
+        client = net.connect(socket_type="DEALER")
         ask(client, 1, b"shield")
         await worker.log.wait("started shield")
         ask(client, 2, b"echo", left=50)
@@ -129,7 +130,7 @@ async def test_a_correlation_in_use_and_an_unknown_kind_are_malformed(
 ) -> None:
     worker = Worker()
     async with serving(worker) as net:
-        client = net.connect("DEALER")
+        client = net.connect(socket_type="DEALER")
         ask(client, 1, b"wait")
         ask(client, 1, b"echo")
         header, body = await hear(client)
@@ -150,21 +151,19 @@ async def test_a_correlation_in_use_and_an_unknown_kind_are_malformed(
 async def test_clients_behind_a_proxy_have_names_of_their_own(autojump_clock: MockClock) -> None:
     worker = Worker()
     async with serving(worker) as net:
-        proxy = net.connect("DEALER")
+        proxy = net.connect(socket_type="DEALER")
         for hop in (b"one", b"two"):
-            proxy.say_raw(hop, Header(0, 1).pack(), b"", b"wait " + hop)
+            proxy.send_raw(hop, Header(0, 1).pack(), b"", b"wait " + hop)
         await worker.log.wait("started wait two")
-        proxy.say_raw(b"one", Header(_wire.CANCEL, 1).pack(), b"", b"")
+        proxy.send_raw(b"one", Header(_wire.CANCEL, 1).pack(), b"", b"")
         await worker.log.wait("cancelled wait one: cancelled")
         worker.release.set()
-        assert await proxy.hear() == [b"re:wait two"]
-        assert proxy.sent[-1][0] == b"two"
+        assert (await proxy.receive_raw())[::3] == [b"two", b"re:wait two"]
 
 
 async def test_what_only_looks_like_a_header_is_envelope(autojump_clock: MockClock) -> None:
     async with serving(Worker()) as net:
-        client = net.connect("DEALER")
+        client = net.connect(socket_type="DEALER")
         for frame in (b"TRQ\x01", b"TRQ\x02" + bytes(13), b"x" * 17, b"TRQ\x01" + bytes(14)):
-            client.say_raw(frame, b"", b"echo")
-            assert await client.hear() == [b"re:echo"]
-            assert client.sent[-1][0] == frame
+            client.send_raw(frame, b"", b"echo")
+            assert await client.receive_raw() == [frame, b"", b"re:echo"]

@@ -37,18 +37,17 @@ async def handler(request: trioreq.Request) -> list[bytes]:
 @pytest.mark.parametrize("vector", VECTORS["conversations"], ids=lambda vector: vector["name"])
 async def test_a_conversation(vector: dict[str, Any], autojump_clock: MockClock) -> None:
     async with serving(handler, timeout=CEILING) as net:
-        client = net.connect(vector["socket"])
+        client = net.connect(socket_type=vector["socket"])
         heard = 0
         for step in vector["steps"]:
             if "send" in step:
-                client.say_raw(*(bytes.fromhex(word) for word in step["send"]))
+                client.send_raw(*(bytes.fromhex(word) for word in step["send"]))
                 await wait_all_tasks_blocked()
                 continue
-            await client.hear()
-            frames, expected = client.sent[heard], step["receive"]
+            frames, expected = await client.receive_raw(), step["receive"]
             heard += 1
             assert len(frames) == len(expected)
             for frame, word in zip(frames, expected, strict=True):
                 assert word in (None, frame.hex())
         await wait_all_tasks_blocked()
-        assert len(client.sent) == heard
+        assert len(net.sent_to(client)) == heard

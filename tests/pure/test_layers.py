@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -20,20 +21,25 @@ FLOORS = [
     "_transport",
     "_request",
     "_deadlines",
+    "_nursery",
     "_zsocket",
     "_endpoint",
     "_options",
+    "_sockets",
     "_gate",
     "_router",
     "_dealer",
-    "_client",
     "_connection",
     "_workers",
+    "_lanes",
+    "_threads",
+    "_network",
+    "_client",
     "_server",
     "__init__",
 ]
 PURE = {"_wire", "_presence", "_statistics", "_turns", "_transport", "_request"}
-USES_ZMQ = {"_zsocket", "_gate", "_router", "_dealer"}
+USES_ZMQ = {"_zsocket", "_sockets", "_gate", "_router", "_dealer"}
 
 
 def imports(module: str) -> set[str]:
@@ -79,7 +85,11 @@ def test_the_command_line_knows_the_public_names_alone() -> None:
 
 
 def test_public_names_are_listed_and_show_their_public_path() -> None:
-    public = {name for name in vars(trioreq) if not name.startswith("_")}
+    public = {
+        name
+        for name, value in vars(trioreq).items()
+        if not name.startswith(("_", "@")) and not isinstance(value, ModuleType)
+    }
     assert set(trioreq.__all__) == public
     for name in trioreq.__all__:
         assert getattr(trioreq, name).__module__ == "trioreq", name

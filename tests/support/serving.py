@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
+import zmq
 
 import trioreq
+from trioreq._zsocket import ZSocket
 
 LIMIT = 30  # seconds of real time, for a test that got stuck
 
@@ -26,6 +28,12 @@ async def serving(
 
             yield await nursery.start(start)
             nursery.cancel_scope.cancel()
+
+
+def poll(socket: ZSocket) -> bool:
+    """Hold the loop up until there is something to read."""
+    assert isinstance(socket.raw, zmq.Socket)
+    return bool(socket.raw.poll(5000))
 
 
 class _Watch(trio.abc.Instrument):

@@ -137,7 +137,9 @@ async def test_client_crash_tells_when_a_promise_is_broken(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     demo = runpy.run_path(str(EXAMPLES / "client_crash.py"))["Demo"]()
-    nothing = Tally().snapshot(in_flight=0, waiting=0, running=0, connections=0, abandoned=0)
+    nothing = Tally().snapshot(
+        in_flight=0, waiting=0, running=0, connections=0, sent=0, abandoned=0
+    )
     assert demo.judge(nothing) is False
     out = capsys.readouterr().out
     assert re.search(r"^alice and dave have their reports +NO$", out, re.MULTILINE)

@@ -15,12 +15,11 @@ import trio
 import zmq
 from support.clients import Clients, ClientSocket, Peer, open_peer
 from support.handlers import ThreadWorker, Worker
-from support.serving import serving, until
+from support.serving import poll, serving, until
 from support.zmtp import RawPeer, message
 
 import trioreq
 from trioreq._router import BATCH, CATCH_UP, Router
-from trioreq._transport import Sent
 
 pytestmark = pytest.mark.slow
 
@@ -29,13 +28,24 @@ pytestmark = pytest.mark.slow
 def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The last frames of all messages that were handed to the ROUTER socket."""
     seen: list[bytes] = []
-    send = Router.send
+    hand_over = Router.hand_over
 
-    def spy(self: Router, routing_id: bytes, frames: tuple[bytes, ...]) -> Sent:
-        seen.append(frames[-1])
-        return send(self, routing_id, frames)
+    def spy(self: Router) -> None:
+        socket = self._router
+        send = socket.send
 
-    monkeypatch.setattr(Router, "send", spy)
+        def spy_on_send(data: bytes, flags: int = 0) -> object:
+            if not flags & zmq.SNDMORE:
+                seen.append(data)
+            return send(data, flags)
+
+        socket.send = spy_on_send
+        try:
+            hand_over(self)
+        finally:
+            socket.send = send
+
+    monkeypatch.setattr(Router, "hand_over", spy)
     return seen
 
 
@@ -155,7 +165,7 @@ async def test_g2_a_late_message_is_not_taken_for_the_next_holders_of_its_descri
         # From here the loop is held up: the message waits in the ROUTER, unread.
         dead.send(message(b"", b"echo"))
         dead.close()
-        assert router._monitor.raw.poll(5000)
+        assert poll(router._monitor)
         with RawPeer(server.endpoints[0]) as heir:
             assert heir.socket.recv(1)  # libzmq has accepted, and told the monitor so
             router.read_monitor()
@@ -213,7 +223,7 @@ async def test_g3_requests_still_unread_when_their_client_is_killed_are_never_st
         peer.kill_blocking()
         router = server._transport
         assert isinstance(router, Router)
-        assert router._monitor.raw.poll(5000)
+        assert poll(router._monitor)
         await until(lambda: gone(server) and not router._router.readable())
         stats = server.statistics()
         assert stats.replied == 1
@@ -301,7 +311,7 @@ async def test_g6_a_reply_that_finds_no_room_does_not_put_the_reader_to_sleep(
 
     async def handler(request: trioreq.Request) -> bytes:
         if request.body == b"last":
-            await until(lambda: server._transport._router._asleep)  # type: ignore[attr-defined]
+            await until(lambda: server._transport._router._asleep)
             await other.send(b"echo")
             time.sleep(0.1)  # noqa: ASYNC251  # it comes while the loop is held up
         return b"re:" + request.body.ljust(2**20)

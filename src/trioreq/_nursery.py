@@ -1,0 +1,28 @@
+"""A nursery that is nobody's business but its owner's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+
+@asynccontextmanager
+async def open_own_nursery() -> AsyncIterator[trio.Nursery]:
+    """Open a nursery that ends with its block, whose one exception comes out bare.
+
+    For a context manager that runs tasks behind the scenes: what its user raises in the block is
+    no group to him.
+    """
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield nursery
+            finally:
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        error = group.exceptions[0]
+        raise error from error.__cause__

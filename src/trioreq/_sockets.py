@@ -1,0 +1,133 @@
+"""The three sockets of a server: its ROUTER, the ROUTER's monitor, and its gate's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import trio
+import zmq
+
+from . import _endpoint
+from ._errors import EndpointError
+from ._zsocket import ZSocket
+
+DOMAIN = b"trioreq"
+GATE = "inproc://zeromq.zap.01"  # libzmq looks for it here, once a Context
+MONITOR = "inproc://trioreq.monitor"
+BACKLOG = 4096  # connections that the kernel may hold for libzmq; it caps this itself
+LINGER = 0.5  # seconds that the last words have to go out in
+
+
+class Sockets(Protocol):
+    """What a server is connected to the world with.
+
+    Attributes:
+        router: Messages, each behind the routing id of its connection.
+        monitor: Which descriptors were accepted and disconnected.
+        gate: Who may come in (ZeroMQ RFC 27).
+        endpoints: The addresses as really bound.
+    """
+
+    router: ZSocket
+    monitor: ZSocket
+    gate: ZSocket
+    endpoints: tuple[str, ...]
+
+    async def aclose(self) -> None:
+        """Let what was handed over go out, for a bounded time, and close."""
+
+
+class BoundSockets:
+    """Those of libzmq.
+
+    Args:
+        addrs: Endpoints to bind, tcp and ipc.
+        heartbeat: Seconds in which a silent peer is declared gone; None for no heartbeats.
+        max_message_size: Bytes in a frame; a peer that sends more is disconnected.
+        send_queue: Messages that one connection may have waiting to go out.
+
+    Raises:
+        EndpointError: An address cannot be bound.
+    """
+
+    def __init__(
+        self,
+        addrs: Sequence[str],
+        *,
+        heartbeat: float | None,
+        max_message_size: int,
+        send_queue: int,
+    ) -> None:
+        if not addrs:
+            raise EndpointError(
+                f"no address to serve: give at least one, such as {_endpoint.EXAMPLES}"
+            )
+        self._files: list[_endpoint.BoundFile] = []
+        # One I/O thread: with more, libzmq does not promise the order that presence needs.
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        try:
+            self._router = self._open_router(heartbeat, max_message_size, send_queue)
+            self.router = ZSocket(self._router)
+            self.monitor = ZSocket(self._open_monitor())
+            self.gate = ZSocket(self._open_gate())
+            self._router.ipv6 = any("[" in addr for addr in addrs)
+            self.endpoints = tuple(self._bind(addr) for addr in addrs)
+        except BaseException:
+            self._remove_files()
+            self._context.destroy(linger=0)
+            raise
+
+    def _open_router(
+        self, heartbeat: float | None, max_message_size: int, send_queue: int
+    ) -> zmq.Socket[bytes]:
+        router = self._context.socket(zmq.ROUTER)
+        router.zap_domain = DOMAIN
+        router.router_mandatory = True
+        router.sndhwm = send_queue
+        router.maxmsgsize = max_message_size
+        router.backlog = BACKLOG
+        if heartbeat is not None:
+            # Who stops right after a PONG is sent the next PING after one half of the time,
+            # and has failed to answer it after the other.
+            router.heartbeat_ivl = router.heartbeat_timeout = max(1, round(heartbeat * 500))
+        router.monitor(MONITOR, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        return router
+
+    def _open_monitor(self) -> zmq.Socket[bytes]:
+        monitor = self._context.socket(zmq.PAIR)
+        monitor.rcvhwm = 0  # a full monitor would stop libzmq's I/O thread
+        monitor.linger = 0
+        monitor.connect(MONITOR)
+        return monitor
+
+    def _open_gate(self) -> zmq.Socket[bytes]:
+        gate = self._context.socket(zmq.ROUTER)
+        gate.linger = 0
+        gate.bind(GATE)
+        return gate
+
+    def _bind(self, addr: str) -> str:
+        path = _endpoint.check(addr)
+        try:
+            self._router.bind(addr)
+        except zmq.ZMQError as error:
+            raise EndpointError(_endpoint.explain(addr, error.errno)) from error
+        if path is not None:
+            self._files.append(_endpoint.BoundFile(path))
+        bound: bytes = self._router.get(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
+        return bound.decode().rstrip("\0")
+
+    async def aclose(self) -> None:
+        """Let what was handed over go out, for a bounded time, and close."""
+        self._remove_files()
+        self.gate.raw.close()
+        self._router.disable_monitor()
+        self.monitor.raw.close()
+        self._router.close(linger=round(LINGER * 1000))
+        with trio.CancelScope(shield=True):  # bounded by the linger
+            await trio.to_thread.run_sync(self._context.term)
+
+    def _remove_files(self) -> None:
+        for file in self._files:
+            file.remove()

@@ -1,0 +1,204 @@
+"""Clients on a network in memory: a plain socket for tests, and the line of `open_client`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import trio
+
+from .._dealer import RECONNECT
+from ._libzmq import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .._transport import Asker
+    from ._libzmq import Connection
+    from ._network import MemoryNetwork
+
+SOCKET_TYPES = ("REQ", "DEALER")
+
+
+class MemoryClient(Peer):
+    """One connection of a plain client; `MemoryNetwork.connect` makes it.
+
+    It sends at any time, as a DEALER does, also if it says that it is a REQ: then the server
+    takes a second request for a sign that the first was given up.
+    """
+
+    connection: Connection
+
+    def __init__(self, socket_type: str) -> None:
+        self.socket_type = socket_type
+        self._stalled = False
+        self._closed = False
+        self._lost: str | None = None
+        self._heard_in, self._heard = trio.open_memory_channel[list[bytes]](math.inf)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands, as far as the client knows."""
+        return not self._closed and self._lost is None
+
+    def send(self, *frames: bytes) -> None:
+        """Send a request, as a REQ socket does it.
+
+        Args:
+            frames: The frames of its body, at least one.
+
+        Raises:
+            trio.ClosedResourceError: The client was closed, or has crashed.
+            trio.BrokenResourceError: The server has ended the connection.
+            RuntimeError: The client is stalled.
+        """
+        if not frames:
+            raise ValueError("a request has at least one frame, as in send(b'')")
+        self.send_raw(b"", *frames)
+
+    def send_raw(self, *frames: bytes) -> None:
+        """Send a message as it is, envelope and delimiter included; errors as in `send`."""
+        if self._closed:
+            raise trio.ClosedResourceError("this client has closed its connection")
+        if self._lost is not None:
+            raise trio.BrokenResourceError(f"{self._lost}: connect again")
+        if self._stalled:
+            raise RuntimeError("the client is stalled, and sends nothing: resume() it first")
+        if self.socket_type == "REQ":
+            self._forget_replies()
+        self.connection.to_server.put(list(frames))
+
+    async def receive(self) -> list[bytes]:
+        """Wait for a message.
+
+        Returns:
+            The frames of its body, as a plain client sees them: an error has the three frames
+            ``trioreq-error``, a code and a text.
+
+        Raises:
+            trio.ClosedResourceError: The client was closed, or has crashed.
+            trio.BrokenResourceError: The server has ended the connection, and all that came
+                before was received.
+        """
+        frames = await self.receive_raw()
+        return body_of(frames)
+
+    async def receive_raw(self) -> list[bytes]:
+        """Wait for a message, and return it as it is; errors as in `receive`."""
+        try:
+            return await self._heard.receive()
+        except trio.EndOfChannel:
+            raise trio.BrokenResourceError(f"{self._lost}") from None
+
+    async def request(self, *frames: bytes) -> list[bytes]:
+        """Send a request, and wait for a message: `send` and `receive`."""
+        self.send(*frames)
+        return await self.receive()
+
+    def crash(self) -> None:
+        """Die as by SIGKILL: the kernel closes the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; what comes for it now is lost."""
+        if not self._closed:
+            self._closed = True
+            self._heard.close()
+            self.connection.hang_up()
+
+    def stall(self) -> None:
+        """Stop as by SIGSTOP: it reads nothing, and answers no heartbeats."""
+        self._stalled = True
+        self.connection.to_client.block("stalled")
+        self.connection.silence()
+
+    def resume(self) -> None:
+        """Go on as by SIGCONT."""
+        self._stalled = False
+        self.connection.hear_again()
+        self.connection.to_client.clear("stalled")
+
+    def __repr__(self) -> str:
+        state = "connected" if self.connected else "closed" if self._closed else "lost"
+        return f"<MemoryClient {self.socket_type}, {state}>"
+
+    def heard(self, frames: list[bytes]) -> None:
+        """A message came (the network calls this)."""
+        self._heard_in.send_nowait(frames)
+
+    def down(self, reason: str) -> None:
+        """The server has ended the connection (the network calls this)."""
+        self._lost = reason
+        self._heard_in.close()
+
+    def _forget_replies(self) -> None:
+        """REQ takes no old reply for the new request's."""
+        try:
+            while True:
+                self._heard.receive_nowait()
+        except trio.WouldBlock:
+            pass
+
+
+class MemoryLine(Peer):
+    """What carries the bytes of `trioreq.open_client`."""
+
+    connection: Connection
+
+    def __init__(self, network: MemoryNetwork, heartbeat: float | None) -> None:
+        self._network = network
+        self._heartbeat = heartbeat
+        self._up = False
+        self._over = trio.Event()
+        self.delay = 0.0
+        self.mended = trio.Event()
+        self.mended.set()
+
+    async def run(self, asker: Asker) -> None:
+        """Carry, until cancelled: connect, and connect again when the connection is lost."""
+        self._asker = asker
+        while True:
+            await self.mended.wait()
+            await self._network.wait_bound()
+            self._over = trio.Event()
+            asker.connecting()
+            self.connection = self._network.open_connection(
+                self, "DEALER", heartbeat=self._heartbeat
+            )
+            self.connection.to_server.delay = self.connection.to_client.delay = self.delay
+            await self._over.wait()
+            await trio.sleep(RECONNECT)
+
+    def send(self, frames: Sequence[bytes]) -> bool:
+        """Hand a message over; returns False, and forgets it, if there is no connection."""
+        if self._up:
+            self.connection.to_server.put(list(frames))
+        return self._up
+
+    async def aclose(self) -> None:
+        """Close at once."""
+        if not self._over.is_set() and hasattr(self, "connection"):
+            self.connection.hang_up()
+        self._up = False
+        await trio.lowlevel.checkpoint()
+
+    def up(self) -> None:
+        """The gate has let it in (the network calls this)."""
+        self._up = True
+        self._asker.connected()
+
+    def heard(self, frames: list[bytes]) -> None:
+        """A message came (the network calls this)."""
+        self._asker.arrived(frames)
+
+    def down(self, reason: str) -> None:
+        """The server has ended the connection (the network calls this)."""
+        if self._up:
+            self._up = False
+            self._asker.lost()
+        self._over.set()
+
+
+def body_of(frames: list[bytes]) -> list[bytes]:
+    """What stands behind the first delimiter; all of it if there is none."""
+    return frames[frames.index(b"") + 1 :] if b"" in frames else list(frames)

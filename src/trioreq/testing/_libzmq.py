@@ -1,0 +1,422 @@
+"""As much of libzmq as the server sees: a ROUTER, its monitor and its gate, in memory.
+
+What the server relies on is here as it is there (docs/design.md has the list): queues of their
+own for messages and events, descriptors that are used again at once, requests of the dead that
+are still delivered, routing ids that are taken, send queues that are full, and a descriptor that
+tells of something once, if no other call on the socket has been told before.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+import zmq
+
+from .._zsocket import POLLIN, ZSocket
+from ._ways import Timers, Watch, Way
+
+EVENT = struct.Struct("=Hi")
+LOWEST = 10  # descriptor that a connection may have
+END = None  # the end of the stream, as it goes along a way
+Item = list[bytes] | None
+
+
+class MemoryFrame:
+    """A frame, and what libzmq tells beside it."""
+
+    __slots__ = ("_properties", "bytes", "more")
+
+    def __init__(self, content: bytes, properties: dict[str | int, Any], *, more: bool) -> None:
+        self.bytes = content
+        self.more = more
+        self._properties = properties
+
+    def get(self, name: str | int) -> Any:  # noqa: ANN401  # as in pyzmq
+        """A property; an error if there is none."""
+        try:
+            return self._properties[name]
+        except KeyError:
+            raise zmq.ZMQError(zmq.EINVAL) from None
+
+
+class MemorySocket:
+    """A queue of messages, which are read frame by frame."""
+
+    def __init__(self) -> None:
+        self._messages: deque[list[MemoryFrame]] = deque()
+        self._rest: list[MemoryFrame] = []  # of the message that is being read, the last first
+        self._parts: list[bytes] = []  # of the message that is being sent
+        self._edge = False
+        self._happened = trio.Event()
+
+    def put(self, frames: Sequence[bytes]) -> None:
+        """A message comes."""
+        self._messages.append(as_frames(frames, {}))
+        self.happened()
+
+    def happened(self) -> None:
+        """There is something to tell to who waits."""
+        self._edge = True
+        self._happened.set()
+
+    async def edge(self) -> None:
+        """Wait until something has happened since the last call."""
+        await trio.lowlevel.checkpoint()
+        while not self._edge:
+            self._happened = trio.Event()
+            await self._happened.wait()
+
+    def recv(self, flags: int = 0, copy: bool = True) -> Any:  # noqa: ANN401
+        """The next frame."""
+        self._edge = False
+        if not self._rest:
+            self._rest = self._next()[::-1]
+        frame = self._rest.pop()
+        return frame.bytes if copy else frame
+
+    def recv_multipart(self, flags: int = 0) -> list[bytes]:
+        """The next message."""
+        self._edge = False
+        return [frame.bytes for frame in self._next()]
+
+    def send(self, data: bytes, flags: int = 0) -> None:
+        """Gather the frames of a message, and hand it over when it is whole."""
+        self._edge = False
+        self._parts.append(data)
+        if not flags & zmq.SNDMORE:
+            self.send_multipart(self._parts)
+            self._parts = []
+
+    def send_multipart(self, msg_parts: Sequence[bytes], flags: int = 0) -> None:
+        """Hand a message over: to nobody, here."""
+
+    def get(self, option: int) -> int:
+        """Whether there is something to read (EVENTS), which is all that is asked."""
+        self._edge = False
+        return POLLIN if option == zmq.EVENTS and self._readable() else 0
+
+    def close(self) -> None:
+        """Nothing is held outside."""
+
+    def _readable(self) -> bool:
+        return bool(self._messages or self._rest)
+
+    def _next(self) -> list[MemoryFrame]:
+        if not self._messages:
+            raise zmq.Again
+        return self._messages.popleft()
+
+
+class GateSocket(MemorySocket):
+    """Questions, and who is called with each answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: dict[bytes, Callable[[list[bytes]], None]] = {}
+        self._number = 0
+
+    def ask(self, question: Sequence[bytes], answered: Callable[[list[bytes]], None]) -> None:
+        """Put a question: domain, address, routing id, mechanism and credentials."""
+        self._number += 1
+        request_id = b"%d" % self._number
+        self._asked[request_id] = answered
+        self.put([b"session", b"", b"1.0", request_id, *question])
+
+    def send_multipart(self, msg_parts: Sequence[bytes], flags: int = 0) -> None:
+        """Give an answer."""
+        self._edge = False
+        _sender, _empty, _version, request_id, *answer = msg_parts
+        self._asked.pop(request_id)(answer)
+
+
+class RouterSocket(MemorySocket):
+    """A ROUTER with ROUTER_MANDATORY.
+
+    Attributes:
+        refused: The routing ids of all messages that were for nobody.
+    """
+
+    def __init__(self, send_queue: int) -> None:
+        super().__init__()
+        self.refused: list[bytes] = []
+        self._send_queue = send_queue
+        self._table: dict[bytes, Connection] = {}
+        self._turns: deque[Connection] = deque()  # who has something to read
+        self._automatic = 0x6B8B4567
+
+    def attach(self, connection: Connection) -> None:
+        """Let a connection speak, unless its routing id is taken: then it is ignored for good."""
+        self._automatic += 1
+        routing_id = connection.wanted or b"\0" + self._automatic.to_bytes(4, "big")
+        if routing_id not in self._table:
+            self._table[routing_id] = connection
+            connection.routing_id = routing_id
+
+    def arrived(self, connection: Connection, frames: list[bytes]) -> None:
+        """A message came on a connection."""
+        if connection.routing_id is None:
+            return
+        if not connection.unread:
+            self._turns.append(connection)
+        connection.unread.append(frames)
+        self.happened()
+
+    def ended(self, connection: Connection) -> None:
+        """A connection is gone; its routing id stays taken until all that it said was read."""
+        if not connection.unread:
+            self._release(connection)
+        self.happened()
+
+    def send(self, data: bytes, flags: int = 0) -> None:
+        """As `MemorySocket.send`; if the message cannot be sent, its first frame fails."""
+        if not self._parts:
+            self._edge = False
+            connection = self._table.get(data)
+            if connection is None or connection.ended:
+                self.refused.append(data)
+                raise zmq.ZMQError(zmq.EHOSTUNREACH)
+            if connection.to_client.blocked and len(connection.held) >= self._send_queue:
+                raise zmq.Again
+        super().send(data, flags)
+
+    def send_multipart(self, msg_parts: Sequence[bytes], flags: int = 0) -> None:
+        """Hand a message to the connection that has the routing id."""
+        routing_id, *frames = msg_parts
+        self._table[routing_id].hand_over(frames)
+
+    def _readable(self) -> bool:
+        return bool(self._turns or self._rest)
+
+    def _next(self) -> list[MemoryFrame]:
+        if not self._turns:
+            raise zmq.Again
+        connection = self._turns.popleft()
+        frames = connection.unread.popleft()
+        if connection.unread:
+            self._turns.append(connection)
+        elif connection.ended:
+            self._release(connection)
+        return as_frames([connection.routing_id or b"", *frames], connection.properties)
+
+    def _release(self, connection: Connection) -> None:
+        if connection.routing_id is not None:
+            del self._table[connection.routing_id]
+
+
+class MemorySockets:
+    """The sockets of a server that is bound to a network in memory."""
+
+    endpoints: tuple[str, ...] = ("memory",)
+
+    def __init__(
+        self,
+        timers: Timers,
+        *,
+        heartbeat: float | None,
+        max_message_size: int,
+        send_queue: int,
+        closed: Callable[[], None],
+    ) -> None:
+        self.timers = timers
+        self.heartbeat = heartbeat
+        self.max_message_size = max_message_size
+        self._closed = closed
+        self._connections: dict[int, Connection] = {}  # by descriptor
+        self.raw_router = RouterSocket(send_queue)
+        self.raw_monitor = MemorySocket()
+        self.raw_gate = GateSocket()
+        self.router = ZSocket(self.raw_router, self.raw_router.edge)
+        self.monitor = ZSocket(self.raw_monitor, self.raw_monitor.edge)
+        self.gate = ZSocket(self.raw_gate, self.raw_gate.edge)
+
+    def free_descriptor(self, wanted: int | None) -> int:
+        """The one that is wanted; or the lowest that is free, as the kernel gives it."""
+        if wanted is not None:
+            if wanted in self._connections:
+                raise ValueError(f"descriptor {wanted} is in use: its client is not gone yet")
+            return wanted
+        descriptor = LOWEST
+        while descriptor in self._connections:
+            descriptor += 1
+        return descriptor
+
+    def accept(self, connection: Connection) -> None:
+        """A client has connected: tell the monitor, and then ask the gate."""
+        self._connections[connection.descriptor] = connection
+        self._tell(zmq.EVENT_ACCEPTED, connection)
+        question = [b"trioreq", connection.address.encode(), b"", b"NULL"]
+        self.raw_gate.ask(question, connection.answered)
+
+    def ended(self, connection: Connection) -> None:
+        """A connection is gone: tell the monitor, and then free its descriptor."""
+        self._tell(zmq.EVENT_DISCONNECTED, connection)
+        del self._connections[connection.descriptor]
+        self.raw_router.ended(connection)
+
+    async def aclose(self) -> None:
+        """End all connections."""
+        for connection in tuple(self._connections.values()):
+            connection.end_at_server()
+        self._closed()
+        await trio.lowlevel.checkpoint()
+
+    def _tell(self, event: int, connection: Connection) -> None:
+        self.raw_monitor.put([EVENT.pack(event, connection.descriptor), b"memory"])
+
+
+class Peer:
+    """The client's end of a connection, as the connection sees it."""
+
+    def up(self) -> None:
+        """The gate has let it in."""
+
+    def heard(self, frames: list[bytes]) -> None:
+        """A message came."""
+
+    def down(self, reason: str) -> None:
+        """The other side has ended the connection."""
+
+
+class Connection:
+    """One connection, from end to end.
+
+    Attributes:
+        sent: All that was ever handed over for it.
+        unread: What libzmq has of it that the server has not read.
+        routing_id: Of the ROUTER; None before the gate's answer, and if the wanted one is taken.
+        ended: Whether it is gone, as libzmq at the server sees it.
+    """
+
+    def __init__(
+        self,
+        sockets: MemorySockets,
+        peer: Peer,
+        *,
+        descriptor: int,
+        socket_type: str,
+        wanted: bytes | None = None,
+        user_id: str | None = None,
+        heartbeat: float | None = None,
+    ) -> None:
+        self._sockets = sockets
+        self._peer = peer
+        self.descriptor = descriptor
+        self.address = "127.0.0.1"
+        self.wanted = wanted
+        self.properties: dict[str | int, Any] = {
+            zmq.SRCFD: descriptor,
+            "Peer-Address": self.address,
+            "Socket-Type": socket_type,
+        }
+        if user_id is not None:
+            self.properties["User-Id"] = user_id
+        self.routing_id: bytes | None = None
+        self.ended = False
+        self.sent: list[list[bytes]] = []
+        self.unread: deque[list[bytes]] = deque()
+        self.to_server: Way[Item] = Way(sockets.timers, self._at_server)
+        self.to_client: Way[Item] = Way(sockets.timers, self._at_client)
+        self.to_server.block("handshake")
+        self._watches = [
+            Watch(sockets.timers, sockets.heartbeat, self.end_at_server),
+            Watch(sockets.timers, heartbeat, self._lost_at_client),
+        ]
+
+    @property
+    def held(self) -> list[list[bytes]]:
+        """What was handed over and is still with the server."""
+        return [item for item in self.to_client.held if item is not None]
+
+    def answered(self, answer: Sequence[bytes]) -> None:
+        """The gate has spoken: code, text, user id and metadata."""
+        if self.ended:
+            return
+        code, text, user_id, metadata = answer
+        if code != b"200":
+            self.end_at_server(f"the gate refused the client: {code.decode()} {text.decode()}")
+            return
+        self.properties |= parse_metadata(metadata)
+        if user_id:
+            self.properties["User-Id"] = user_id.decode()
+        self._sockets.raw_router.attach(self)
+        self._peer.up()
+        self.to_server.clear("handshake")
+
+    def hand_over(self, frames: list[bytes]) -> None:
+        """The server sends."""
+        self.sent.append(frames)
+        self.to_client.put(frames)
+
+    def hang_up(self) -> None:
+        """The client's process has closed the connection, or has died."""
+        self.to_client.forget()
+        self.to_client.block("closed")
+        self.to_server.clear("handshake")
+        self.to_server.put(END)
+
+    def silence(self) -> None:
+        """Neither side answers the other's heartbeats, from now on."""
+        for watch in self._watches:
+            watch.silent()
+
+    def hear_again(self) -> None:
+        """They do again."""
+        for watch in self._watches:
+            watch.heard()
+
+    def end_at_server(self, reason: str = "the server has ended the connection") -> None:
+        """For the server it is gone; the client hears of it when the end comes through."""
+        if self.ended:
+            return
+        self.ended = True
+        self._reason = reason
+        self._watches[0].heard()
+        if self.to_client.blocked:
+            self.to_client.forget()  # it was still with the server, and is freed
+        self.to_client.put(END)
+        self._sockets.ended(self)
+
+    def _lost_at_client(self) -> None:
+        self.to_client.block("closed")
+        self._peer.down("the server is silent")
+        self.to_server.put(END)
+
+    def _at_server(self, item: Item) -> None:
+        if self.ended:
+            return
+        if item is END:
+            self.end_at_server()
+        elif any(len(frame) > self._sockets.max_message_size for frame in item):
+            self.end_at_server("a frame was larger than max_message_size")
+        else:
+            self._sockets.raw_router.arrived(self, item)
+
+    def _at_client(self, item: Item) -> None:
+        if item is END:
+            self._watches[1].heard()
+            self._peer.down(self._reason)
+        else:
+            self._peer.heard(item)
+
+
+def as_frames(frames: Sequence[bytes], properties: dict[str | int, Any]) -> list[MemoryFrame]:
+    """A message, as it is read."""
+    last = len(frames) - 1
+    return [
+        MemoryFrame(frame, properties, more=number < last) for number, frame in enumerate(frames)
+    ]
+
+
+def parse_metadata(metadata: bytes) -> dict[str | int, Any]:
+    """The properties in a gate's answer, as ZMTP's metadata has them."""
+    properties: dict[str | int, Any] = {}
+    while metadata:
+        name, rest = metadata[1 : 1 + metadata[0]], metadata[1 + metadata[0] :]
+        size = int.from_bytes(rest[:4], "big")
+        properties[name.decode()] = rest[4 : 4 + size].decode()
+        metadata = rest[4 + size :]
+    return properties

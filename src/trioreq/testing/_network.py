@@ -1,0 +1,243 @@
+"""A network in memory, and a server on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from .._client import Client
+from .._connection import Desk
+from .._errors import EndpointError
+from .._network import Network
+from .._nursery import open_own_nursery
+from .._server import Server, serve
+from .._workers import Handler
+from ._client import SOCKET_TYPES, MemoryClient, MemoryLine, body_of
+from ._inline import InlineThreads
+from ._libzmq import Connection, MemorySockets, Peer
+from ._schedule import scheduled
+from ._ways import open_timers
+
+
+class MemoryNetwork(Network):
+    """A network without a kernel, with room for one server.
+
+    `trioreq.serve` and `trioreq.open_client` take it in the place of an address.
+    `open_memory_network` makes it, and `open_memory_server` with a server on it.
+
+    Attributes:
+        server: The one that `open_memory_server` has started.
+    """
+
+    server: Server
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._timers = open_timers()
+        self._sockets: MemorySockets | None = None
+        self._bound = trio.Event()
+        nursery.start_soon(self._timers.run)
+
+    def __str__(self) -> str:
+        return "memory"
+
+    # The tests' side.
+
+    def connect(
+        self,
+        *,
+        routing_id: bytes | None = None,
+        socket_type: str = "REQ",
+        user_id: str | None = None,
+        reuse: MemoryClient | None = None,
+    ) -> MemoryClient:
+        """Connect a plain client.
+
+        Args:
+            routing_id: One of its own, 1 to 255 bytes that do not begin with a zero byte; None
+                for an automatic one.
+            socket_type: What it says it is, ``REQ`` or ``DEALER``.
+            user_id: Who it proves to be.
+            reuse: A client that is gone, whose descriptor at the server this one is to get. Else
+                it gets the lowest that is free, as from a kernel.
+
+        Raises:
+            ConnectionRefusedError: No server is bound.
+            ValueError: An argument is out of its range.
+        """
+        if socket_type not in SOCKET_TYPES:
+            raise ValueError(f"socket_type is one of {SOCKET_TYPES}, not {socket_type!r}")
+        if routing_id is not None and (
+            not 0 < len(routing_id) < 256 or routing_id.startswith(b"\0")
+        ):
+            raise ValueError(
+                "a routing id is 1 to 255 bytes and does not begin with a zero byte, "
+                f"not {routing_id!r}"
+            )
+        client = MemoryClient(socket_type)
+        client.connection = self.open_connection(
+            client,
+            socket_type,
+            wanted=routing_id,
+            user_id=user_id,
+            descriptor=None if reuse is None else reuse.connection.descriptor,
+        )
+        return client
+
+    def cut(self, client: MemoryClient | Client) -> None:
+        """Cut the cable: nothing arrives any more, on either side, not even the end."""
+        connection = _connection(client)
+        connection.to_server.block("cut")
+        connection.to_client.block("cut")
+        connection.silence()
+        if isinstance(client, Client):
+            _line(client).mended = trio.Event()
+
+    def mend(self, client: MemoryClient | Client) -> None:
+        """Mend it: what is still on its way arrives."""
+        connection = _connection(client)
+        connection.hear_again()
+        connection.to_server.clear("cut")
+        connection.to_client.clear("cut")
+        if isinstance(client, Client):
+            _line(client).mended.set()
+
+    def delay(self, client: MemoryClient | Client, seconds: float) -> None:
+        """Let all that is sent from now on take this long, in each direction."""
+        connection = _connection(client)
+        connection.to_server.delay = connection.to_client.delay = seconds
+        if isinstance(client, Client):
+            _line(client).delay = seconds
+
+    def sent_to(self, client: MemoryClient | Client) -> list[list[bytes]]:
+        """The bodies of all messages that the server ever handed over for a client."""
+        return [body_of(frames) for frames in _connection(client).sent]
+
+    def held_for(self, client: MemoryClient | Client) -> list[list[bytes]]:
+        """The bodies of those that have not reached it yet and still may."""
+        return [body_of(frames) for frames in _connection(client).held]
+
+    # The server's side, and that of the clients' connections.
+
+    def bind(
+        self, *, heartbeat: float | None, max_message_size: int, send_queue: int
+    ) -> MemorySockets:
+        """Be the place where a server is (`serve` calls this)."""
+        if self._sockets is not None:
+            raise EndpointError("a server is bound to this network already: stop it first")
+        self._sockets = MemorySockets(
+            self._timers,
+            heartbeat=heartbeat,
+            max_message_size=max_message_size,
+            send_queue=send_queue,
+            closed=self._closed,
+        )
+        self._bound.set()
+        return self._sockets
+
+    def threads(self, handler: Handler, desk: Desk) -> InlineThreads:
+        """Run plain functions in the loop (`serve` calls this)."""
+        return InlineThreads(handler, desk, self._nursery)
+
+    def line(self, *, heartbeat: float | None, max_message_size: int) -> MemoryLine:
+        """Make a client's way to the server (`open_client` calls this)."""
+        return MemoryLine(self, heartbeat)
+
+    async def wait_bound(self) -> None:
+        """Wait until a server is bound."""
+        await self._bound.wait()
+
+    def open_connection(
+        self,
+        peer: Peer,
+        socket_type: str,
+        *,
+        descriptor: int | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Connection:
+        """Connect to the server that is bound."""
+        if self._sockets is None:
+            raise ConnectionRefusedError("no server is bound to this network")
+        sockets = self._sockets
+        connection = Connection(
+            sockets,
+            peer,
+            descriptor=sockets.free_descriptor(descriptor),
+            socket_type=socket_type,
+            **options,
+        )
+        sockets.accept(connection)
+        return connection
+
+    def _closed(self) -> None:
+        self._sockets = None
+        self._bound = trio.Event()
+
+
+def _line(client: Client) -> MemoryLine:
+    line = client._line  # noqa: SLF001  # the one thing that a test cannot say of a Client
+    if not isinstance(line, MemoryLine):
+        raise TypeError("this client is not connected to a network in memory")
+    return line
+
+
+def _connection(client: MemoryClient | Client) -> Connection:
+    return _line(client).connection if isinstance(client, Client) else client.connection
+
+
+@asynccontextmanager
+async def open_memory_network(*, seed: int = 0) -> AsyncIterator[MemoryNetwork]:
+    """Open a network in memory; `trioreq.serve` and `trioreq.open_client` take it as an address.
+
+    Args:
+        seed: Decides in which order trio runs tasks that are ready at the same time, for as long
+            as the network is open. So each run of a test is the same, and another seed is
+            another run.
+
+    Example:
+        >>> async def main():
+        ...     async with open_memory_network() as net, trio.open_nursery() as nursery:
+        ...         await nursery.start(trioreq.serve, handler, net)
+        ...         async with trioreq.open_client(net) as client:
+        ...             print(await client.request(b"hello"))
+        ...         nursery.cancel_scope.cancel()
+    """
+    with scheduled(seed):
+        async with open_own_nursery() as nursery:
+            yield MemoryNetwork(nursery)
+
+
+@asynccontextmanager
+async def open_memory_server(
+    handler: Handler,
+    *,
+    seed: int = 0,
+    **options: Any,  # noqa: ANN401  # of `serve`
+) -> AsyncIterator[MemoryNetwork]:
+    """Serve on a network in memory, which is made for it; leaving the block stops the server.
+
+    It is the server of `trioreq.serve`, down to the socket calls, with libzmq replaced. Plain
+    functions run in the loop's own thread: they take no time, except in `sleep`.
+
+    Args:
+        handler: As for `trioreq.serve`.
+        seed: As for `open_memory_network`.
+        options: As for `trioreq.serve`.
+
+    Example:
+        >>> async def test_a_crash_cancels(autojump_clock):
+        ...     async with open_memory_server(handler) as net:
+        ...         client = net.connect()
+        ...         client.send(b"work")
+        ...         client.crash()
+    """
+    async with open_memory_network(seed=seed) as net, open_own_nursery() as nursery:
+
+        async def run(task_status: trio.TaskStatus[Server]) -> None:
+            await serve(handler, net, task_status=task_status, **options)
+
+        net.server = await nursery.start(run)
+        yield net

@@ -1,0 +1,105 @@
+"""The way that bytes take between a client and the server: in order, late, or not at all."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import trio
+
+from .._deadlines import Deadlines, Timer
+
+T = TypeVar("T")
+
+Timers = Deadlines[Callable[[], None]]
+
+
+def open_timers() -> Timers:
+    """Timers that call what they are given."""
+    return Deadlines(lambda call: call())
+
+
+class Way(Generic[T]):
+    """One direction of a connection.
+
+    Args:
+        timers: What the delay is counted with.
+        deliver: Called with each item when it arrives.
+    """
+
+    def __init__(self, timers: Timers, deliver: Callable[[T], None]) -> None:
+        self.delay = 0.0  # seconds
+        self._timers = timers
+        self._deliver = deliver
+        self._items: deque[tuple[float, T]] = deque()  # with when each would arrive
+        self._obstacles: set[str] = set()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether anything holds the items up."""
+        return bool(self._obstacles)
+
+    @property
+    def held(self) -> list[T]:
+        """What is on its way, the oldest first."""
+        return [item for _, item in self._items]
+
+    def put(self, item: T) -> None:
+        """Send an item on its way."""
+        now = trio.current_time()
+        last = self._items[-1][0] if self._items else -math.inf
+        due = max(now + self.delay, last)  # never before the one in front of it
+        self._items.append((due, item))
+        if due > now:
+            self._timers.add(due, self._move)
+        else:
+            self._move()
+
+    def block(self, obstacle: str) -> None:
+        """Hold up what is on its way, and what comes."""
+        self._obstacles.add(obstacle)
+
+    def clear(self, obstacle: str) -> None:
+        """Let it go on."""
+        self._obstacles.discard(obstacle)
+        self._move()
+
+    def forget(self) -> None:
+        """What is on its way never arrives."""
+        self._items.clear()
+
+    def _move(self) -> None:
+        now = trio.current_time()
+        while self._items and not self._obstacles and self._items[0][0] <= now:
+            self._deliver(self._items.popleft()[1])
+
+
+class Watch:
+    """A heartbeat: it ends what has been silent for too long, and costs nothing meanwhile.
+
+    A PING goes out each half of the time, and is to be answered within the other half.
+    """
+
+    def __init__(
+        self, timers: Timers, heartbeat: float | None, give_up: Callable[[], None]
+    ) -> None:
+        self._timers = timers
+        self._half = None if heartbeat is None else heartbeat / 2
+        self._give_up = give_up
+        self._begun = trio.current_time()
+        self._timer: Timer[Callable[[], None]] | None = None
+
+    def silent(self) -> None:
+        """No PING is answered from now on."""
+        if self._half is None or self._timer is not None:
+            return
+        pings = math.floor((trio.current_time() - self._begun) / self._half) + 1
+        self._timer = self._timers.add(self._begun + (pings + 1) * self._half, self._give_up)
+
+    def heard(self) -> None:
+        """They are again, or there is nothing to watch any more."""
+        if self._timer is not None:
+            self._timers.forget(self._timer)
+            self._timer = None

@@ -21,7 +21,7 @@ from ._deadlines import Deadlines, Timer
 from ._errors import CancelReason, Code, ReplyError, RequestCancelled
 from ._request import Request
 from ._statistics import Outcome, Tally
-from ._transport import Link, Peer, Unsent
+from ._transport import Carrier, Link, Peer, Unsent
 from ._turns import Turns
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Desk:
         connections: Those that have spoken and are not gone.
         closing: True once nothing new is to be started.
         idle: Set when nothing is in flight any more, once it is closing.
-        gather: Does something that sends a lot, and sends it together.
+        carrier: What brings requests, and takes replies.
         stop: Ends the server.
     """
 
@@ -57,13 +57,13 @@ class Desk:
         self,
         turns: Turns[Connection, Call],
         timeout: float,
-        gather: Callable[[Callable[[], object]], None],
+        carrier: Carrier,
         stop: Callable[[], None],
     ) -> None:
         self.turns = turns
         self.timeout = timeout
         self.timed = timeout != math.inf
-        self.gather = gather
+        self.carrier = carrier
         self.stop = stop
         self.tally: Tally = Tally()
         self.deadlines: Deadlines[Call] = Deadlines(_expire)

@@ -1,14 +1,19 @@
-"""Where async handlers run: lanes, tasks that live on and take one granted request after the other.
+"""Where async handlers run: lanes, tasks that live on and take one request after the other.
 
-A lane keeps its cancel scope from request to request and makes a new one only when the last was
-used up, so a request costs no task and no scope of its own. The handler runs in its lane, in the
-lane's scope: the end of the request cancels it. There are as many lanes as turns at the most, and
-they are started as they are needed.
+A lane that has nothing to do reads: it is the leader, and there is one. It runs the handlers of
+what it has read itself, one after the other, without asking trio in between. When a handler waits
+for something, its lane is stuck with it, and calls up others, to take what is left and to lead. So
+a request costs no task, no wake-up, and no cancel scope of its own: the handler runs in its
+lane, in the lane's scope, and the end of the request cancels that. A lane makes a new scope only
+when the last was used up. There is a lane for each turn at the most, and one to lead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Coroutine, Generator
 from contextvars import copy_context
+from types import coroutine
+from typing import Any
 
 import trio
 
@@ -16,7 +21,7 @@ from ._connection import Call, Desk
 from ._request import current_request
 from ._workers import Handler, ends_program
 
-IN_A_ROW = 64  # requests that a lane may take before trio's other tasks have their turn
+IN_A_ROW = 128  # requests that a lane may take before trio's other tasks have their turn
 
 
 class Lanes:
@@ -24,7 +29,7 @@ class Lanes:
 
     Args:
         handler: An async function.
-        desk: Whose turns they take; there are no more lanes than turns.
+        desk: Whose turns they take.
     """
 
     abandoned = 0
@@ -33,52 +38,71 @@ class Lanes:
         self._handler = handler
         self._desk = desk
         self._turns = desk.turns
+        self._carrier = desk.carrier
         self._lanes = 0
         self._parked: list[trio.lowlevel.Task] = []  # the one that has run last at the end
+        self._led = False  # whether a lane waits for what comes next
+        self._eager = 1  # lanes to call up when the next handler waits
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Run handlers, until cancelled."""
+        """Read, and run handlers, until cancelled."""
         self._context = copy_context()
         async with trio.open_nursery() as self._nursery:
+            self._call_up(1)
             task_status.started()
             await trio.sleep_forever()
 
-    def start(self, lanes: int) -> bool:
-        """Call up lanes, if there are requests for them; returns whether that was not for all."""
-        granted = len(self._turns.granted)
-        for _ in range(min(lanes, granted)):
+    def start(self) -> None:
+        """See that the requests that have a turn are taken: somebody else has read them."""
+        if self._turns.granted:
+            self._call_up(1)
+
+    def _call_up(self, lanes: int) -> None:
+        """Call lanes up: parked ones if there are, and others if there may be."""
+        for _ in range(lanes):
             if self._parked:
                 trio.lowlevel.reschedule(self._parked.pop())
-            elif self._lanes < self._turns.slots:
+            elif self._lanes <= self._turns.slots:
                 self._lanes += 1
                 self._context.run(self._nursery.start_soon, self._lane)
-        return granted > lanes
 
     @trio.lowlevel.enable_ki_protection
     async def _lane(self) -> None:
         while self._context_is_clean():
             await self._serve()
-            await trio.lowlevel.checkpoint()
         # A handler has left something in this task's context, which is not the next one's to
         # see: the lane ends, and another takes its place.
+        self._carrier.release()
         self._lanes -= 1
-        self.start(1)
+        self._call_up(1)
 
     async def _serve(self) -> None:
-        """Serve requests for as long as the scope lasts, and not too many in a row."""
+        """Serve requests for as long as the scope lasts."""
         turns = self._turns
+        row = 0
         call = None
         try:
             with trio.CancelScope() as scope:
-                for _ in range(IN_A_ROW):
-                    while not turns.granted:
-                        await self._park()
+                while True:
+                    if row == IN_A_ROW or not turns.granted:
+                        await self._next()
+                        row = 0
+                    row += 1
                     call = turns.granted.popleft()
+                    if turns.granted:
+                        self._carrier.holding = True
                     if call.ended:
                         turns.release()
                     else:
                         call.scope = scope
-                        result = await self._handle(call)
+                        handling = self._handle(call)
+                        try:
+                            trap = handling.send(None)
+                        except StopIteration as done:
+                            result = done.value
+                        else:
+                            self._handler_waits()
+                            result = await _rest(handling, trap)
                         if not call.finish(result) or copy_context() != self._context:
                             break
                     call = None  # a lane that waits holds no request
@@ -88,6 +112,36 @@ class Lanes:
                 self._desk.stop()
                 raise
             call.fail(error)
+
+    async def _next(self) -> None:
+        """Return when a request has its turn, and trio's other tasks had theirs."""
+        turns = self._turns
+        self._carrier.release()
+        if turns.granted:
+            await trio.lowlevel.checkpoint()
+        while not turns.granted:
+            if self._led:
+                await self._park()
+                continue
+            self._led = True
+            try:
+                await self._carrier.receive()
+            finally:
+                self._led = False
+            self._eager = 1
+            if not turns.granted:
+                await trio.lowlevel.checkpoint()
+
+    def _handler_waits(self) -> None:
+        """A handler waits: this lane is stuck, and others go on.
+
+        If the next handler waits too, it is better to have more of them at once: each costs a
+        pass of trio's loop to get going.
+        """
+        self._carrier.release()
+        lanes = min(self._eager, len(self._turns.granted))
+        self._call_up(lanes or not self._led)
+        self._eager *= 2
 
     async def _park(self) -> None:
         """Wait to be called up."""
@@ -116,3 +170,18 @@ class Lanes:
             return copy_context() == self._context  # at once where nothing was set
         except Exception:  # noqa: BLE001  # some value's own __eq__: it was set, that is enough
             return False
+
+
+@coroutine
+def _rest(started: Coroutine[Any, Any, object], trap: object) -> Generator[object, Any, object]:
+    """Await a coroutine that was started, and waits for what `trap` says."""
+    try:
+        while True:
+            try:
+                answer = yield trap
+            except BaseException as error:  # noqa: BLE001  # it is the coroutine's to handle
+                trap = started.throw(error)
+            else:
+                trap = started.send(answer)
+    except StopIteration as done:
+        return done.value

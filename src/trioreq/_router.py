@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,7 +22,7 @@ from ._transport import Peer, Unsent
 if TYPE_CHECKING:
     from ._transport import Host, Session
 
-BATCH = 256  # messages read before trio's other tasks have their turn
+BATCH = 128  # messages read before trio's other tasks have their turn
 CATCH_UP = 4  # batches read before newcomers are let in, at the most
 EVENT = struct.Struct("=Hi")
 NOBLOCK = int(zmq.NOBLOCK)  # plain ints: each call would look the enum's value up
@@ -48,8 +47,8 @@ class RouterLink:
         """Hand a message over to this connection or to nobody: now, or with others soon."""
         router = self.router
         router.outbox.append((self, frames))
-        if not router.gathering:
-            router.hand_over()
+        if not router.holding:
+            router.release()
 
 
 class Router:
@@ -57,7 +56,7 @@ class Router:
 
     Attributes:
         outbox: What is to be handed over, and to whom.
-        gathering: Whether the outbox is filled before that is done.
+        holding: Whether more will be put there before anybody waits: it goes out together then.
         handed_over: How many messages were.
     """
 
@@ -70,7 +69,7 @@ class Router:
         self._links: dict[int, RouterLink] = {}
         self._automatic: dict[bytes, RouterLink] = {}  # routing id -> link, while it lives
         self.outbox: list[tuple[RouterLink, Sequence[bytes]]] = []
-        self.gathering = False
+        self.holding = False
         self.handed_over = 0
 
     @property
@@ -84,24 +83,29 @@ class Router:
         return len(self._presence)
 
     async def run(self, host: Host) -> None:
-        """Carry, until cancelled."""
+        """Let clients come and go, until cancelled. What they say is for `receive` to read."""
         self._host = host  # before the first message is read, and not needed earlier
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._monitor.keep_reading, self.read_monitor)
             nursery.start_soon(self._sockets.gate.keep_reading, self._gate.answer)
-            nursery.start_soon(self._router.keep_reading, self._read_several, self._start_several)
+
+    async def receive(self) -> None:
+        """Let the server have what has come; waits for it if there is nothing.
+
+        For one task at a time.
+        """
+        if not self._router.readable():
+            await self._router.wait()
+        while not self._read():  # then it has found that there is nothing
+            await self._router.wait()
 
     def gather(self, work: Callable[[], object]) -> None:
         """Do what may send many messages, and hand them over together: it is cheaper."""
-        if self.gathering:
-            work()
-            return
-        self.gathering = True
+        self.holding = True
         try:
             work()
         finally:
-            self.gathering = False
-            self.hand_over()
+            self.release()
 
     def read_monitor(self) -> int:
         """Take in who came and who went; returns the stamp of that."""
@@ -130,33 +134,9 @@ class Router:
         for _ in range(CATCH_UP):
             if self._read() < BATCH:
                 break
-        self._host.start(CATCH_UP * BATCH)
+        self._host.start()
         self._router.nudge()
         return self.read_monitor()
-
-    def _read_several(self) -> bool:
-        """Read a batch, and let one lane start; returns whether more may be needed."""
-        return self._read() > 0 and self._host.start(1)
-
-    async def _start_several(self) -> None:
-        """Let handlers start and, if they have replied by then, send the replies together.
-
-        One lane does, if handlers do not wait: it takes one request after the other. If some are
-        left when it has had its turn, their handlers do wait, and more lanes are called up.
-        """
-        self.gathering = True
-        try:
-            await trio.lowlevel.checkpoint()
-            if not self.outbox:
-                await trio.lowlevel.checkpoint()  # ready tasks run in any order
-            lanes = 2
-            while self._host.start(lanes):
-                self.hand_over()
-                await trio.lowlevel.checkpoint()
-                lanes *= 2
-        finally:
-            self.gathering = False
-            self.hand_over()
 
     def _read(self) -> int:
         """Read a batch, see who has gone since, then let the server have what came.
@@ -182,18 +162,16 @@ class Router:
                     break  # the exception costs more than the question, for a single message
         except zmq.Again:
             pass
-        if not batch:
-            return 0
-        self.read_monitor()
-        self.gather(partial(self._deliver, batch))
+        if batch:
+            self.read_monitor()
+            self.holding = True
+            for link, frames in batch:
+                if link is None:
+                    self._host.unattributed()
+                else:
+                    link.session.arrived(frames)
+            self.release()
         return len(batch)
-
-    def _deliver(self, batch: list[tuple[RouterLink | None, list[bytes]]]) -> None:
-        for link, frames in batch:
-            if link is None:
-                self._host.unattributed()
-            else:
-                link.session.arrived(frames)
 
     def _attribute(self, routing_id: bytes, frame: zmq.Frame) -> RouterLink | None:
         """Find or make the link of a message, by its descriptor and stamp."""
@@ -210,8 +188,9 @@ class Router:
                 self._automatic[routing_id] = link
         return link
 
-    def hand_over(self) -> None:
+    def release(self) -> None:
         """Hand over what is in the outbox, each message to its own connection or to nobody."""
+        self.holding = False
         if not self.outbox:
             return
         outbox, self.outbox = self.outbox, []

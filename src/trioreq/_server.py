@@ -36,7 +36,7 @@ class Server:
         workers: Callable[[Desk], Workers],
     ) -> None:
         self._transport = Router(sockets)
-        self._desk = Desk(turns, timeout, self._transport.gather, self._stop)
+        self._desk = Desk(turns, timeout, self._transport, self._stop)
         self._workers = workers(self._desk)
         self.start = self._workers.start  # what has arrived (the transport calls this)
         self._scope = trio.CancelScope(shield=True)
@@ -104,15 +104,15 @@ class Server:
     async def _work(self, task_status: trio.TaskStatus[None]) -> None:
         with self._scope:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._workers.run)
-                nursery.start_soon(self._desk.deadlines.run)
                 nursery.start_soon(self._transport.run, self)
+                nursery.start_soon(self._desk.deadlines.run)
+                await nursery.start(self._workers.run)
                 task_status.started()
 
     def _stop(self) -> None:
         """End what is in flight, with a word to each client, and then everything else."""
         self._desk.closing = True
-        self._desk.gather(self._end_all)
+        self._transport.gather(self._end_all)
         self._scope.cancel()
 
     def _end_all(self) -> None:

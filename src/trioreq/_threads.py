@@ -84,6 +84,7 @@ class Threads:
         self._token = trio.lowlevel.current_trio_token()
         try:
             async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._read)
                 task_status.started()
                 await self._failed.wait()
                 raise self._fatal[0]
@@ -91,7 +92,7 @@ class Threads:
             for _ in range(self._threads):
                 self._calls_up.put(False)
 
-    def start(self, lanes: int = 1) -> bool:  # threads call up each other
+    def start(self) -> None:
         """See that the requests that have a turn are taken by threads."""
         if self._turns.granted:
             # One for each request that is not done: none waits for another's thread.
@@ -99,7 +100,13 @@ class Threads:
                 self._threads += 1
                 self._context.run(self._nursery.start_soon, self._thread)
             self._calls_up.put(True)
-        return False
+
+    @trio.lowlevel.enable_ki_protection
+    async def _read(self) -> None:
+        while True:
+            await self._desk.carrier.receive()
+            self.start()
+            await trio.lowlevel.checkpoint()
 
     async def _thread(self) -> None:
         await trio.to_thread.run_sync(
@@ -149,7 +156,7 @@ class Threads:
         """Take what is done: turns are free, and replies can go out."""
         self._told = False  # first: what is done from now on is told anew
         try:
-            self._desk.gather(self._finish)
+            self._desk.carrier.gather(self._finish)
         except BaseException as error:  # noqa: BLE001  # `run` raises it: here it would end trio
             self._fatal.append(error)
             self._desk.stop()

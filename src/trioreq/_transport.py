@@ -7,7 +7,7 @@ changes between checkpoints, never across one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -71,8 +71,28 @@ class Host(Protocol):
     def unattributed(self) -> None:
         """A message came whose connection is gone."""
 
-    def start(self, lanes: int) -> bool:
-        """Start what has arrived, in so many lanes at first; returns whether some still waits."""
+    def start(self) -> None:
+        """Start what has arrived, though nobody waits for that just now."""
+
+
+class Carrier(Protocol):
+    """The transport, as what runs handlers sees it.
+
+    Attributes:
+        holding: Set to have replies go out together that are ready one after the other, with
+            nothing awaited in between; `release` unsets it.
+    """
+
+    holding: bool
+
+    def gather(self, work: Callable[[], object]) -> None:
+        """Do what may send many messages, and let them go out together."""
+
+    def release(self) -> None:
+        """Let go out what is held."""
+
+    async def receive(self) -> None:
+        """Wait until something has arrived; for one task at a time."""
 
 
 class Asker(Protocol):

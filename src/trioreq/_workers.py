@@ -15,25 +15,17 @@ Handler = Callable[[Request], Any]
 
 
 class Workers(Protocol):
-    """What takes granted requests, runs the handler for each, and says how that ended."""
+    """What reads requests, runs the handler for each that has a turn, and says how that ended."""
 
     @property
     def abandoned(self) -> int:
         """Threads that still run for a request that has ended."""
 
-    def start(self, lanes: int) -> bool:
-        """See that the requests that have a turn are taken.
-
-        Args:
-            lanes: How many tasks to call up for that, where tasks do it.
-
-        Returns:
-            Whether these may be too few, if the handlers wait: then call again, for more, in
-            trio's next pass.
-        """
+    def start(self) -> None:
+        """See that the requests that have a turn are taken: somebody else has read them."""
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Run handlers, until cancelled."""
+        """Read and run, until cancelled."""
 
 
 def is_async(handler: Handler) -> bool:

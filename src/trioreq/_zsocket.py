@@ -7,8 +7,8 @@ said no, and who uses the socket while its reader sleeps calls `nudge` afterward
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn, Protocol
 
 import trio
@@ -36,58 +36,78 @@ class Raw(Protocol):
     def close(self) -> None: ...
 
 
+class Edge(Protocol):
+    """What tells that something has happened on a socket."""
+
+    async def wait(self) -> None:
+        """Wait until something has happened since the last call on the socket, or `wake`."""
+
+    def wake(self) -> None:
+        """Wake who waits."""
+
+
+class FileEdge:
+    """The descriptor that libzmq has for it."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    async def wait(self) -> None:
+        """As in `Edge`."""
+        with suppress(trio.ClosedResourceError):  # by `wake`
+            await trio.lowlevel.wait_readable(self._descriptor)
+
+    def wake(self) -> None:
+        """As in `Edge`."""
+        trio.lowlevel.notify_closing(self._descriptor)
+
+
 class ZSocket:
-    """A zmq socket with one task that reads it, as trio has it: one waiter a descriptor.
+    """A zmq socket with one task at a time that reads it, as trio has it: one waiter a descriptor.
 
     Args:
         raw: The socket.
-        edge: Waits until something has happened on it since the last call; None for one of
-            libzmq's, which has a descriptor for that.
+        edge: What tells that something has happened on it; None for one of libzmq's, which has
+            a descriptor for that.
     """
 
-    __slots__ = ("_asleep", "_edge", "_get", "_nap", "raw", "recv", "send")
+    __slots__ = ("_asleep", "_edge", "_get", "raw", "recv", "send")
 
-    def __init__(self, raw: Raw, edge: Callable[[], Awaitable[object]] | None = None) -> None:
+    def __init__(self, raw: Raw, edge: Edge | None = None) -> None:
         self.raw = raw
         self.recv = raw.recv
         # What pyzmq puts around the send of its backend takes as long again.
         self.send = super(zmq.Socket, raw).send if isinstance(raw, zmq.Socket) else raw.send
         self._get = raw.get
-        self._edge = edge or partial(trio.lowlevel.wait_readable, raw.get(zmq.FD))
+        self._edge = edge or FileEdge(raw.get(zmq.FD))
         self._asleep = False
-        self._nap = trio.CancelScope()
 
     def readable(self) -> bool:
         """Whether there is a message to read."""
         return bool(self._get(EVENTS) & POLLIN)
 
-    @trio.lowlevel.enable_ki_protection
-    async def keep_reading(
-        self, read: Callable[[], object], then: Callable[[], Awaitable[object]] | None = None
-    ) -> NoReturn:
-        """Call `read` whenever there may be a message, for ever.
+    async def wait(self) -> None:
+        """Wait until there may be a message. The last call on the socket has found none."""
+        self._asleep = True
+        try:
+            await self._edge.wait()
+        finally:
+            self._asleep = False
 
-        Args:
-            read: Reads what it finds, a bounded number of messages; does not block.
-            then: Awaited before the next read if `read` returned true.
-        """
+    @trio.lowlevel.enable_ki_protection
+    async def keep_reading(self, read: Callable[[], object]) -> NoReturn:
+        """Call `read` whenever there may be a message, for ever."""
         while True:
-            # The scope is for `nudge` alone, and lives until it is used.
-            with trio.CancelScope() as self._nap:
-                while True:
-                    if read() and then is not None:
-                        await then()
-                    elif self.readable():
-                        await trio.lowlevel.checkpoint()
-                    else:
-                        self._asleep = True
-                        try:
-                            await self._edge()
-                        finally:
-                            self._asleep = False
+            read()
+            if self.readable():
+                await trio.lowlevel.checkpoint()
+            else:
+                await self.wait()
 
     def nudge(self) -> None:
         """After another call on the socket: wake the reader if it sleeps on a message."""
         if self._asleep and self.readable():
             self._asleep = False
-            self._nap.cancel()
+            self._edge.wake()

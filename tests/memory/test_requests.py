@@ -386,6 +386,7 @@ async def test_a_nursery_that_fails_while_it_is_cancelled_ends_its_request_alone
         client.crash()
         other.send(b"echo")
         assert await other.receive() == [b"re:echo"]
+        await trio.testing.wait_all_tasks_blocked()
         assert outcomes(net) == {"cancelled_by_disconnect": 1, "replied": 1}
     assert "after its request had ended (disconnected)" in caplog.text
     assert "while unwinding" in caplog.text

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The last frames of all messages that were handed to the ROUTER socket."""
     seen: list[bytes] = []
-    hand_over = Router.hand_over
+    release = Router.release
 
     def spy(self: Router) -> None:
         socket = self._router
@@ -41,11 +41,11 @@ def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
         socket.send = spy_on_send
         try:
-            hand_over(self)
+            release(self)
         finally:
             socket.send = send
 
-    monkeypatch.setattr(Router, "hand_over", spy)
+    monkeypatch.setattr(Router, "release", spy)
     return seen
 
 

@@ -29,12 +29,11 @@ class InlineThreads(Threads):
         super().__init__(handler, desk)
         self._outer = nursery
 
-    def start(self, lanes: int = 1) -> bool:
+    def start(self) -> None:
         """Run the requests that have a turn, each in a task."""
         while self._turns.granted:
             call = self._turns.granted.popleft()
             self._context.run(self._outer.start_soon, self._inline, call)
-        return False
 
     async def _inline(self, call: Call) -> None:
         self._done.append((call, *await greenback.with_portal_run_sync(self._call, call)))

@@ -63,12 +63,14 @@ class MemorySocket:
         self._edge = True
         self._happened.set()
 
-    async def edge(self) -> None:
-        """Wait until something has happened since the last call."""
+    async def wait(self) -> None:
+        """Wait until something has happened since the last call, or `wake`."""
         await trio.lowlevel.checkpoint()
         while not self._edge:
             self._happened = trio.Event()
             await self._happened.wait()
+
+    wake = happened
 
     def recv(self, flags: int = 0, copy: bool = True) -> Any:  # noqa: ANN401
         """The next frame."""
@@ -229,9 +231,9 @@ class MemorySockets:
         self.raw_router = RouterSocket(send_queue)
         self.raw_monitor = MemorySocket()
         self.raw_gate = GateSocket()
-        self.router = ZSocket(self.raw_router, self.raw_router.edge)
-        self.monitor = ZSocket(self.raw_monitor, self.raw_monitor.edge)
-        self.gate = ZSocket(self.raw_gate, self.raw_gate.edge)
+        self.router = ZSocket(self.raw_router, self.raw_router)
+        self.monitor = ZSocket(self.raw_monitor, self.raw_monitor)
+        self.gate = ZSocket(self.raw_gate, self.raw_gate)
 
     def free_descriptor(self, wanted: int | None) -> int:
         """The one that is wanted; or the lowest that is free, as the kernel gives it."""

@@ -1,0 +1,42 @@
+"""All benchmarks, as commands: `python -m benchmarks COMMAND --help`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from types import ModuleType
+
+from .load import NoCompiler
+from .processes import ChildFailed
+
+COMMANDS = ("throughput",)
+
+
+def summary(module: ModuleType) -> str:
+    """The first line of a module's docstring."""
+    return (module.__doc__ or "").partition("\n")[0]
+
+
+def main() -> int:
+    """Read the arguments, and run a command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        module = importlib.import_module(f".{name}", __package__)
+        command = commands.add_parser(name, help=summary(module), description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    options = parser.parse_args()
+    try:
+        code: int = options.run(options)
+    except (ChildFailed, NoCompiler) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

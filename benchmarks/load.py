@@ -1,0 +1,159 @@
+"""The load on a server: `load.c`, or Python clients where that cannot be.
+
+`load.c` speaks ZMTP and SP. It is compiled when it is first needed, with `$CC` or `cc`. Where
+there is no compiler, and for gRPC, processes with Python clients make the load (`clients.py`);
+these cost more than most servers do, so such figures are lower bounds, and are marked.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .processes import module, output_of, read_line, running
+from .servers import Serving
+
+SOURCE = Path(__file__).with_name("load.c")
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "max": 1.0}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the clients do; `load.c` tells what each field means."""
+
+    mode: str = "closed"
+    clients: int = 1
+    speakers: int = 0  # all
+    in_flight: int = 1
+    bytes: int = 32
+    warmup: float = 0.3  # seconds
+    seconds: float = 1.0
+    rate: float = 0.0  # requests a second
+    cpu: int | None = None
+
+    def arguments(self) -> list[str]:
+        """As command-line options."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of it. Latencies are in microseconds."""
+
+    rps: float
+    answered: int
+    errors: int
+    lost: int
+    p50: float
+    p90: float
+    p99: float
+    p999: float
+    max: float
+    cpu: float  # seconds that the generator worked, its start included
+
+    def faults(self) -> str:
+        """What went wrong, in words; empty if nothing did."""
+        found = [(self.errors, "wrong replies"), (self.lost, "without a reply")]
+        return ", ".join(f"{count} {what}" for count, what in found if count)
+
+
+class NoCompiler(Exception):
+    """`load.c` cannot be compiled here."""
+
+
+@functools.cache
+def generator() -> str:
+    """Compile `load.c`; returns the path of the program, which lasts as long as this process.
+
+    Raises:
+        NoCompiler: There is no C compiler, or not all that it needs.
+    """
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise NoCompiler("no C compiler: install one, or name it in $CC")
+    folder = tempfile.mkdtemp(prefix="trioreq-load-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    program = f"{folder}/load"
+    done = subprocess.run(
+        [compiler, "-O2", "-o", program, str(SOURCE), "-lm"], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise NoCompiler(f"{compiler} failed: {done.stderr}")
+    return program
+
+
+def is_lean(protocol: str) -> bool:
+    """Whether `load.c` makes the load."""
+    if protocol not in ("zmtp", "sp"):
+        return False
+    try:
+        generator()
+    except NoCompiler:
+        return False
+    return True
+
+
+def drive(server: Serving, shape: Shape) -> Load:
+    """Load a server; returns what came of it.
+
+    Raises:
+        ChildFailed: The generator could not do it, and has said why on standard error.
+        NoCompiler: Only `load.c` can do it.
+    """
+    protocol = server.contestant.protocol
+    if is_lean(protocol):
+        command = [generator(), f"--port={server.port}", f"--protocol={protocol}"]
+        return Load(**json.loads(output_of(command + shape.arguments())))
+    if shape.mode != "closed":
+        generator()
+        raise NoCompiler(f"{protocol}: only closed loops")
+    return drive_python(protocol, server.port, shape)
+
+
+def drive_python(kind: str, port: int, shape: Shape, processes: int = 2) -> Load:
+    """Load a server with Python clients, split among processes; see `clients.py` for kinds."""
+    processes = min(processes, shape.clients)
+    share = replace(shape, clients=shape.clients // processes)
+    command = module("clients", kind, f"--port={port}", *share.arguments())
+    with ExitStack() as stack:
+        running_now = [stack.enter_context(running(command)) for _ in range(processes)]
+        parts = [json.loads(read_line(process)) for process in running_now]
+    latencies = sorted(latency for part in parts for latency in part["latencies"])
+    return Load(
+        rps=len(latencies) / shape.seconds,
+        answered=len(latencies),
+        errors=sum(part["errors"] for part in parts),
+        lost=0,
+        cpu=sum(part["cpu"] for part in parts),
+        **{name: percentile(latencies, share) for name, share in PERCENTILES.items()},
+    )
+
+
+def percentile(ordered: list[float], share: float) -> float:
+    """The least value that at least this share of all does not exceed (nearest rank)."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
+
+
+@contextmanager
+def holding(server: Serving, clients: int) -> Iterator[None]:
+    """Clients that have asked once, and stay until the end of the context.
+
+    Raises:
+        NoCompiler: Only `load.c` can do it.
+    """
+    shape = Shape(mode="hold", clients=clients)
+    command = [generator(), f"--port={server.port}", *shape.arguments()]
+    with running(command) as process:
+        read_line(process)
+        yield

@@ -1,0 +1,84 @@
+"""Child processes that end when they should: no benchmark leaves one behind.
+
+A child ends when its context does, whatever ends that; when this process is killed outright, the
+kernel ends the child (`end_with_parent`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PR_SET_PDEATHSIG = 1
+
+
+class ChildFailed(Exception):
+    """A child process did not do what it was started for."""
+
+
+def end_with_parent() -> None:
+    """In a child: be killed with the parent, and leave Ctrl-C to it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def pin(cpu: int | None) -> None:
+    """In a child: stay on this processor."""
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+
+
+def module(name: str, *arguments: object) -> list[str]:
+    """The command that runs a module of this package."""
+    return [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
+
+
+@contextmanager
+def running(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Run a command with pipes for input and output; kill it at the end."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    """The next line that a child prints.
+
+    Raises:
+        ChildFailed: It has ended instead.
+    """
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise ChildFailed(f"{process.args!r} ended with {process.wait()}")
+    return line.rstrip("\n")
+
+
+def output_of(command: Sequence[str]) -> str:
+    """Run a command to its end; returns what it printed.
+
+    Raises:
+        ChildFailed: It failed.
+    """
+    with running(command) as process:
+        output, _ = process.communicate()
+        if process.returncode:
+            raise ChildFailed(f"{command!r} ended with {process.returncode}")
+    return output
+
+
+def processors() -> list[int]:
+    """Those that this process may use."""
+    return sorted(os.sched_getaffinity(0))

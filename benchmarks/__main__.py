@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from types import ModuleType
 
-from .load import NoCompiler
+from .compiler import NoCompiler
 from .processes import ChildFailed
 
-COMMANDS = ("throughput",)
+COMMANDS = ("throughput", "costs")
 
 
 def summary(module: ModuleType) -> str:
@@ -28,6 +29,7 @@ def main() -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that contexts end
     try:
         code: int = options.run(options)
     except (ChildFailed, NoCompiler) as error:

@@ -7,19 +7,14 @@ these cost more than most servers do, so such figures are lower bounds, and are 
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
 import math
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .compiler import NoCompiler, compiled
 from .processes import module, output_of, read_line, running
 from .servers import Serving
 
@@ -68,29 +63,13 @@ class Load:
         return ", ".join(f"{count} {what}" for count, what in found if count)
 
 
-class NoCompiler(Exception):
-    """`load.c` cannot be compiled here."""
-
-
-@functools.cache
 def generator() -> str:
-    """Compile `load.c`; returns the path of the program, which lasts as long as this process.
+    """The compiled `load.c`.
 
     Raises:
-        NoCompiler: There is no C compiler, or not all that it needs.
+        NoCompiler: It cannot be compiled here.
     """
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        raise NoCompiler("no C compiler: install one, or name it in $CC")
-    folder = tempfile.mkdtemp(prefix="trioreq-load-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    program = f"{folder}/load"
-    done = subprocess.run(
-        [compiler, "-O2", "-o", program, str(SOURCE), "-lm"], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise NoCompiler(f"{compiler} failed: {done.stderr}")
-    return program
+    return compiled(SOURCE, "-lm")
 
 
 def is_lean(protocol: str) -> bool:

@@ -214,7 +214,7 @@ def naive_trio(*, threads: bool) -> None:
             read()  # a send may eat the descriptor's news of what has come meanwhile
 
         def read() -> None:
-            while router.poll(0):
+            while int(router.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 nursery.start_soon(answer, router.recv_multipart())
 
         async with trio.open_nursery() as nursery:

@@ -1,0 +1,44 @@
+"""A request costs the server no more than it did: a guard against becoming slower unnoticed.
+
+Counted, not timed, in processes of their own; `benchmarks/costs.py` tells what and how, and the
+least of several tries counts, so a busy machine does not matter. The bounds are what
+`python -m benchmarks costs --bounds` prints: 1.4 times what was measured. Who makes the server
+faster lowers them; who has to raise them knows what was paid.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from benchmarks import costs
+
+BOUNDS = {
+    "async, one at a time": {"calls": 253.7, "lines": 664.3, "steps": 2.8, "zmq": 16.8},
+    "async, 256 in one breath": {"calls": 107.4, "lines": 315.0, "steps": 1.4, "zmq": 11.9},
+    "plain, one at a time": {"calls": 573.7, "lines": 1362.0, "steps": 7.0, "zmq": 16.8},
+    "plain, 256 in one breath": {"calls": 274.7, "lines": 675.9, "steps": 3.1, "zmq": 12.6},
+}
+
+Costs = dict[str, dict[str, float | None]]
+
+
+@pytest.fixture(scope="module")
+def measured() -> Costs:
+    return costs.measure()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", BOUNDS)
+def test_a_request_costs_no_more_than_it_did(measured: Costs, case: str) -> None:
+    counted = {name: cost for name, cost in measured[case].items() if cost is not None}
+    assert {name: cost for name, cost in counted.items() if cost > BOUNDS[case][name]} == {}
+    # Calls of libzmq are counted with a C compiler, which need not be everywhere.
+    missing = BOUNDS[case].keys() - counted.keys()
+    assert missing <= (set() if os.environ.get("CI") else {"zmq"})
+
+
+def test_each_case_has_its_bounds() -> None:
+    assert BOUNDS.keys() == costs.CASES.keys()
+    assert all(bounds.keys() == costs.COUNTERS.keys() for bounds in BOUNDS.values())

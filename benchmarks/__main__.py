@@ -6,12 +6,20 @@ import argparse
 import importlib
 import signal
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 
 from .compiler import NoCompiler
 from .processes import ChildFailed
 
-COMMANDS = ("throughput", "costs")
+COMMANDS: tuple[str, ...] = (
+    "throughput",
+    "latency",
+    "scale",
+    "memory",
+    "client",
+    "costs",
+)
 
 
 def summary(module: ModuleType) -> str:
@@ -19,8 +27,8 @@ def summary(module: ModuleType) -> str:
     return (module.__doc__ or "").partition("\n")[0]
 
 
-def main() -> int:
-    """Read the arguments, and run a command."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the arguments (those of the process, unless given), and run a command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
@@ -28,7 +36,7 @@ def main() -> int:
         command = commands.add_parser(name, help=summary(module), description=module.__doc__)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that contexts end
     try:
         code: int = options.run(options)

@@ -239,7 +239,7 @@ def run(options: argparse.Namespace) -> int:
         [name, *("-" if cost is None else f"{cost:.2f}" for cost in costs.values())]
         for name, costs in measured.items()
     ]
-    print(report.text_table(["for a request", *COUNTERS], rows))
+    print(report.Table(["for a request", *COUNTERS], rows).text())
     return 0
 
 

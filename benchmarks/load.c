@@ -258,6 +258,16 @@ static void open_client(size_t number)
         fail("client %zu: %s", number, strerror(errno));
     int on = 1;
     setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (options.mode == CONNECT) { /* who leaves keeps its port for a while: use many addresses */
+        static uint32_t turn;
+        struct sockaddr_in source = {
+            .sin_family = AF_INET,
+            .sin_addr.s_addr = htonl(INADDR_LOOPBACK + (1 + turn++ % 250)),
+        };
+        setsockopt(client->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+        if (bind(client->fd, (struct sockaddr *)&source, sizeof source))
+            fail("bind: %s", strerror(errno));
+    }
     if (connect(client->fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS)
         fail("connect: %s", strerror(errno));
     append_greeting(client);

@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1
+LIMIT = 120  # seconds in which a child says something
 
 
 class ChildFailed(Exception):
@@ -57,10 +58,19 @@ def read_line(process: subprocess.Popen[str]) -> str:
     """The next line that a child prints.
 
     Raises:
-        ChildFailed: It has ended instead.
+        ChildFailed: It has ended instead, or has said nothing for too long.
     """
+
+    def give_up(*_: object) -> None:
+        raise ChildFailed(f"{process.args!r} has said nothing for {LIMIT} seconds")
+
     assert process.stdout is not None
-    line = process.stdout.readline()
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(LIMIT)
+    try:
+        line = process.stdout.readline()
+    finally:
+        signal.alarm(0)
     if not line:
         raise ChildFailed(f"{process.args!r} ended with {process.wait()}")
     return line.rstrip("\n")

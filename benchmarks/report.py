@@ -2,16 +2,72 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
 import platform
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PACKAGES = ("trioreq", "pyzmq", "trio", "aiozmq", "pynng", "grpcio")
-Rows = Sequence[Sequence[str]]
+
+
+@dataclass
+class Table:
+    """Figures as text: the first column names the rows, the others hold figures."""
+
+    head: Sequence[str]
+    rows: list[list[str]] = field(default_factory=list)
+    title: str = ""
+    note: str = ""
+
+    def text(self) -> str:
+        """For a terminal: the first column to the left, the others to the right."""
+        all_rows = [self.head, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*all_rows, strict=True)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+            for row in all_rows
+        ]
+        return "\n".join(filter(None, [self.title, *lines, self.note]))
+
+    def markdown(self) -> str:
+        """For a page."""
+        marks = ["---", *["---:"] * (len(self.head) - 1)]
+        lines = "\n".join(f"| {' | '.join(row)} |" for row in [self.head, marks, *self.rows])
+        title = f"**{self.title}**" if self.title else ""
+        return "\n\n".join(filter(None, [title, lines, self.note]))
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """The options of a command whose figures `show` shows."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument("--markdown", type=Path, metavar="PAGE", help="put the tables on the page")
+
+
+def show(
+    options: argparse.Namespace, name: str, how: str, tables: list[Table], figures: object
+) -> None:
+    """Print tables, and write what `add_output` lets one ask for.
+
+    Args:
+        options: With those of `add_output`.
+        name: The command, which is also the name of the marks on the page.
+        how: With what the figures were made, such as the number of rounds.
+        tables: What to show.
+        figures: All of them, for JSON.
+    """
+    described = f"{describe_machine()} {how}"
+    print("\n\n".join([described, *(table.text() for table in tables)]))
+    if options.json:
+        text = json.dumps({"machine": machine(), "how": how, "figures": figures}, indent=1)
+        options.json.write_text(text + "\n")
+    if options.markdown:
+        text = "\n\n".join([described, *(table.markdown() for table in tables)])
+        rewrite(options.markdown, name, text)
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:
@@ -53,22 +109,6 @@ def describe_machine() -> str:
     return "; ".join(f"{name} {value}" for name, value in machine().items()) + "."
 
 
-def text_table(head: Sequence[str], rows: Rows) -> str:
-    """For a terminal: the first column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-        for row in [head, *rows]
-    ]
-    return "\n".join(lines)
-
-
-def markdown_table(head: Sequence[str], rows: Rows) -> str:
-    """For a page."""
-    marks = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, marks, *rows])
-
-
 def rewrite(page: Path, name: str, text: str) -> None:
     """Put text between a page's marks ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``.
 
@@ -81,8 +121,3 @@ def rewrite(page: Path, name: str, text: str) -> None:
     if not (found_begin and found_end):
         raise ValueError(f"{page} has no marks {begin} and {end}")
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
-
-
-def write_json(file: Path, figures: object) -> None:
-    """Write the figures with the machine that they are from."""
-    file.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1) + "\n")

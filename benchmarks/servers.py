@@ -18,9 +18,10 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,6 +281,19 @@ CONTESTANTS = {
         Contestant(PLAIN, lambda: ours(plain=True)),
     ]
 }
+
+
+def chosen(only: Iterable[str] | None) -> list[Contestant]:
+    """Those that are wanted (None for all) and installed here, with `raw` among them."""
+    found = []
+    for name, contestant in CONTESTANTS.items():
+        if only is not None and name not in (RAW, *only):
+            continue
+        if contestant.installed:
+            found.append(contestant)
+        else:
+            print(f"left out: {name}, since {contestant.needs} is not installed", file=sys.stderr)
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from . import report
 from .load import Load, Shape, drive, is_lean
 from .processes import processors
-from .servers import CONTESTANTS, RAW, Contestant, serving
+from .servers import CONTESTANTS, RAW, Contestant, chosen, serving
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup", type=float, default=0.3, help="seconds before them (0.3)")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, metavar="NAME", help="servers")
     parser.add_argument("--columns", nargs="+", choices=keys, default=keys, metavar="KEY")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them (SVG)")
-    parser.add_argument("--markdown", type=Path, metavar="PAGE", help="put the table on the page")
-
-
-def chosen(only: list[str] | None) -> list[Contestant]:
-    """The servers that were asked for and are installed here, with `raw` among them."""
-    found = []
-    for name, contestant in CONTESTANTS.items():
-        if only is not None and name not in (RAW, *only):
-            continue
-        if contestant.installed:
-            found.append(contestant)
-        else:
-            print(f"left out: {name}, since {contestant.needs} is not installed", file=sys.stderr)
-    return found
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures (SVG)")
+    report.add_output(parser)
 
 
 def measure_one(name: str, column: Column, warmup: float, seconds: float) -> Load:
@@ -108,7 +94,7 @@ def ratios(figures: Figures, column: str, server: str) -> list[float]:
     ]
 
 
-def table(figures: Figures, servers: list[Contestant]) -> tuple[list[str], list[list[str]]]:
+def table(figures: Figures, servers: list[Contestant]) -> report.Table:
     """A row for each server, and one with raw's requests a second."""
     columns = [column for column in COLUMNS if column.key in figures]
     rows = []
@@ -122,7 +108,8 @@ def table(figures: Figures, servers: list[Contestant]) -> tuple[list[str], list[
         rows.append([server.name + mark, *cells])
     raw = [statistics.median(load.rps for load in figures[c.key][RAW]) for c in columns]
     rows.append(["raw, requests a second", *(f"{rps:,.0f}" for rps in raw)])
-    return ["server", *(column.title for column in columns)], rows
+    head = ["server", *(column.title for column in columns)]
+    return report.Table(head, rows, note=notes(rows))
 
 
 def faulty(figures: Figures, column: str, server: str) -> bool:
@@ -181,24 +168,12 @@ def run(options: argparse.Namespace) -> int:
     """Measure and show."""
     servers = chosen(options.only)
     figures = measure(servers, options)
-    head, rows = table(figures, servers)
-    rounds = f"{options.rounds} rounds of {options.seconds:g} s a figure."
-    print(f"{report.describe_machine()}\n{rounds}\n")
-    print(report.text_table(head, rows))
-    print(notes(rows))
-    if options.json:
-        told = {
-            column: {name: [vars(load) for load in loads] for name, loads in by_server.items()}
-            for column, by_server in figures.items()
-        }
-        report.write_json(options.json, told)
+    told = {
+        column: {name: [vars(load) for load in loads] for name, loads in by_server.items()}
+        for column, by_server in figures.items()
+    }
+    how = f"{options.rounds} rounds of {options.seconds:g} s a figure."
+    report.show(options, "throughput", how, [table(figures, servers)], told)
     if options.plot:
         plot(figures, servers, options.plot)
-    if options.markdown:
-        text = [
-            f"{report.describe_machine()} {rounds}",
-            report.markdown_table(head, rows),
-            notes(rows),
-        ]
-        report.rewrite(options.markdown, "throughput", "\n\n".join(text))
     return 0

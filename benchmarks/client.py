@@ -1,0 +1,86 @@
+"""Requests a second of one Python client with 256 requests in flight over one connection.
+
+Each figure is a ratio to the C generator that drives the raw server in the same way, in the same
+round. `open_client` adds a frame to the envelope, so its bare server is the one that receives
+messages of any number of frames, `raw-multipart`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+
+from . import report
+from .load import Load, Shape, drive, drive_python
+from .servers import ASYNC, RAW, serving
+
+IN_FLIGHT = 256
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A client and the server that it asks."""
+
+    client: str  # a kind of `clients.py`, or empty for `load.c`
+    server: str
+    title: str
+    needs: str = "trioreq"  # a module
+
+
+REFERENCE = Pair("", RAW, "load.c to raw")
+PAIRS = [
+    REFERENCE,
+    Pair("", "raw-multipart", "load.c to raw-multipart"),
+    Pair("", ASYNC, "load.c to trioreq"),
+    Pair("trioreq", ASYNC, "open_client to trioreq"),
+    Pair("trioreq", "raw-multipart", "open_client to raw-multipart"),
+    Pair("", "pynng", "load.c to pynng", "pynng"),
+    Pair("sp", "pynng", "pynng to pynng", "pynng"),
+]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each figure of a round (2)")
+    report.add_output(parser)
+
+
+def load(pair: Pair, seconds: float) -> Load:
+    """One pair."""
+    shape = Shape(clients=1, in_flight=IN_FLIGHT, seconds=seconds)
+    with serving(pair.server) as server:
+        if pair.client:
+            return drive_python(pair.client, server.port, shape)
+        return drive(server, shape)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and show."""
+    pairs = [pair for pair in PAIRS if importlib.util.find_spec(pair.needs)]
+    if len(pairs) < len(PAIRS):
+        print("left out: pynng, which is not installed", file=sys.stderr)
+    loads: dict[str, list[Load]] = defaultdict(list)
+    for number in range(options.rounds):
+        print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
+        for pair in pairs:
+            loads[pair.title].append(load(pair, options.seconds))
+    table = report.Table(
+        ["client and server", "requests a second", "ratio"],
+        note=f"One connection with {IN_FLIGHT} requests in flight. Medians; ratio to "
+        f"{REFERENCE.title} in the same round: median (least..greatest).",
+    )
+    for title, of_rounds in loads.items():
+        references = zip(of_rounds, loads[REFERENCE.title], strict=True)
+        ratio = report.spread(load.rps / reference.rps for load, reference in references)
+        faults = " !" if any(load.faults() for load in of_rounds) else ""
+        rps = statistics.median(load.rps for load in of_rounds)
+        table.rows.append([title, f"{rps:,.0f}", ratio + faults])
+    told = {title: [vars(load) for load in of_rounds] for title, of_rounds in loads.items()}
+    how = f"{options.rounds} rounds of {options.seconds:g} s a figure."
+    report.show(options, "client", how, [table], told)
+    return 0

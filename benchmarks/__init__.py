@@ -1,1 +1,1 @@
-"""What is measured, each as a command: `python -m benchmarks.NAME`."""
+"""What is measured, each as a command: `python -m benchmarks NAME`."""

@@ -19,6 +19,9 @@ COMMANDS: tuple[str, ...] = (
     "memory",
     "client",
     "costs",
+    "cancel_latency",
+    "client_cancel",
+    "attribution",
 )
 
 
@@ -33,7 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = importlib.import_module(f".{name}", __package__)
-        command = commands.add_parser(name, help=summary(module), description=module.__doc__)
+        command = commands.add_parser(
+            name,
+            help=summary(module),
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     options = parser.parse_args(arguments)

@@ -1,7 +1,5 @@
 """How often is a message taken for another connection's, when connections come and go?
 
-    python benchmarks/attribution.py --connections 10000
-
 Peers connect at full speed, each from an address of its own, name it in what they say, and
 leave in many ways. Printed is how many messages trioreq attributed wrongly, by descriptor and
 stamp, and how many the newest connection on the descriptor would have been wrong for.
@@ -40,14 +38,19 @@ async def measure(addr: str, connections: int) -> None:
     print(f"  of {ledger.looked_up} that were looked up")
 
 
-def main() -> None:
-    """Read the arguments, and measure."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--addr", default="tcp://127.0.0.1:0", help="tcp on 127.0.0.1, or ipc")
     parser.add_argument("--connections", type=int, default=5000)
-    arguments = parser.parse_args()
-    trio.run(measure, arguments.addr, arguments.connections)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and show."""
+    trio.run(measure, options.addr, options.connections)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    from .__main__ import main
+
+    sys.exit(main(["attribution", *sys.argv[1:]]))

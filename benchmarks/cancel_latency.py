@@ -1,11 +1,11 @@
 """From SIGKILL of a client to the moment that its server knows.
 
-    python -m benchmarks.cancel_latency [--kills 500] [--json FILE]
-
 Each contestant is a server in a process of its own. Each client is a process of its own with one
-request in flight; it is killed when its server has said that it works on the request. The time is
-taken on the system's monotonic clock, just before the kill and where the server sees it. The
-contestants take turns, one kill each a round, so that what else the machine does hits all alike.
+request in flight (`caller.c`, which is small, so that its end takes no time). It is killed some
+random milliseconds after its server has said that it works on the request, so that the kill keeps
+no step with a server that looks at intervals. The time is taken on the system's monotonic clock,
+just before the kill and where the server sees it. The contestants take turns, one kill each a
+round, so that what else the machine does hits all alike.
 
 The peers: the end of stream on a bare TCP socket, which is what the kernel tells and nobody can
 beat; libzmq's own socket monitor in a blocking read; and a handler of grpc.aio.
@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import math
 import os
-import platform
+import random
 import signal
 import socket
 import statistics
@@ -26,7 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -36,17 +36,24 @@ import zmq
 
 import trioreq
 
+from . import report
+from .compiler import compiled
+from .load import percentile
+from .processes import ChildFailed, end_with_parent, module, read_line, running
+
 try:
     import grpc
     import grpc.aio
 except ImportError:
     grpc = None
 
-METHOD = "/benchmark/wait"
+CALLER = Path(__file__).with_name("caller.c")
+WARM_UP = 5  # kills
+LONGEST_PAUSE = 0.005  # seconds between a request's start and its client's end
 WIDTH = 12  # characters of a histogram's bar
 
 
-def report(event: str) -> None:
+def tell(event: str) -> None:
     """Tell the parent what has happened, and when."""
     os.write(1, f"{event} {time.monotonic_ns()}\n".encode())
 
@@ -57,18 +64,18 @@ def report(event: str) -> None:
 def serve_bare(_: str) -> None:
     """Blocking reads on a TCP socket."""
     listener = socket.create_server(("127.0.0.1", 0))
-    report(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
+    tell(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
     while True:
         connection, _address = listener.accept()
         with connection:
             connection.recv(100)
-            report("started")
+            tell("started")
             try:
                 while connection.recv(100):
                     pass
             except ConnectionResetError:
                 pass
-            report("noticed")
+            tell("noticed")
 
 
 def serve_monitor(addr: str) -> None:
@@ -77,34 +84,34 @@ def serve_monitor(addr: str) -> None:
     router = context.socket(zmq.ROUTER)
     monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     router.bind(addr)
-    report(str(router.getsockopt(zmq.LAST_ENDPOINT), "ascii").rstrip("\0"))  # type: ignore[arg-type]
+    tell(str(router.getsockopt(zmq.LAST_ENDPOINT), "ascii").rstrip("\0"))  # type: ignore[arg-type]
     while True:
         router.recv_multipart()
-        report("started")
+        tell("started")
         monitor.recv_multipart()
-        report("noticed")
+        tell("noticed")
 
 
 async def wait_for_the_end(_: trioreq.Request) -> bytes:
     """An async handler that only its cancellation ends."""
-    report("started")
+    tell("started")
     try:
         await trio.sleep_forever()
     except trio.Cancelled:
-        report("noticed")
+        tell("noticed")
         raise
     return b""
 
 
 def look_for_the_end(_: trioreq.Request) -> bytes:
     """A plain function that looks each millisecond."""
-    report("started")
+    tell("started")
     try:
         while True:
             trioreq.check_cancelled()
             time.sleep(0.001)
     except trioreq.RequestCancelled:
-        report("noticed")
+        tell("noticed")
         raise
 
 
@@ -114,7 +121,7 @@ def serve_trioreq(addr: str, handler: Callable[[trioreq.Request], object]) -> No
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             server: trioreq.Server = await nursery.start(trioreq.serve, handler, addr)
-            report(server.endpoints[0])
+            tell(server.endpoints[0])
 
     trio.run(main)
 
@@ -123,11 +130,11 @@ def serve_grpc(_: str) -> None:
     """A unary handler of grpc.aio."""
 
     async def wait(_request: bytes, _context: object) -> bytes:
-        report("started")
+        tell("started")
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            report("noticed")
+            tell("noticed")
             raise
         return b""
 
@@ -137,156 +144,118 @@ def serve_grpc(_: str) -> None:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("benchmark", handlers),)
         )
-        report(f"tcp://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+        tell(f"tcp://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
         await server.start()
         await server.wait_for_termination()
 
     asyncio.run(main())
 
 
-# Clients: each sends one request and then does nothing, until it is killed.
-
-
-def ask_bare(endpoint: str) -> None:
-    """Over a TCP socket."""
-    host, _, port = endpoint.removeprefix("tcp://").partition(":")
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(b"x")
-        signal.pause()
-
-
-def ask_zmq(endpoint: str) -> None:
-    """Over a REQ socket."""
-    with zmq.Context() as context, context.socket(zmq.REQ) as client:
-        client.connect(endpoint)
-        client.send(b"x")
-        client.recv()
-
-
-def ask_grpc(endpoint: str) -> None:
-    """Over a channel of grpc."""
-    with grpc.insecure_channel(endpoint.removeprefix("tcp://")) as channel:
-        channel.unary_unary(METHOD)(b"x")
-
-
 @dataclass
 class Contestant:
-    """A server, the client that asks it, and the peer that it is compared with."""
+    """A server, how its client speaks, and the peer that it is compared with."""
 
     name: str
     serve: Callable[[str], None]
-    ask: Callable[[str], None]
-    addr: str = "tcp://127.0.0.1:*"
+    protocol: str = "zmtp"
+    ipc: bool = False
     peer: str = ""
     took: list[float] = field(default_factory=list)  # milliseconds
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the server."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.cancel_latency", "--serve", self.name, self.addr],
-            stdout=subprocess.PIPE,
-        )
+
+def serve_async(addr: str) -> None:
+    """An async handler of trioreq."""
+    serve_trioreq(addr, wait_for_the_end)
 
 
-def contestants(folder: str) -> list[Contestant]:
-    """All of them."""
-    ipc = f"ipc://{folder}/"
-    tcp_peer, ipc_peer = "libzmq's monitor, tcp", "libzmq's monitor, ipc"
+def serve_plain(addr: str) -> None:
+    """A plain function of trioreq."""
+    serve_trioreq(addr, look_for_the_end)
+
+
+TCP_PEER, IPC_PEER = "libzmq's monitor, tcp", "libzmq's monitor, ipc"
+
+
+def contestants() -> dict[str, Contestant]:
+    """All of them, by name."""
     found = [
-        Contestant("end of stream, bare tcp", serve_bare, ask_bare),
-        Contestant(tcp_peer, serve_monitor, ask_zmq, peer=tcp_peer),
-        Contestant(ipc_peer, serve_monitor, ask_zmq, ipc + "monitor", ipc_peer),
-        Contestant(
-            "trioreq async, tcp",
-            lambda addr: serve_trioreq(addr, wait_for_the_end),
-            ask_zmq,
-            peer=tcp_peer,
-        ),
-        Contestant(
-            "trioreq async, ipc",
-            lambda addr: serve_trioreq(addr, wait_for_the_end),
-            ask_zmq,
-            ipc + "trioreq",
-            ipc_peer,
-        ),
-        Contestant(
-            "trioreq plain, looks each ms",
-            lambda addr: serve_trioreq(addr, look_for_the_end),
-            ask_zmq,
-            peer=tcp_peer,
-        ),
+        Contestant("end of stream, bare tcp", serve_bare, "bare"),
+        Contestant(TCP_PEER, serve_monitor, peer=TCP_PEER),
+        Contestant(IPC_PEER, serve_monitor, ipc=True, peer=IPC_PEER),
+        Contestant("trioreq async, tcp", serve_async, peer=TCP_PEER),
+        Contestant("trioreq async, ipc", serve_async, ipc=True, peer=IPC_PEER),
+        Contestant("trioreq plain, looks each ms", serve_plain, peer=TCP_PEER),
     ]
     if grpc is not None:
-        found.append(Contestant("grpc.aio handler", serve_grpc, ask_grpc, peer=tcp_peer))
-    return found
+        found.append(Contestant("grpc.aio handler", serve_grpc, "http2", peer=TCP_PEER))
+    return {contestant.name: contestant for contestant in found}
 
 
-def listen(server: subprocess.Popen[bytes]) -> tuple[str, int]:
-    """The next thing that a server reports."""
-    assert server.stdout is not None
-    line = server.stdout.readline().decode()
-    if not line:
-        raise SystemExit(f"a server has died: {server.args!r}")
-    event, _, when = line.rpartition(" ")
-    return event, int(when)
+def listen(server: subprocess.Popen[str], expected: str) -> int:
+    """Wait until a server tells something; returns when that was."""
+    event, _, when = read_line(server).rpartition(" ")
+    if event != expected:
+        raise ChildFailed(f"{server.args!r} told of {event!r}, not of {expected!r}")
+    return int(when)
 
 
-def kill_one(contestant: Contestant, server: subprocess.Popen[bytes], endpoint: str) -> float:
+@contextmanager
+def started(contestant: Contestant, folder: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a server; yields it and where a caller finds it."""
+    path = f"{folder}/{contestant.name.replace(' ', '-')}"
+    addr = f"ipc://{path}" if contestant.ipc else "tcp://127.0.0.1:*"
+    command = module("cancel_latency", "--serve", contestant.name, addr)
+    with running(command) as server:
+        endpoint, _, _ = read_line(server).rpartition(" ")
+        yield server, path if contestant.ipc else endpoint.rpartition(":")[2]
+
+
+def kill_one(
+    contestant: Contestant, server: subprocess.Popen[str], address: str, pause: float
+) -> float:
     """Let a client ask, kill it, and return the milliseconds until its server knew."""
-    client = os.fork()
-    if client == 0:
-        try:
-            contestant.ask(endpoint)
-        finally:
-            os._exit(1)
-    assert listen(server)[0] == "started"
-    killed = time.monotonic_ns()
-    os.kill(client, signal.SIGKILL)
-    event, noticed = listen(server)
-    assert event == "noticed"
-    os.waitpid(client, 0)
+    with running([compiled(CALLER), contestant.protocol, address]) as client:
+        listen(server, "started")
+        time.sleep(pause)
+        killed = time.monotonic_ns()
+        os.kill(client.pid, signal.SIGKILL)
+        noticed = listen(server, "noticed")
     return (noticed - killed) / 1e6
 
 
 def measure(field_: list[Contestant], kills: int) -> None:
     """All rounds."""
-    servers = [contestant.start() for contestant in field_]
-    try:
-        endpoints = [listen(server)[0] for server in servers]
-        for number in range(kills + 5):
-            for contestant, server, endpoint in zip(field_, servers, endpoints, strict=True):
-                took = kill_one(contestant, server, endpoint)
-                if number >= 5:  # the first ones warm up
+    chance = random.Random(1)  # the same pauses in each run
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        servers = [stack.enter_context(started(contestant, folder)) for contestant in field_]
+        for number in range(WARM_UP + kills):
+            for contestant, (server, address) in zip(field_, servers, strict=True):
+                pause = chance.uniform(0, LONGEST_PAUSE)
+                took = kill_one(contestant, server, address, pause)
+                if number >= WARM_UP:
                     contestant.took.append(took)
-    finally:
-        for server in servers:
-            server.kill()
-            server.wait()
 
 
-def table(field_: list[Contestant]) -> dict[str, dict[str, float]]:
-    """Print the figures, and return them."""
-    medians = {contestant.name: statistics.median(contestant.took) for contestant in field_}
-    rows = {}
-    print(
-        f"\n{'milliseconds':30}{'n':>5}{'p10':>8}{'median':>8}{'p90':>8}{'p99':>8}{'max':>8}{'ratio':>7}"
+def ratio_of(contestant: Contestant, field_: dict[str, Contestant]) -> float:
+    """Of the median, to the peer's; nan without a peer."""
+    if not contestant.peer:
+        return math.nan
+    return statistics.median(contestant.took) / statistics.median(field_[contestant.peer].took)
+
+
+def table(field_: dict[str, Contestant]) -> report.Table:
+    """The figures."""
+    shown = report.Table(
+        ["milliseconds", "n", "p10", "median", "p90", "p99", "max", "ratio"],
+        note="Ratio: of the median, to libzmq's monitor over the same transport.",
     )
-    for contestant in field_:
-        cuts = statistics.quantiles(contestant.took, n=100)
-        row = {
-            "p10": cuts[9],
-            "median": medians[contestant.name],
-            "p90": cuts[89],
-            "p99": cuts[98],
-            "max": max(contestant.took),
-        }
-        ratio = row["median"] / medians[contestant.peer] if contestant.peer else math.nan
-        figures = "".join(f"{value:8.3f}" for value in row.values())
-        shown = "" if math.isnan(ratio) else f"{ratio:7.2f}"
-        print(f"{contestant.name:30}{len(contestant.took):5}{figures}{shown}")
-        rows[contestant.name] = row | {"ratio": ratio}
-    print("ratio: of the median, to libzmq's monitor over the same transport")
-    return rows
+    for contestant in field_.values():
+        ordered = sorted(contestant.took)
+        cells = [f"{percentile(ordered, share):.3f}" for share in (0.1, 0.5, 0.9, 0.99, 1.0)]
+        ratio = f"{ratio_of(contestant, field_):.2f}" if contestant.peer else ""
+        shown.rows.append([contestant.name, f"{len(ordered)}", *cells, ratio])
+    return shown
 
 
 def histograms(field_: list[Contestant]) -> None:
@@ -301,16 +270,18 @@ def histograms(field_: list[Contestant]) -> None:
         print(f"{low:5.2f}-{high:5.2f} ms " + "".join(f"{cell:22}" for cell in cells))
 
 
-def verdicts(rows: dict[str, dict[str, float]]) -> bool:
+def verdicts(field_: dict[str, Contestant]) -> bool:
     """Say whether what is claimed holds."""
     claims = {
-        f"{name} at most 1.5 times libzmq's monitor": rows[name]["ratio"] <= 1.5
+        f"{name} at most 1.5 times libzmq's monitor": ratio_of(field_[name], field_) <= 1.5
         for name in ("trioreq async, tcp", "trioreq async, ipc")
     }
-    if "grpc.aio handler" in rows:
-        claims["trioreq async, tcp ahead of grpc.aio"] = (
-            rows["trioreq async, tcp"]["median"] < rows["grpc.aio handler"]["median"]
-        )
+    peer = field_.get("grpc.aio handler")
+    if peer is not None:
+        ours = field_["trioreq async, tcp"]
+        claims["trioreq async, tcp ahead of grpc.aio"] = statistics.median(
+            ours.took
+        ) < statistics.median(peer.took)
     else:
         print("grpc.aio: not installed")
     print()
@@ -319,31 +290,30 @@ def verdicts(rows: dict[str, dict[str, float]]) -> bool:
     return all(claims.values())
 
 
-def main() -> int:
-    """Measure, or serve for the process that does."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--kills", type=int, default=500, help="of each contestant (500)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        field_ = contestants(folder)
-        if options.serve:
-            name, addr = options.serve
-            next(c for c in field_ if c.name == name).serve(addr)
-            return 0
-        print(
-            f"{os.cpu_count()} processors, Python {platform.python_version()}, "
-            f"libzmq {zmq.zmq_version()}, pyzmq {zmq.pyzmq_version()}, trio {trio.__version__}, "
-            f"grpc {grpc.__version__ if grpc else '-'}"
-        )
-        measure(field_, options.kills)
-    rows = table(field_)
-    histograms(field_)
-    if options.json:
-        options.json.write_text(json.dumps({c.name: c.took for c in field_}))
-    return 0 if verdicts(rows) else 1
+    report.add_output(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, or serve for the process that does."""
+    field_ = contestants()
+    if options.serve:
+        name, addr = options.serve
+        end_with_parent()
+        field_[name].serve(addr)
+        return 0
+    measure(list(field_.values()), options.kills)
+    told = {contestant.name: contestant.took for contestant in field_.values()}
+    how = f"{options.kills} kills of each."
+    report.show(options, "cancel_latency", how, [table(field_)], told)
+    histograms(list(field_.values()))
+    return 0 if verdicts(field_) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from .__main__ import main
+
+    sys.exit(main(["cancel_latency", *sys.argv[1:]]))

@@ -1,7 +1,5 @@
 """How exactly cancels and deadlines hold, from the client's caller to the server's handler.
 
-    python -m benchmarks.client_cancel [--times 200]
-
 Client and server share a process and its clock, over tcp on the loopback interface. Measured: from
 a caller's cancel to the `Cancelled` in the handler; and how late after the deadline the caller has
 its error, and the handler its `Cancelled`.
@@ -10,11 +8,14 @@ its error, and the handler its `Cancelled`.
 from __future__ import annotations
 
 import argparse
-import statistics
+import sys
 
 import trio
 
 import trioreq
+
+from . import report
+from .load import percentile
 
 DEADLINE = 0.05  # seconds
 
@@ -65,33 +66,49 @@ async def one_deadline(client: trioreq.Client, handler: Handler) -> tuple[float,
     return caller, handler.when - deadline
 
 
-async def main(times: int) -> None:
-    """Measure, and print."""
+async def measure(times: int) -> dict[str, list[float]]:
+    """Seconds, of each kind."""
     handler = Handler()
-    rows: dict[str, list[float]] = {
-        "cancel: caller to handler": [],
-        "deadline: late at the caller": [],
-        "deadline: late at the handler": [],
-    }
+    cancels: list[float] = []
+    callers: list[float] = []
+    handlers: list[float] = []
     async with trio.open_nursery() as nursery:
         server = await nursery.start(trioreq.serve, handler, "tcp://127.0.0.1:0")
         async with trioreq.open_client(server.endpoints[0]) as client:
             for _ in range(times):
                 handler.reset()
-                rows["cancel: caller to handler"].append(await one_cancel(client, handler))
+                cancels.append(await one_cancel(client, handler))
                 handler.reset()
                 caller, worker = await one_deadline(client, handler)
-                rows["deadline: late at the caller"].append(caller)
-                rows["deadline: late at the handler"].append(worker)
+                callers.append(caller)
+                handlers.append(worker)
         nursery.cancel_scope.cancel()
-    print(f"{'milliseconds':32}{'median':>8}{'p90':>8}{'max':>8}")
-    for name, values in rows.items():
-        p90 = statistics.quantiles(values, n=10)[-1]
-        figures = (statistics.median(values), p90, max(values))
-        print(f"{name:32}" + "".join(f"{value * 1e3:8.3f}" for value in figures))
+    return {
+        "cancel: caller to handler": cancels,
+        "deadline: late at the caller": callers,
+        "deadline: late at the handler": handlers,
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--times", type=int, default=200)
+    report.add_output(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and show."""
+    figures = trio.run(measure, options.times)
+    table = report.Table(["milliseconds", "median", "p90", "p99", "max"])
+    for name, values in figures.items():
+        ordered = sorted(values)
+        cells = [f"{percentile(ordered, share) * 1e3:.3f}" for share in (0.5, 0.9, 0.99, 1.0)]
+        table.rows.append([name, *cells])
+    report.show(options, "client_cancel", f"{options.times} of each.", [table], figures)
+    return 0
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--times", type=int, default=200)
-    trio.run(main, parser.parse_args().times)
+    from .__main__ import main
+
+    sys.exit(main(["client_cancel", *sys.argv[1:]]))

@@ -21,7 +21,7 @@ SERVERS = [RAW, "proxy", "zmq.asyncio", ASYNC, PLAIN]
 CLIENTS = 64
 SHARE = 0.4  # of what raw can do
 FIXED = 2000.0  # requests a second
-SHOWN = ["p50", "p90", "p99", "p999", "max"]
+SHOWN = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p999", "max": "max"}
 
 Figures = dict[float, dict[str, list[Load]]]  # by rate and server, one for each round
 
@@ -70,7 +70,7 @@ def table(rate: float, loads: dict[str, list[Load]]) -> report.Table:
     )
     for name, of_rounds in loads.items():
         cells = []
-        for key in SHOWN:
+        for key in SHOWN.values():
             choose = max if key == "max" else statistics.median
             cells.append(f"{choose(getattr(load, key) for load in of_rounds) / 1000:.3f}")
         failed = sum(load.lost + load.errors for load in of_rounds)

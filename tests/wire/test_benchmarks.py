@@ -1,0 +1,87 @@
+"""The benchmarks run, each in its smallest form, so that they do not rot. No figure is looked at."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compiler import NoCompiler
+from benchmarks.load import generator
+from benchmarks.processes import ROOT
+
+LIMIT = 60  # seconds
+COMMANDS = {
+    "throughput": "--rounds 1 --seconds 0.1 --only raw 'trioreq async' --columns 1 8x32",
+    "latency": "--rounds 1 --seconds 0.1 --only raw 'trioreq async' --rate 500",
+    "scale": "--rounds 1 --seconds 0.1 --connected 1 100",
+    "memory": "--rounds 1 --clients 20",
+    "client": "--rounds 1 --seconds 0.1",
+    "cancel_latency": "--kills 1",
+    "client_cancel": "--times 2",
+}
+PYTHON_ONLY = {"throughput", "client_cancel"}  # these need no compiler
+
+
+def run(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", command, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+def can_compile() -> bool:
+    try:
+        generator()
+    except NoCompiler:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_benchmark_runs(command: str, tmp_path: Path) -> None:
+    figures, page = tmp_path / "figures.json", tmp_path / "page.md"
+    marks = f"<!-- {command}: begin -->\nold\n<!-- {command}: end -->\n"
+    page.write_text(marks)
+    done = run(command, *shlex.split(COMMANDS[command]), "--json", figures, "--markdown", page)
+    if command not in PYTHON_ONLY and not can_compile():
+        assert "needs a C compiler" in done.stderr
+        return
+    assert "Traceback" not in done.stderr, done.stderr
+    # The exit code of cancel_latency is its verdict, which a busy machine may change.
+    assert done.returncode in ((0, 1) if command == "cancel_latency" else (0,)), done.stderr
+    assert json.loads(figures.read_text())["figures"]
+    assert "| ---: |" in page.read_text()
+    assert "old" not in page.read_text()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_attribution_runs() -> None:
+    done = run("attribution", "--connections", 50)
+    assert done.returncode == 0, done.stderr
+    assert "wrong by descriptor and stamp" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="the extra `bench` has it")
+def test_the_figures_are_drawn(tmp_path: Path) -> None:
+    plot = tmp_path / "plot.svg"
+    arguments = shlex.split(COMMANDS["throughput"])
+    assert run("throughput", *arguments, "--plot", plot).returncode == 0
+    assert "<svg" in plot.read_text()
+
+
+def test_the_page_has_the_marks_of_each_command() -> None:
+    page = (ROOT / "docs/performance.md").read_text()
+    for command in COMMANDS:
+        assert page.index(f"<!-- {command}: begin -->") < page.index(f"<!-- {command}: end -->")

@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each figure of a round (2)")
+    titles = [pair.title for pair in PAIRS]
+    parser.add_argument("--only", nargs="+", choices=titles, default=titles, metavar="PAIR")
     report.add_output(parser)
 
 
@@ -61,9 +63,11 @@ def load(pair: Pair, seconds: float) -> Load:
 
 def run(options: argparse.Namespace) -> int:
     """Measure and show."""
-    pairs = [pair for pair in PAIRS if importlib.util.find_spec(pair.needs)]
-    if len(pairs) < len(PAIRS):
-        print("left out: pynng, which is not installed", file=sys.stderr)
+    wanted = [pair for pair in PAIRS if pair is REFERENCE or pair.title in options.only]
+    pairs = [pair for pair in wanted if importlib.util.find_spec(pair.needs)]
+    for pair in wanted:
+        if pair not in pairs:
+            print(f"left out: {pair.title}, since {pair.needs} is not installed", file=sys.stderr)
     loads: dict[str, list[Load]] = defaultdict(list)
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)

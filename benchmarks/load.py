@@ -31,14 +31,15 @@ class Shape:
     speakers: int = 0  # all
     in_flight: int = 1
     bytes: int = 32
-    warmup: float = 0.3  # seconds
+    warmup: float = 0.3  # seconds, and no longer than the measurement
     seconds: float = 1.0
     rate: float = 0.0  # requests a second
     cpu: int | None = None
 
     def arguments(self) -> list[str]:
         """As command-line options."""
-        given = {name: value for name, value in vars(self).items() if value is not None}
+        fields = vars(self) | {"warmup": min(self.warmup, self.seconds)}
+        given = {name: value for name, value in fields.items() if value is not None}
         return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
 
 

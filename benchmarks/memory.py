@@ -20,7 +20,7 @@ from .servers import ASYNC, RAW, serving
 
 SERVERS = [RAW, ASYNC]
 SPARE_FILES = 200
-SETTLE = 0.3  # seconds for the server to end what it does for the last request
+SETTLE = 0.1  # seconds for the server to end what it does for the last request
 KINDS = ("python", "resident")
 
 Figures = dict[tuple[int, str, str], list[float]]  # by clients, server and kind: bytes a client

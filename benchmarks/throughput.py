@@ -46,14 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     keys = [column.key for column in COLUMNS]
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each figure of a round (2)")
-    parser.add_argument("--warmup", type=float, default=0.3, help="seconds before them (0.3)")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, metavar="NAME", help="servers")
     parser.add_argument("--columns", nargs="+", choices=keys, default=keys, metavar="KEY")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures (SVG)")
     report.add_output(parser)
 
 
-def measure_one(name: str, column: Column, warmup: float, seconds: float) -> Load:
+def measure_one(name: str, column: Column, seconds: float) -> Load:
     """One server under one load. With one client each has a processor of its own."""
     cpus = processors()
     apart = column.clients == 1 and len(cpus) > 1
@@ -61,7 +60,6 @@ def measure_one(name: str, column: Column, warmup: float, seconds: float) -> Loa
         clients=column.clients,
         in_flight=column.in_flight,
         bytes=column.bytes,
-        warmup=warmup,
         seconds=seconds,
         cpu=cpus[1] if apart else None,
     )
@@ -79,7 +77,7 @@ def measure(servers: list[Contestant], options: argparse.Namespace) -> Figures:
             loads = figures.setdefault(column.key, defaultdict(list))
             print(f"round {number + 1} of {options.rounds}: {column.title}", file=sys.stderr)
             for server in servers:
-                load = measure_one(server.name, column, options.warmup, options.seconds)
+                load = measure_one(server.name, column, options.seconds)
                 if load.faults():
                     print(f"  {server.name}: {load.faults()}", file=sys.stderr)
                 loads[server.name].append(load)

@@ -49,7 +49,12 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def show(
-    options: argparse.Namespace, name: str, how: str, tables: list[Table], figures: object
+    options: argparse.Namespace,
+    name: str,
+    how: str,
+    tables: list[Table],
+    figures: object,
+    picture: Path | None = None,
 ) -> None:
     """Print tables, and write what `add_output` lets one ask for.
 
@@ -59,6 +64,7 @@ def show(
         how: With what the figures were made, such as the number of rounds.
         tables: What to show.
         figures: All of them, for JSON.
+        picture: Also shown on the page.
     """
     described = f"{describe_machine()} {how}"
     print("\n\n".join([described, *(table.text() for table in tables)]))
@@ -66,8 +72,11 @@ def show(
         text = json.dumps({"machine": machine(), "how": how, "figures": figures}, indent=1)
         options.json.write_text(text + "\n")
     if options.markdown:
-        text = "\n\n".join([described, *(table.markdown() for table in tables)])
-        rewrite(options.markdown, name, text)
+        parts = [described, *(table.markdown() for table in tables)]
+        if picture is not None:
+            where = os.path.relpath(picture, options.markdown.parent)
+            parts.append(f"![The figures of {name}]({where})")
+        rewrite(options.markdown, name, "\n\n".join(parts))
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:

@@ -171,7 +171,7 @@ def run(options: argparse.Namespace) -> int:
         for column, by_server in figures.items()
     }
     how = f"{options.rounds} rounds of {options.seconds:g} s a figure."
-    report.show(options, "throughput", how, [table(figures, servers)], told)
     if options.plot:
         plot(figures, servers, options.plot)
+    report.show(options, "throughput", how, [table(figures, servers)], told, options.plot)
     return 0

@@ -15,7 +15,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from . import report
-from .load import Load, Shape, drive, drive_python
+from .load import Load, Shape, drive, drive_python, generator
 from .servers import ASYNC, RAW, serving
 
 IN_FLIGHT = 256
@@ -63,6 +63,7 @@ def load(pair: Pair, seconds: float) -> Load:
 
 def run(options: argparse.Namespace) -> int:
     """Measure and show."""
+    generator()  # the reference needs it
     wanted = [pair for pair in PAIRS if pair is REFERENCE or pair.title in options.only]
     pairs = [pair for pair in wanted if importlib.util.find_spec(pair.needs)]
     for pair in wanted:

@@ -74,7 +74,7 @@ class Desk:
     @property
     def in_flight(self) -> int:
         """Requests that have not ended."""
-        return sum(len(connection.calls) for connection in self.connections)
+        return self.tally.requests - sum(self.tally.ended.values())
 
     def deadline(self, header: Header | None) -> float:
         """When the time of a request is up: its own, or the server's ceiling if that is first."""

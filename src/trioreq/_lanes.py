@@ -17,7 +17,7 @@ from typing import Any
 
 import trio
 
-from ._connection import Call, Desk
+from ._connection import Desk
 from ._request import current_request
 from ._workers import Handler, ends_program
 
@@ -85,27 +85,28 @@ class Lanes:
             with trio.CancelScope() as scope:
                 while True:
                     if row == IN_A_ROW or not turns.granted:
+                        call = None  # a lane that waits holds no request
                         await self._next()
                         row = 0
                     row += 1
                     call = turns.granted.popleft()
                     if turns.granted:
                         self._carrier.holding = True
-                    if call.ended:
-                        turns.release()
-                    else:
+                    token = current_request.set(call)
+                    try:
+                        if call.ended:
+                            continue
                         call.scope = scope
-                        handling = self._handle(call)
-                        try:
-                            trap = handling.send(None)
-                        except StopIteration as done:
-                            result = done.value
-                        else:
+                        handling = self._handler(call)
+                        trap, result = _begin(handling)
+                        if trap is not None:
                             self._handler_waits()
-                            result = await _rest(handling, trap)
-                        if not call.finish(result) or copy_context() != self._context:
-                            break
-                    call = None  # a lane that waits holds no request
+                            result = await _go_on(handling, trap)
+                    finally:
+                        current_request.reset(token)
+                        turns.release()
+                    if not call.finish(result) or copy_context() != self._context:
+                        break
         except BaseException as error:
             # Outside the scope, which takes its own Cancelled out of a group of exceptions.
             if call is None or ends_program(error):
@@ -154,16 +155,6 @@ class Lanes:
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    @trio.lowlevel.disable_ki_protection
-    async def _handle(self, call: Call) -> object:
-        """Run the handler. Ctrl-C may come in here, and ends the server whatever it interrupts."""
-        token = current_request.set(call)
-        try:
-            return await self._handler(call)
-        finally:
-            current_request.reset(token)
-            self._turns.release()
-
     def _context_is_clean(self) -> bool:
         """Whether handlers have left the task's context as it was."""
         try:
@@ -172,16 +163,30 @@ class Lanes:
             return False
 
 
+# Ctrl-C may come while a handler runs, and ends the server whatever it interrupts. It is for the
+# two below to let it in: the lane itself is protected.
+
+
+@trio.lowlevel.disable_ki_protection
+def _begin(handling: Coroutine[Any, Any, object]) -> tuple[object, object]:
+    """Start a handler; returns what it waits for, or None and what it has returned."""
+    try:
+        return handling.send(None), None
+    except StopIteration as done:
+        return None, done.value
+
+
 @coroutine
-def _rest(started: Coroutine[Any, Any, object], trap: object) -> Generator[object, Any, object]:
-    """Await a coroutine that was started, and waits for what `trap` says."""
+@trio.lowlevel.disable_ki_protection
+def _go_on(handling: Coroutine[Any, Any, object], trap: object) -> Generator[object, Any, object]:
+    """Await a handler that was started, and waits for `trap`."""
     try:
         while True:
             try:
                 answer = yield trap
-            except BaseException as error:  # noqa: BLE001  # it is the coroutine's to handle
-                trap = started.throw(error)
+            except BaseException as error:  # noqa: BLE001  # it is the handler's to see
+                trap = handling.throw(error)
             else:
-                trap = started.send(answer)
+                trap = handling.send(answer)
     except StopIteration as done:
         return done.value

@@ -195,6 +195,7 @@ class Router:
             return
         outbox, self.outbox = self.outbox, []
         send = self._router.send
+        sent = 0
         try:
             for link, frames in outbox:
                 if not link.automatic:
@@ -210,8 +211,9 @@ class Router:
                 for frame in frames[:-1]:
                     send(frame, MORE)
                 send(frames[-1], NOBLOCK)
-                self.handed_over += 1
+                sent += 1
         finally:
+            self.handed_over += sent
             self._router.nudge()  # a send eats the edge, one that fails too
 
     async def aclose(self) -> None:

@@ -22,8 +22,9 @@ from ._transport import Peer, Unsent
 if TYPE_CHECKING:
     from ._transport import Host, Session
 
-BATCH = 128  # messages read before trio's other tasks have their turn
-CATCH_UP = 4  # batches read before newcomers are let in, at the most
+BATCH = 256 * 1024  # bytes read before what came is worked on: what fits a cache, and is soon freed
+MESSAGE = 2048  # bytes that a message counts as, beside its last frame
+CATCH_UP = 8  # batches read before newcomers are let in, at the most
 EVENT = struct.Struct("=Hi")
 NOBLOCK = int(zmq.NOBLOCK)  # plain ints: each call would look the enum's value up
 MORE = int(zmq.SNDMORE | zmq.NOBLOCK)
@@ -132,23 +133,24 @@ class Router:
         went, and would ignore a newcomer under one of them, for good.
         """
         for _ in range(CATCH_UP):
-            if self._read() < BATCH:
+            if not self._read():
                 break
         self._host.start()
         self._router.nudge()
         return self.read_monitor()
 
-    def _read(self) -> int:
+    def _read(self) -> bool:
         """Read a batch, see who has gone since, then let the server have what came.
 
         Returns:
-            How many messages were read; if `BATCH`, there may be more.
+            Whether there was anything.
         """
         recv = self._router.recv
         known = self._automatic
         batch: list[tuple[RouterLink | None, list[bytes]]] = []
+        room = BATCH
         try:
-            while len(batch) < BATCH:
+            while room > 0:
                 routing_id = recv(NOBLOCK)
                 # What follows is read as Frames, which know whether more come, and from whom.
                 frame = recv(NOBLOCK, copy=False)
@@ -158,6 +160,7 @@ class Router:
                     frame = recv(NOBLOCK, copy=False)
                     frames.append(frame.bytes)
                 batch.append((link, frames))
+                room -= MESSAGE + len(frames[-1])
                 if len(batch) == 1 and not self._router.readable():
                     break  # the exception costs more than the question, for a single message
         except zmq.Again:
@@ -171,7 +174,7 @@ class Router:
                 else:
                     link.session.arrived(frames)
             self.release()
-        return len(batch)
+        return bool(batch)
 
     def _attribute(self, routing_id: bytes, frame: zmq.Frame) -> RouterLink | None:
         """Find or make the link of a message, by its descriptor and stamp."""

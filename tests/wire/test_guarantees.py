@@ -19,7 +19,7 @@ from support.serving import poll, serving, until
 from support.zmtp import RawPeer, message
 
 import trioreq
-from trioreq._router import BATCH, CATCH_UP, Router
+from trioreq._router import BATCH, CATCH_UP, MESSAGE, Router
 
 pytestmark = pytest.mark.slow
 
@@ -332,7 +332,7 @@ async def test_g6_a_reply_that_finds_no_room_does_not_put_the_reader_to_sleep(
 
 async def test_g6_what_the_gate_leaves_in_the_router_is_read(clients: Clients) -> None:
     """It reads the ROUTER before it lets a newcomer in, and not without end."""
-    many = BATCH * CATCH_UP // 4
+    many = BATCH // MESSAGE * CATCH_UP // 4
     async with serving(Worker(), max_queued_per_client=8 * many) as server:
         router = server._transport
         assert isinstance(router, Router)

@@ -1,12 +1,16 @@
 """A ZeroMQ request/reply server in trio: a client that is gone stops its work."""
 
+from ._admission import Applicant
 from ._client import Client, open_client
+from ._curve import AllowList, CurveClient, CurveServer, KeyPair, load_public_key
 from ._errors import (
     CancelReason,
     Code,
     ConnectionLost,
     EndpointError,
+    KeyFileError,
     NotConnected,
+    Refused,
     ReplyError,
     RequestCancelled,
     RequestTimeout,
@@ -19,14 +23,21 @@ from ._statistics import ClientStatistics, RepliesDropped, Statistics, Timings
 from ._transport import Peer
 
 __all__ = [
+    "AllowList",
+    "Applicant",
     "CancelReason",
     "Client",
     "ClientStatistics",
     "Code",
     "ConnectionLost",
+    "CurveClient",
+    "CurveServer",
     "EndpointError",
+    "KeyFileError",
+    "KeyPair",
     "NotConnected",
     "Peer",
+    "Refused",
     "RepliesDropped",
     "ReplyError",
     "Request",
@@ -38,6 +49,7 @@ __all__ = [
     "TrioreqError",
     "UnexpectedReply",
     "check_cancelled",
+    "load_public_key",
     "open_client",
     "serve",
 ]

@@ -20,11 +20,13 @@ import outcome
 import trio
 
 from . import _wire
+from ._curve import CurveClient
 from ._dealer import Dealer
 from ._errors import (
     Code,
     ConnectionLost,
     NotConnected,
+    Refused,
     ReplyError,
     RequestTimeout,
     UnexpectedReply,
@@ -96,6 +98,8 @@ class Client:
         self._correlation = 0
         self._ready = trio.Event()  # replaced when the connection is lost
         self._closed = False
+        self._refusal: str | None = None  # why there is no connection, if the server has said so
+        self._turned_away = False
         self._speaks: bool | None = None  # whether the server does; None until it has said so
         self._taken_back: list[int] = []  # what it is to be told, if it does
         self._counts = dict.fromkeys(ClientStatistics.__dataclass_fields__, 0)
@@ -123,6 +127,7 @@ class Client:
             ReplyError: The server answered with an error.
             RequestTimeout: The time was up.
             NotConnected: There was no connection in time; nothing was sent.
+            Refused: The server does not let this client in; nothing was sent.
             ConnectionLost: The connection broke, and there are no retries left.
             UnexpectedReply: The reply has several frames; `request_multipart` takes those.
             trio.ClosedResourceError: The client is closed.
@@ -192,11 +197,17 @@ class Client:
             self._ready = ready = trio.Event()
         with trio.move_on_after(self._connect_timeout):
             await ready.wait()
-            return
+            if self._refusal is None:
+                return
+            raise self._lost() if call.sent else Refused(f"{self._endpoint}: {self._refusal}")
         raise self._lost() if call.sent else self._not_connected()
 
     def _not_connected(self) -> NotConnected:
-        return NotConnected(f"no connection to {self._endpoint}: does a server listen there?")
+        if self._turned_away:
+            why = "it closes them in the handshake: does it want CURVE or PLAIN, or is it full?"
+        else:
+            why = "does a server listen there?"
+        return NotConnected(f"no connection to {self._endpoint}: {why}")
 
     def _lost(self) -> ConnectionLost:
         return ConnectionLost(
@@ -227,6 +238,7 @@ class Client:
 
     def connecting(self) -> None:
         """The other side has accepted."""
+        self._refusal = None
         self._accepted = trio.current_time()
 
     def connected(self) -> None:
@@ -235,7 +247,20 @@ class Client:
         self._timings = Timings(self._accepted - self._begun, now - self._accepted)
         self._counts["connections"] += 1
         self._speaks = None
+        self._refusal = None
+        self._turned_away = False
         self._ready.set()
+
+    def refused(self, why: str) -> None:
+        """The server does not let the client in: those who wait for a connection are told."""
+        self._refusal = why
+        ready, self._ready = self._ready, trio.Event()
+        ready.set()
+
+    def turned_away(self) -> None:
+        """The server has closed a connection in the handshake, and has not said why."""
+        self._refusal = None
+        self._turned_away = True
 
     def lost(self) -> None:
         """The connection is gone, and with it all that was in flight."""
@@ -307,6 +332,7 @@ async def open_client(
     connect_timeout: float | None = None,
     heartbeat: float | None = 10.0,
     max_message_size: int = 16 * 1024 * 1024,
+    curve: CurveClient | None = None,
 ) -> AsyncIterator[Client]:
     """Open a client of one server. Leaving the block closes it, and cancels what is in flight.
 
@@ -325,6 +351,7 @@ async def open_client(
         heartbeat: Seconds in which a server that is stopped or cut off is noticed; None sends
             no heartbeats.
         max_message_size: Bytes that a frame of a reply may have; more breaks the connection.
+        curve: The server's key and the client's own, for a server that wants CURVE.
 
     Raises:
         EndpointError: The endpoint is no address that can be connected to.
@@ -342,11 +369,15 @@ async def open_client(
     check_seconds("heartbeat", heartbeat)
     check_count("retries", retries, 0)
     check_count("max_message_size", max_message_size, 1)
+    if curve is not None and not isinstance(curve, CurveClient):
+        raise TypeError(f"curve is a CurveClient, not {type(curve).__name__}")
     line: Line
     if isinstance(endpoint, Network):
+        if curve is not None:
+            raise ValueError("a network in memory knows no CURVE: leave it out there")
         line = endpoint.line(heartbeat=heartbeat, max_message_size=max_message_size)
     else:
-        line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size)
+        line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size, curve=curve)
     client = Client(
         line, str(endpoint), timeout=timeout, retries=retries, connect_timeout=connect_timeout
     )

@@ -15,6 +15,7 @@ import trio
 import zmq
 
 from . import _endpoint
+from ._curve import CurveClient
 from ._errors import EndpointError
 from ._transport import Asker
 from ._zsocket import ZSocket
@@ -23,7 +24,14 @@ BATCH = 128  # messages read before trio's other tasks have their turn
 RECONNECT = 0.05  # seconds before the first try to connect again; each further one doubles it
 RECONNECT_MOST = 2.0
 EVENT = struct.Struct("=Hi")
-WATCHED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+HANDSHAKE = 15.0  # seconds; a server that cannot decide now says nothing, and is asked again
+FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+WATCHED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | FAILED
+WRONG_KEY = 3  # connections in a row that are closed in CURVE's handshake: a key is wrong
 
 
 class Dealer:
@@ -33,12 +41,21 @@ class Dealer:
         EndpointError: The endpoint is no address that can be connected to.
     """
 
-    def __init__(self, endpoint: str, *, heartbeat: float | None, max_message_size: int) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        heartbeat: float | None,
+        max_message_size: int,
+        curve: CurveClient | None = None,
+    ) -> None:
         _endpoint.check_client(endpoint)
         self._endpoint = endpoint
         self._heartbeat = heartbeat
         self._max_message_size = max_message_size
+        self._curve = curve
         self._opened = 0
+        self._turned_away = 0  # in a row
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:
             self._open()
@@ -56,6 +73,8 @@ class Dealer:
                 nursery.start_soon(self._monitor.keep_reading, self._read_monitor)
                 nursery.start_soon(self._dealer.keep_reading, self._read)
                 await self._over.wait()
+                if not self._up and self._refused:
+                    await trio.sleep(RECONNECT_MOST)  # the socket itself tries no more
                 nursery.cancel_scope.cancel()
             self._close()
             self._open()
@@ -69,7 +88,12 @@ class Dealer:
         dealer.maxmsgsize = self._max_message_size
         dealer.reconnect_ivl = round(RECONNECT * 1000)
         dealer.reconnect_ivl_max = round(RECONNECT_MOST * 1000)
+        dealer.handshake_ivl = round(HANDSHAKE * 1000)
         dealer.ipv6 = "[" in self._endpoint
+        if self._curve is not None:
+            dealer.curve_serverkey = self._curve.server_key.encode()
+            dealer.curve_publickey = self._curve.keys.public.encode()
+            dealer.curve_secretkey = self._curve.keys.secret.encode()
         if self._heartbeat is not None:
             half = max(1, round(self._heartbeat * 500))  # as the server does it
             dealer.heartbeat_ivl = dealer.heartbeat_timeout = half
@@ -81,7 +105,7 @@ class Dealer:
         monitor.rcvhwm = 0
         monitor.linger = 0
         monitor.connect(address)
-        self._up = False
+        self._up = self._refused = False
         self._over = trio.Event()
         dealer.connect(self._endpoint)
 
@@ -118,16 +142,42 @@ class Dealer:
     def _read_monitor(self) -> None:
         monitor = self._monitor
         while monitor.readable():
-            event, _ = EVENT.unpack(monitor.raw.recv(zmq.NOBLOCK))
+            event, value = EVENT.unpack(monitor.raw.recv(zmq.NOBLOCK))
             monitor.raw.recv(zmq.NOBLOCK)  # the endpoint
             if event == zmq.EVENT_CONNECTED:
                 self._asker.connecting()
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._up = True
+                self._turned_away = 0
                 self._asker.connected()
-            elif self._up:
+            elif event & FAILED:
+                self._failed(event, value)
+            elif event == zmq.EVENT_DISCONNECTED and self._up:
                 while self._read():  # what came before the end counts
                     pass
                 self._up = False
                 self._asker.lost()
                 self._over.set()
+
+    def _failed(self, event: int, value: int) -> None:
+        """A handshake has failed; libzmq tells little of why."""
+        self._turned_away += 1
+        why = ""
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            why = f"the server does not let this client in (status {value})"
+            if self._curve is not None:
+                why += f": is its key {self._curve.keys.public} on the server's list?"
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            why = "what it says in the handshake is not understood: is it a ZeroMQ server?"
+        elif self._curve is not None and self._turned_away >= WRONG_KEY:
+            why = (
+                "the server closes the connection in the handshake and does not say why: "
+                "is the server's key right? Does it speak CURVE? Is it full?"
+            )
+        if not why:
+            self._asker.turned_away()
+            return
+        self._turned_away = 0
+        self._refused = True
+        self._asker.refused(why)
+        self._over.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -97,6 +98,20 @@ def _refuse_taken(addr: str, path: Path) -> None:
         except OSError as error:
             raise EndpointError(explain(addr, error.errno)) from error
     raise EndpointError(f"cannot bind {addr!r}: {ADVICE[errno.EADDRINUSE]}")
+
+
+def is_exposed(endpoint: str) -> bool:
+    """Whether a bound address can be reached from other machines."""
+    transport, _, rest = endpoint.partition("://")
+    if transport != "tcp":
+        return False
+    host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1
+    return not (mapped or address).is_loopback
 
 
 def explain(addr: str, number: int | None) -> str:

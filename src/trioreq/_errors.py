@@ -3,9 +3,11 @@
 Exception
   TrioreqError
     EndpointError       the caller's mistake: an address that cannot be served or asked
+    KeyFileError        the caller's mistake: a file of keys that cannot be used
     ReplyError          the server's answer: an error, with a code and a text
     RequestTimeout      the time was up first (also a trio.TooSlowError)
     NotConnected        no connection in time: nothing was sent (also a trio.TooSlowError)
+    Refused             the server does not let this client in: nothing was sent
     ConnectionLost      the outcome is unknown (also a trio.BrokenResourceError)
     UnexpectedReply     an answer that does not fit what was asked for
 BaseException
@@ -52,6 +54,10 @@ class EndpointError(TrioreqError):
     """An address that cannot be served or asked; the message says why and what to do."""
 
 
+class KeyFileError(TrioreqError):
+    """A file of keys that cannot be used; the message says why and what to do."""
+
+
 class ReplyError(TrioreqError):
     """An answer that is an error on purpose.
 
@@ -91,6 +97,13 @@ class RequestTimeout(TrioreqError, trio.TooSlowError):
 
 class NotConnected(TrioreqError, trio.TooSlowError):
     """There was no connection in time. Nothing was sent, so it is safe to ask again."""
+
+
+class Refused(TrioreqError):
+    """The server does not let this client in. Nothing was sent; the message says what is known.
+
+    The client goes on trying, every few seconds: a server may change its mind.
+    """
 
 
 class ConnectionLost(TrioreqError, trio.BrokenResourceError):

@@ -13,6 +13,12 @@ def check_count(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name} is a number from {least} to {MOST}, not {value}")
 
 
+def check_limit(name: str, value: int | None) -> None:
+    """A whole number above 0, or None."""
+    if value is not None:
+        check_count(name, value, 1)
+
+
 def check_seconds(name: str, value: float | None) -> None:
     """A time above 0 that libzmq can have, or None."""
     if value is None:

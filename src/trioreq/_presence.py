@@ -50,6 +50,14 @@ class Presence:
         self.stamp += 1
         return self._holder.pop(descriptor, None)
 
+    def holder(self, descriptor: int) -> int | None:
+        """The connection that has a descriptor."""
+        return self._holder.get(descriptor)
+
+    def forget(self, descriptor: int) -> None:
+        """Take the connection on a descriptor for gone, before its end is told."""
+        del self._holder[descriptor]
+
     def sender(self, descriptor: int, stamp: int) -> int | None:
         """The connection that a message came on, or None if it is gone."""
         opened = self._holder.get(descriptor)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import trio
 import zmq
 
-from ._gate import STAMP, Gate
+from ._gate import PUBLIC_KEY, STAMP, Gate, Rules
+from ._limits import Limits
 from ._presence import Presence
-from ._sockets import Sockets
+from ._sockets import Connection, Sockets
 from ._transport import Peer, Unsent
 
 if TYPE_CHECKING:
@@ -33,12 +34,13 @@ MORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 class RouterLink:
     """One connection to the ROUTER, from its first message on."""
 
-    __slots__ = ("automatic", "client", "gone", "router", "routing_id", "session")
+    __slots__ = ("automatic", "client", "descriptor", "gone", "router", "routing_id", "session")
 
     session: Session
 
-    def __init__(self, router: Router, routing_id: bytes, client: Peer) -> None:
+    def __init__(self, router: Router, descriptor: int, routing_id: bytes, client: Peer) -> None:
         self.router = router
+        self.descriptor = descriptor
         self.routing_id = routing_id
         self.automatic = routing_id.startswith(b"\0")  # libzmq made it, and uses it once only
         self.client = client
@@ -59,19 +61,23 @@ class Router:
         outbox: What is to be handed over, and to whom.
         holding: Whether more will be put there before anybody waits: it goes out together then.
         handed_over: How many messages were.
+        thrown_out: How many connections were ended, since they may not stay.
     """
 
-    def __init__(self, sockets: Sockets) -> None:
+    def __init__(self, sockets: Sockets, rules: Rules, limits: Limits) -> None:
         self._sockets = sockets
         self._router = sockets.router
         self._monitor = sockets.monitor
-        self._gate = Gate(sockets.gate, self._catch_up)
+        self._gate = Gate(sockets.gate, self._catch_up, rules)
+        self._limits = limits
         self._presence = Presence()
         self._links: dict[int, RouterLink] = {}
         self._automatic: dict[bytes, RouterLink] = {}  # routing id -> link, while it lives
         self.outbox: list[tuple[RouterLink, Sequence[bytes]]] = []
         self.holding = False
         self.handed_over = 0
+        self.thrown_out = 0
+        self._unwelcome: list[tuple[int, int]] = []  # descriptor, connection
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -83,12 +89,17 @@ class Router:
         """How many connections live, those that have not spoken included."""
         return len(self._presence)
 
+    @property
+    def refused(self) -> int:
+        """How many connections were not let in."""
+        return self._gate.refused
+
     async def run(self, host: Host) -> None:
         """Let clients come and go, until cancelled. What they say is for `receive` to read."""
         self._host = host  # before the first message is read, and not needed earlier
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._monitor.keep_reading, self.read_monitor)
-            nursery.start_soon(self._sockets.gate.keep_reading, self._gate.answer)
+            nursery.start_soon(self._gate.run, self._throw_out)
 
     async def receive(self) -> None:
         """Let the server have what has come; waits for it if there is nothing.
@@ -112,19 +123,64 @@ class Router:
         """Take in who came and who went; returns the stamp of that."""
         monitor = self._monitor
         recv = monitor.recv
+        came: list[tuple[int, int, Connection]] = []
         while monitor.readable():
             event, descriptor = EVENT.unpack(recv(NOBLOCK))
             recv(NOBLOCK)  # the endpoint, which nobody asks for
             if event == zmq.EVENT_ACCEPTED:
                 number = self._presence.opened(descriptor)
+                if not self._limits.unlimited and (held := self._sockets.hold(descriptor)):
+                    came.append((descriptor, self._presence.stamp, held))
             else:
                 number = self._presence.ended(descriptor)
-            link = self._links.pop(number, None) if number is not None else None
-            if link is not None:
-                link.gone = True
-                self._automatic.pop(link.routing_id, None)
-                link.session.left()
+            if number is not None:
+                self._left(number)
+        if came:
+            self._count(came)
         return self._presence.stamp
+
+    def _left(self, number: int) -> None:
+        """A connection is gone, or counts as gone."""
+        self._limits.leave(number)
+        link = self._links.pop(number, None)
+        if link is not None:
+            link.gone = True
+            self._automatic.pop(link.routing_id, None)
+            link.session.left()
+
+    def _count(self, came: Sequence[tuple[int, int, Connection]]) -> None:
+        """Let newcomers in as far as the limits allow; the monitor was read after they were held.
+
+        So whoever is still the holder of the descriptor is the one that is held.
+        """
+        for descriptor, number, held in came:
+            if self._presence.holder(descriptor) == number:
+                address = held.address
+                limit = self._limits.enter(number, address)
+                if limit is not None:
+                    self._gate.turned_away(address, limit)
+                    self._presence.forget(descriptor)
+                    held.shut_down()
+            held.close()
+
+    def _throw_out(self) -> None:
+        """End the connections of those that may not stay."""
+        for number, link in tuple(self._links.items()):
+            if not self._gate.rules.still_hold(link.client):
+                self._end(link.descriptor, number)
+
+    def _end(self, descriptor: int, number: int) -> None:
+        """Take a connection for gone, and end it really: hold it, then look, then shut it down."""
+        held = self._sockets.hold(descriptor)
+        self.read_monitor()
+        if self._presence.holder(descriptor) == number:
+            self._presence.forget(descriptor)
+            self._left(number)
+            self.thrown_out += 1
+            if held is not None:
+                held.shut_down()
+        if held is not None:
+            held.close()
 
     def _catch_up(self) -> int:
         """Take in all that was before now; returns the stamp of that.
@@ -167,6 +223,8 @@ class Router:
             pass
         if batch:
             self.read_monitor()
+            while self._unwelcome:
+                self._end(*self._unwelcome.pop())
             self.holding = True
             for link, frames in batch:
                 if link is None:
@@ -184,7 +242,11 @@ class Router:
             return None
         link = self._links.get(number)
         if link is None:
-            link = RouterLink(self, routing_id, _peer(number, frame))
+            client = _peer(number, frame)
+            if not self._gate.rules.still_hold(client):  # it was let in, and has said nothing since
+                self._unwelcome.append((descriptor, number))
+                return None
+            link = RouterLink(self, descriptor, routing_id, client)
             link.session = self._host.joined(link)
             self._links[number] = link
             if link.automatic:
@@ -254,4 +316,5 @@ def _peer(number: int, frame: zmq.Frame) -> Peer:
         user_id=_property(frame, "User-Id"),
         uid=uid,
         pid=pid,
+        public_key=_property(frame, PUBLIC_KEY),
     )

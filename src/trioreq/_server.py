@@ -9,11 +9,16 @@ from functools import partial
 
 import trio
 
+from . import _endpoint
+from ._admission import Admit
 from ._connection import Call, Connection, Desk
+from ._curve import CurveServer
 from ._errors import CancelReason
+from ._gate import Rules
 from ._lanes import Lanes
+from ._limits import Limits
 from ._network import Network
-from ._options import check_count, check_seconds
+from ._options import check_count, check_limit, check_seconds
 from ._router import Router
 from ._sockets import BoundSockets, Sockets
 from ._statistics import Statistics
@@ -31,11 +36,13 @@ class Server:
     def __init__(
         self,
         sockets: Sockets,
+        rules: Rules,
+        limits: Limits,
         turns: Turns[Connection, Call],
         timeout: float,
         workers: Callable[[Desk], Workers],
     ) -> None:
-        self._transport = Router(sockets)
+        self._transport = Router(sockets, rules, limits)
         self._desk = Desk(turns, timeout, self._transport, self._stop)
         self._workers = workers(self._desk)
         self.start = self._workers.start  # what has arrived (the transport calls this)
@@ -58,6 +65,8 @@ class Server:
             connections=self._transport.connections,
             sent=self._transport.handed_over,
             abandoned=self._workers.abandoned,
+            refused=self._transport.refused,
+            thrown_out=self._transport.thrown_out,
         )
 
     async def drain(self, grace: float) -> None:
@@ -145,6 +154,11 @@ async def serve(
     heartbeat: float | None = 10.0,
     max_message_size: int = 16 * 1024 * 1024,
     send_queue: int = 1000,
+    curve: CurveServer | None = None,
+    plain_insecure: bool = False,
+    admit: Admit | None = None,
+    max_connections: int | None = None,
+    max_connections_per_address: int | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve requests over ZeroMQ until cancelled, or drained with `Server.drain`.
@@ -172,12 +186,21 @@ async def serve(
             REQ clients older than libzmq 4.3.0, which break on them.
         max_message_size: Bytes that a frame may have; who sends more is disconnected.
         send_queue: Replies that may wait for a client that does not read. More are dropped.
+        curve: The server's keys, and who may come in: everything is encrypted then, and clients
+            prove who they are. None for no encryption, and nobody to prove anything.
+        plain_insecure: Let clients prove who they are by a user name and a password, which
+            anybody on the way can read and use; `admit` decides.
+        admit: Called with each `Applicant` that no list decides about; returns its user id, which
+            may be empty, or None to refuse it. It has 10 seconds. An async function.
+        max_connections: Connections there may be; more are ended at once. None for no limit.
+        max_connections_per_address: The same for one IP address and, on ipc, for one user of the
+            machine.
         task_status: `trio.Nursery.start` gives the `Server` when it is bound.
 
     Raises:
         EndpointError: An address cannot be served; the message says why.
         TypeError: An option is of the wrong type.
-        ValueError: An option is out of its range.
+        ValueError: An option is out of its range, or does not go with another.
 
     Example:
         >>> async def shout(request):
@@ -193,11 +216,21 @@ async def serve(
     check_count("send_queue", send_queue, 1)
     check_seconds("timeout", timeout)
     check_seconds("heartbeat", heartbeat)
+    check_limit("max_connections", max_connections)
+    check_limit("max_connections_per_address", max_connections_per_address)
+    rules = _rules(curve, plain_insecure, admit)
     bind: Callable[..., Sockets]
     if isinstance(addr, Network):
+        if rules.mechanism != "NULL":
+            raise ValueError("a network in memory knows no mechanism but NULL: leave it out there")
         bind, threads = addr.bind, addr.threads
     else:
-        bind = partial(BoundSockets, (addr,) if isinstance(addr, str) else tuple(addr))
+        bind = partial(
+            BoundSockets,
+            (addr,) if isinstance(addr, str) else tuple(addr),
+            curve=None if curve is None else curve.keys,
+            plain=plain_insecure,
+        )
         threads = Threads
     sockets = bind(heartbeat=heartbeat, max_message_size=max_message_size, send_queue=send_queue)
     in_loop = is_async(handler)
@@ -205,8 +238,12 @@ async def serve(
     turns: Turns[Connection, Call] = (Turns if in_loop else SharedTurns)(
         slots, max_queued_per_client
     )
+    if rules.mechanism != "CURVE":
+        _warn_of_the_exposed(sockets.endpoints, rules.mechanism)
     server = Server(
         sockets,
+        rules,
+        Limits(max_connections, max_connections_per_address),
         turns,
         math.inf if timeout is None else timeout,
         partial(Lanes if in_loop else threads, handler),
@@ -216,6 +253,37 @@ async def serve(
     except BaseExceptionGroup as group:
         error = _innermost(group)
         raise error from error.__cause__
+
+
+def _rules(curve: CurveServer | None, plain: bool, admit: Admit | None) -> Rules:
+    """Who may come in, if the options go together."""
+    if curve is not None and not isinstance(curve, CurveServer):
+        raise TypeError(f"curve is a CurveServer, not {type(curve).__name__}")
+    if admit is not None and not callable(admit):
+        raise TypeError(f"admit is an async function, not {type(admit).__name__}")
+    if curve is not None and plain:
+        raise ValueError("curve and plain_insecure: a server has one mechanism")
+    if plain and admit is None:
+        raise ValueError("plain_insecure needs admit, which looks at the password")
+    if curve is None:
+        return Rules("PLAIN" if plain else "NULL", admit=admit)
+    if curve.allow is None and admit is None:
+        raise ValueError("curve without an allow-list needs admit, which decides about the keys")
+    if curve.allow is not None and admit is not None:
+        raise ValueError("curve's allow-list and admit: choose who decides")
+    return Rules("CURVE", curve.allow, admit)
+
+
+def _warn_of_the_exposed(endpoints: Sequence[str], mechanism: str) -> None:
+    """Say that others than this machine can reach an address, unencrypted."""
+    for endpoint in filter(_endpoint.is_exposed, endpoints):
+        log.warning(
+            "%s can be reached from other machines, and with %s nothing is encrypted%s: "
+            "use curve=trioreq.CurveServer(...), or bind 127.0.0.1",
+            endpoint,
+            mechanism,
+            "" if mechanism == "PLAIN" else ", and nobody has to prove who he is",
+        )
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -8,7 +8,8 @@ from typing import Protocol
 import trio
 import zmq
 
-from . import _endpoint
+from . import _endpoint, _held
+from ._curve import KeyPair
 from ._errors import EndpointError
 from ._zsocket import ZSocket
 
@@ -17,6 +18,20 @@ GATE = "inproc://zeromq.zap.01"  # libzmq looks for it here, once a Context
 MONITOR = "inproc://trioreq.monitor"
 BACKLOG = 4096  # connections that the kernel may hold for libzmq; it caps this itself
 LINGER = 0.5  # seconds that the last words have to go out in
+
+
+class Connection(Protocol):
+    """A connection that is held, whoever has its descriptor later."""
+
+    @property
+    def address(self) -> str:
+        """Where its peer is; on ipc, the user that it runs as."""
+
+    def shut_down(self) -> None:
+        """End it."""
+
+    def close(self) -> None:
+        """Let go of it; it lives on."""
 
 
 class Sockets(Protocol):
@@ -34,6 +49,9 @@ class Sockets(Protocol):
     gate: ZSocket
     endpoints: tuple[str, ...]
 
+    def hold(self, descriptor: int) -> Connection | None:
+        """Hold the connection that has a descriptor now; None if it has none."""
+
     async def aclose(self) -> None:
         """Let what was handed over go out, for a bounded time, and close."""
 
@@ -46,6 +64,8 @@ class BoundSockets:
         heartbeat: Seconds in which a silent peer is declared gone; None for no heartbeats.
         max_message_size: Bytes in a frame; a peer that sends more is disconnected.
         send_queue: Messages that one connection may have waiting to go out.
+        curve: The server's keys, for CURVE.
+        plain: Whether it is PLAIN.
 
     Raises:
         EndpointError: An address cannot be bound.
@@ -58,6 +78,8 @@ class BoundSockets:
         heartbeat: float | None,
         max_message_size: int,
         send_queue: int,
+        curve: KeyPair | None = None,
+        plain: bool = False,
     ) -> None:
         if not addrs:
             raise EndpointError(
@@ -68,6 +90,10 @@ class BoundSockets:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:
             self._router = self._open_router(heartbeat, max_message_size, send_queue)
+            self._router.plain_server = plain
+            if curve is not None:
+                self._router.curve_server = True
+                self._router.curve_secretkey = curve.secret.encode()
             self.router = ZSocket(self._router)
             self.monitor = ZSocket(self._open_monitor())
             self.gate = ZSocket(self._open_gate())
@@ -117,6 +143,10 @@ class BoundSockets:
             self._files.append(_endpoint.BoundFile(path))
         bound: bytes = self._router.get(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
         return bound.decode().rstrip("\0")
+
+    def hold(self, descriptor: int) -> Connection | None:
+        """Hold the connection that has a descriptor now; None if it has none."""
+        return _held.hold(descriptor)
 
     async def aclose(self) -> None:
         """Let what was handed over go out, for a bounded time, and close."""

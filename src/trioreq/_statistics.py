@@ -77,6 +77,10 @@ class Statistics:
     """Of `never_started`, those whose connection was forgotten when they were read."""
     abandoned_threads: int
     """Worker threads that still run for a request that has ended."""
+    refused: int
+    """Connections that were not let in."""
+    thrown_out: int
+    """Connections that were ended because their key was taken off the list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,8 @@ class Tally:
         connections: int,
         sent: int,
         abandoned: int,
+        refused: int,
+        thrown_out: int,
     ) -> Statistics:
         """All of it, with what others count, as it is now."""
         return Statistics(
@@ -153,4 +159,6 @@ class Tally:
             replies_dropped=RepliesDropped(self.dropped_gone, self.dropped_full),
             unattributed=self.unattributed,
             abandoned_threads=abandoned,
+            refused=refused,
+            thrown_out=thrown_out,
         )

@@ -24,11 +24,13 @@ class Peer:
     socket_type: str
     """What the peer says it is, such as ``REQ`` or ``DEALER``."""
     user_id: str = ""
-    """Who the gate says it is; empty with the NULL mechanism."""
+    """Who it is, as the allow-list or `admit` has it; empty if neither was asked."""
     uid: int | None = None
     """The user that the peer runs as, where ipc tells it."""
     pid: int | None = None
     """The peer's process, where ipc tells it."""
+    public_key: str = ""
+    """The key that it has proved to own; empty without CURVE."""
 
 
 class Unsent(Enum):
@@ -103,6 +105,12 @@ class Asker(Protocol):
 
     def connected(self) -> None:
         """There is a connection: messages can be sent."""
+
+    def refused(self, why: str) -> None:
+        """The server does not let the client in; the transport goes on trying."""
+
+    def turned_away(self) -> None:
+        """The server has closed a connection in the handshake, and has not said why."""
 
     def arrived(self, frames: Sequence[bytes]) -> None:
         """A message came."""

@@ -138,7 +138,14 @@ async def test_client_crash_tells_when_a_promise_is_broken(
 ) -> None:
     demo = runpy.run_path(str(EXAMPLES / "client_crash.py"))["Demo"]()
     nothing = Tally().snapshot(
-        in_flight=0, waiting=0, running=0, connections=0, sent=0, abandoned=0
+        in_flight=0,
+        waiting=0,
+        running=0,
+        connections=0,
+        sent=0,
+        abandoned=0,
+        refused=0,
+        thrown_out=0,
     )
     assert demo.judge(nothing) is False
     out = capsys.readouterr().out

@@ -33,6 +33,7 @@ class Ask:
     repeat: int | None
     interval: float
     verbose: bool
+    curve: trioreq.CurveClient | None
     sent: int = 0
     took: list[float] = field(default_factory=list)  # seconds
 
@@ -59,6 +60,7 @@ class Ask:
             timeout=self.timeout,
             retries=self.retries,
             connect_timeout=self.connect_timeout,
+            curve=self.curve,
         ) as client:
             if self.repeat is None:
                 show(await self.ask(client, frames), self)

@@ -8,7 +8,7 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -35,6 +35,7 @@ class Load:
     size: int
     timeout: float
     connect_timeout: float
+    curve: trioreq.CurveClient | None
 
 
 @dataclass
@@ -78,7 +79,8 @@ async def run_bench(load: Load, *, as_json: bool) -> int:
         await make_load(load, result, lambda done: progress.update(bar, completed=done))
     figures = result.figures()
     if as_json:
-        shown = {"load": asdict(load), **figures}
+        told = {name: value for name, value in vars(load).items() if name != "curve"}
+        shown = {"load": told | {"curve": load.curve is not None}, **figures}
         click.echo(json.dumps(without_nan(shown)))
     else:
         print_table(load, figures)
@@ -114,7 +116,10 @@ async def make_load(load: Load, result: Result, tell: Callable[[int], object]) -
 
     async def connect(task_status: trio.TaskStatus[trioreq.Client]) -> None:
         async with trioreq.open_client(
-            load.endpoint, timeout=load.timeout, connect_timeout=load.connect_timeout
+            load.endpoint,
+            timeout=load.timeout,
+            connect_timeout=load.connect_timeout,
+            curve=load.curve,
         ) as client:
             await client.request_multipart([body])  # is connected now, or says why not
             task_status.started(client)

@@ -18,14 +18,17 @@ import trioreq
 
 from ._ask import Ask, describe, tell
 from ._bench import Load, run_bench
+from ._keys import curve_of, key_options
 
 EXIT_CODES = {
     trioreq.ReplyError: 1,
     trioreq.EndpointError: 2,
+    trioreq.KeyFileError: 2,
     trioreq.RequestTimeout: 3,
     trioreq.NotConnected: 4,
     trioreq.ConnectionLost: 5,
     trioreq.UnexpectedReply: 6,
+    trioreq.Refused: 7,
 }
 INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -34,11 +37,12 @@ EXITS = """\b
 Exit codes:
   0    a reply came
   1    the server answered with an error
-  2    wrong usage, or an address that is none
+  2    wrong usage, an address that is none, or a key file that cannot be used
   3    the time was up
   4    no connection
   5    the connection broke: whether the request was done is unknown
   6    the reply is not understood
+  7    the server does not let this client in
   130  Ctrl-C
   141  whoever read the output has gone
 """
@@ -115,14 +119,20 @@ def commands() -> None:
     show_default=True,
     help="Seconds between repeated requests.",
 )
+@key_options
 @click.option("-v", "--verbose", is_flag=True, help="Tell how long each step took.")
-def request(**options: Any) -> None:  # noqa: ANN401  # click gives them by name
+def request(
+    *,
+    server_key: str | None,
+    key_file: Path | None,
+    **options: Any,  # noqa: ANN401  # click gives them by name
+) -> None:
     """Send a request to ENDPOINT and print the reply.
 
     Each BODY is a frame. Without one, or with -, standard input is the request. A reply is
     written as it came; on a terminal it is made readable. Of several frames each is a line.
     """
-    ask = Ask(**options)
+    ask = Ask(**options, curve=keys(server_key, key_file))
     ask.check()
     finish(ask.run, ask.summarize)
 
@@ -158,11 +168,29 @@ def request(**options: Any) -> None:  # noqa: ANN401  # click gives them by name
     show_default=True,
     help="Seconds for a connection.",
 )
+@key_options
 @click.option("--json", "as_json", is_flag=True, help="Print the figures for machines.")
-def bench(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401  # as above
+def bench(
+    *,
+    as_json: bool,
+    server_key: str | None,
+    key_file: Path | None,
+    **options: Any,  # noqa: ANN401  # as above
+) -> None:
     """Measure how fast ENDPOINT answers: throughput, latencies, and errors by kind."""
-    load = Load(**options)
+    load = Load(**options, curve=keys(server_key, key_file))
     finish(lambda: run_bench(load, as_json=as_json))
+
+
+def keys(server_key: str | None, key_file: Path | None) -> trioreq.CurveClient | None:
+    """What the options say, or the program's end if they are wrong."""
+    try:
+        return curve_of(server_key, key_file)
+    except trioreq.KeyFileError as error:
+        tell(str(error))
+        sys.exit(EXIT_CODES[trioreq.KeyFileError])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 async def until_unread(main: Callable[[], Awaitable[int]]) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from .._dealer import RECONNECT
+from .._dealer import RECONNECT, RECONNECT_MOST
 from ._libzmq import Peer
 
 if TYPE_CHECKING:
@@ -161,13 +161,14 @@ class MemoryLine(Peer):
             await self.mended.wait()
             await self._network.wait_bound()
             self._over = trio.Event()
+            self._refused = False
             asker.connecting()
             self.connection = self._network.open_connection(
                 self, "DEALER", heartbeat=self._heartbeat
             )
             self.connection.to_server.delay = self.connection.to_client.delay = self.delay
             await self._over.wait()
-            await trio.sleep(RECONNECT)
+            await trio.sleep(RECONNECT_MOST if self._refused else RECONNECT)
 
     def send(self, frames: Sequence[bytes]) -> bool:
         """Hand a message over; returns False, and forgets it, if there is no connection."""
@@ -186,6 +187,11 @@ class MemoryLine(Peer):
         """The gate has let it in (the network calls this)."""
         self._up = True
         self._asker.connected()
+
+    def refused(self, why: str) -> None:
+        """The gate has not let it in (the network calls this)."""
+        self._refused = True
+        self._asker.refused(why)
 
     def heard(self, frames: list[bytes]) -> None:
         """A message came (the network calls this)."""

@@ -259,6 +259,11 @@ class MemorySockets:
         del self._connections[connection.descriptor]
         self.raw_router.ended(connection)
 
+    def hold(self, descriptor: int) -> HeldConnection | None:
+        """Hold the connection that has a descriptor now."""
+        connection = self._connections.get(descriptor)
+        return None if connection is None else HeldConnection(connection)
+
     async def aclose(self) -> None:
         """End all connections."""
         for connection in tuple(self._connections.values()):
@@ -270,11 +275,29 @@ class MemorySockets:
         self.raw_monitor.put([EVENT.pack(event, connection.descriptor), b"memory"])
 
 
+class HeldConnection:
+    """A connection that can be shut down."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.address = connection.address
+
+    def shut_down(self) -> None:
+        """End it."""
+        self._connection.end_at_server("the server has shut the connection down")
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
 class Peer:
     """The client's end of a connection, as the connection sees it."""
 
     def up(self) -> None:
         """The gate has let it in."""
+
+    def refused(self, why: str) -> None:
+        """The gate has not let it in."""
 
     def heard(self, frames: list[bytes]) -> None:
         """A message came."""
@@ -339,7 +362,9 @@ class Connection:
             return
         code, text, user_id, metadata = answer
         if code != b"200":
-            self.end_at_server(f"the gate refused the client: {code.decode()} {text.decode()}")
+            why = f"the gate refused the client: {code.decode()} {text.decode()}"
+            self._peer.refused(why)
+            self.end_at_server(why)
             return
         self.properties |= parse_metadata(metadata)
         if user_id:

@@ -1,0 +1,45 @@
+"""The options that say which keys to use, and what they mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+import trioreq
+
+SIZE = 40  # characters of a key
+
+
+def key_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options."""
+    command = click.option(
+        "--key-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="The file with your own secret key, NAME.key_secret; else a new pair is used.",
+    )(command)
+    return click.option(
+        "--server-key",
+        metavar="KEY",
+        help="The server's public key, or a file that has it, NAME.key: encrypt with CURVE.",
+    )(command)
+
+
+def curve_of(server_key: str | None, key_file: Path | None) -> trioreq.CurveClient | None:
+    """What a client needs, if keys are given.
+
+    Raises:
+        KeyFileError: A file cannot be used.
+        click.UsageError: The options do not go together.
+    """
+    if server_key is None:
+        if key_file is not None:
+            raise click.UsageError("--key-file needs --server-key: whose server is it?")
+        return None
+    if len(server_key) != SIZE or os.path.exists(server_key):  # noqa: PTH110  # may be no path
+        server_key = trioreq.load_public_key(server_key)
+    keys = trioreq.KeyPair.load(key_file) if key_file is not None else None
+    return trioreq.CurveClient(server_key, keys)

@@ -1,0 +1,173 @@
+"""Keys and their files. No sockets; files in a directory of the test's own."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import zmq.auth
+
+import trioreq
+from trioreq._curve import check_user_id, read_directory
+
+
+@pytest.fixture
+def keys() -> trioreq.KeyPair:
+    return trioreq.KeyPair.generate()
+
+
+def test_what_is_saved_can_be_read_here_and_by_pyzmq(keys: trioreq.KeyPair, tmp_path: Path) -> None:
+    public, secret = keys.save(tmp_path / "alice")
+    assert (public.name, secret.name) == ("alice.key", "alice.key_secret")
+    assert trioreq.KeyPair.load(secret) == keys
+    assert trioreq.load_public_key(public) == trioreq.load_public_key(secret) == keys.public
+    assert zmq.auth.load_certificate(secret) == (keys.public.encode(), keys.secret.encode())
+    assert zmq.auth.load_certificate(public) == (keys.public.encode(), None)
+
+
+def test_what_pyzmq_saves_can_be_read(tmp_path: Path) -> None:
+    public, secret = zmq.auth.create_certificates(tmp_path, "bob", {"name": "Bob"})
+    Path(secret).chmod(0o600)
+    assert trioreq.KeyPair.load(secret).public == trioreq.load_public_key(public)
+
+
+def test_a_secret_key_is_its_owners_from_the_first_moment(
+    keys: trioreq.KeyPair, tmp_path: Path
+) -> None:
+    before = os.umask(0)
+    try:
+        public, secret = keys.save(tmp_path / "alice")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert stat.S_IMODE(public.stat().st_mode) == 0o644
+    assert keys.secret not in public.read_text()
+
+
+@pytest.mark.parametrize("there", ["alice.key", "alice.key_secret"])
+def test_nothing_is_overwritten(keys: trioreq.KeyPair, tmp_path: Path, there: str) -> None:
+    (tmp_path / there).write_text("precious")
+    with pytest.raises(trioreq.KeyFileError, match="is there already"):
+        keys.save(tmp_path / "alice")
+    assert (tmp_path / there).read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == [there]
+
+
+def test_a_link_is_not_followed(keys: trioreq.KeyPair, tmp_path: Path) -> None:
+    (tmp_path / "alice.key_secret").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(trioreq.KeyFileError, match="is there already"):
+        keys.save(tmp_path / "alice")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660])
+def test_a_secret_key_that_others_have_is_refused(
+    keys: trioreq.KeyPair, tmp_path: Path, mode: int
+) -> None:
+    _, secret = keys.save(tmp_path / "alice")
+    secret.chmod(mode)
+    with pytest.raises(trioreq.KeyFileError, match="others may read") as refused:
+        trioreq.KeyPair.load(secret)
+    assert f"{mode:04o}" in str(refused.value)
+    assert keys.secret not in str(refused.value)
+
+
+def test_what_is_no_file_of_keys_is_refused(keys: trioreq.KeyPair, tmp_path: Path) -> None:
+    public, secret = keys.save(tmp_path / "alice")
+    with pytest.raises(trioreq.KeyFileError, match="No such file"):
+        trioreq.load_public_key(tmp_path / "nobody.key")
+    with pytest.raises(trioreq.KeyFileError, match="has no public key"):
+        trioreq.load_public_key(__file__)
+    public.chmod(0o600)
+    with pytest.raises(trioreq.KeyFileError, match="has no secret key"):
+        trioreq.KeyPair.load(public)
+    other = trioreq.KeyPair.generate()
+    secret.write_text(secret.read_text().replace(keys.secret, other.secret))
+    with pytest.raises(trioreq.KeyFileError, match="does not belong") as refused:
+        trioreq.KeyPair.load(secret)
+    assert other.secret not in str(refused.value)
+
+
+def test_a_secret_is_not_shown(keys: trioreq.KeyPair) -> None:
+    for thing in (
+        keys,
+        trioreq.CurveServer(keys, {keys.public: "alice"}),
+        trioreq.CurveClient(keys.public, keys),
+    ):
+        assert keys.secret not in repr(thing)
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 39, "x" * 41, "~" * 40, "ä" * 40, "#" * 40])
+def test_what_is_no_key_is_refused_without_being_shown(bad: str) -> None:
+    good = trioreq.KeyPair.generate()
+    with pytest.raises(ValueError, match="40 characters") as refused:
+        trioreq.CurveClient(bad)
+    assert not bad or bad not in str(refused.value)
+    with pytest.raises(ValueError, match="40 characters"):
+        trioreq.KeyPair(good.public, bad)
+    with pytest.raises(ValueError, match="40 characters"):
+        trioreq.AllowList({bad: "alice"})
+
+
+@pytest.mark.parametrize("bad", ["a\0b", "a\nb", "x" * 256, "\x1b[31m"])
+def test_a_user_id_comes_out_of_libzmq_as_it_went_in(bad: str) -> None:
+    with pytest.raises(ValueError, match="printable"):
+        check_user_id(bad)
+    with pytest.raises(ValueError, match="printable"):
+        trioreq.AllowList({trioreq.KeyPair.generate().public: bad})
+
+
+def test_a_directory_is_a_list(keys: trioreq.KeyPair, tmp_path: Path) -> None:
+    keys.save(tmp_path / "alice")
+    (tmp_path / "README").write_text("no key")
+    allow = trioreq.AllowList(tmp_path)
+    assert dict(allow) == {keys.public: "alice"}
+    (tmp_path / "broken.key").write_text("no key")
+    with pytest.raises(trioreq.KeyFileError, match=r"broken.key.*has no public key"):
+        trioreq.AllowList(tmp_path)
+    with pytest.raises(trioreq.KeyFileError, match="No such file"):
+        trioreq.AllowList(tmp_path / "nowhere")
+    with pytest.raises(RuntimeError, match="reload"):
+        allow.replace({})
+
+
+def test_a_directory_that_has_not_changed_is_not_read_again(
+    keys: trioreq.KeyPair, tmp_path: Path
+) -> None:
+    keys.save(tmp_path / "alice")
+    found = read_directory(tmp_path, None)
+    assert found is not None
+    assert read_directory(tmp_path, found[0]) is None
+    (tmp_path / "alice.key").rename(tmp_path / "bob.key")
+    again = read_directory(tmp_path, found[0])
+    assert again is not None
+    assert again[1] == {keys.public: "bob"}
+
+
+async def test_reloading_takes_in_what_has_changed(
+    keys: trioreq.KeyPair, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys.save(tmp_path / "alice")
+    allow = trioreq.AllowList(tmp_path)
+    bob = trioreq.KeyPair.generate()
+    bob.save(tmp_path / "bob")
+    (tmp_path / "broken.key").write_text("no key")
+    await allow.reload()
+    assert dict(allow) == {keys.public: "alice", bob.public: "bob"}
+    assert "a key is left out" in caplog.text
+    (tmp_path / "alice.key").unlink()
+    await allow.reload()
+    assert dict(allow) == {bob.public: "bob"}
+    os.rename(tmp_path, f"{tmp_path}-moved")  # noqa: PTH104
+    await allow.reload()
+    assert dict(allow) == {bob.public: "bob"}
+    assert "the list of keys stays what it was" in caplog.text
+
+
+def test_the_example_of_the_class_runs() -> None:
+    keys, alice = trioreq.KeyPair.generate(), trioreq.KeyPair.generate()
+    curve = trioreq.CurveServer(keys, allow={alice.public: "alice"})
+    assert curve.allow is not None
+    assert curve.allow[alice.public] == "alice"

@@ -167,6 +167,12 @@ class Dealer:
             why = f"the server does not let this client in (status {value})"
             if self._curve is not None:
                 why += f": is its key {self._curve.keys.public} on the server's list?"
+        elif value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+            why = (
+                "the server wants a client to prove who it is, by CURVE or PLAIN"
+                if self._curve is None
+                else "the server does not speak CURVE"
+            )
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             why = "what it says in the handshake is not understood: is it a ZeroMQ server?"
         elif self._curve is not None and self._turned_away >= WRONG_KEY:

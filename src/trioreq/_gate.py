@@ -157,9 +157,8 @@ class Gate:
             return
         stamp = str(self._stamp())
         for sender, question, verdict in answers:
-            properties = {STAMP: stamp}
-            if verdict.public_key:
-                properties[PUBLIC_KEY] = verdict.public_key
+            # The key also if there is none: else the peer could name one itself.
+            properties = {STAMP: stamp, PUBLIC_KEY: verdict.public_key}
             if verdict.why:
                 self.turned_away(question[3].decode(errors="backslashreplace"), verdict.why)
             self._socket.raw.send_multipart(

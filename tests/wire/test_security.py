@@ -1,0 +1,716 @@
+"""Who may come in, on real sockets: CURVE, PLAIN, lists that change, and limits.
+
+Time is real; everything waits for events, under a limit.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import zmq
+from support.clients import Clients, ClientSocket
+from support.handlers import ThreadWorker, Worker
+from support.serving import poll, serving, until
+from support.zmtp import RawPeer
+
+import trioreq
+from trioreq import _curve, _dealer, _gate
+from trioreq._admission import Verdict, reply
+from trioreq._router import Router
+
+pytestmark = pytest.mark.slow
+
+SERVER, ALICE, BOB = (trioreq.KeyPair.generate() for _ in range(3))
+PASSWORD = "open sesame"
+
+
+def curve(allow: Any = None) -> trioreq.CurveServer:
+    return trioreq.CurveServer(SERVER, {ALICE.public: "alice"} if allow is None else allow)
+
+
+def as_client(keys: trioreq.KeyPair = ALICE) -> trioreq.CurveClient:
+    return trioreq.CurveClient(SERVER.public, keys)
+
+
+def options(keys: trioreq.KeyPair = ALICE, server: str = SERVER.public) -> dict[str, Any]:
+    """Of a plain libzmq socket."""
+    return {
+        "CURVE_SERVERKEY": server.encode(),
+        "CURVE_PUBLICKEY": keys.public.encode(),
+        "CURVE_SECRETKEY": keys.secret.encode(),
+    }
+
+
+def plain(password: str = PASSWORD) -> dict[str, Any]:
+    return {"PLAIN_USERNAME": b"alice", "PLAIN_PASSWORD": password.encode()}
+
+
+async def whoami(request: trioreq.Request) -> bytes:
+    client = request.client
+    return f"{client.user_id} {client.public_key}".encode()
+
+
+@pytest.fixture
+def no_secret_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    caplog.set_level(logging.DEBUG)
+    yield caplog
+    for secret in (PASSWORD, SERVER.secret, ALICE.secret, BOB.secret):
+        assert secret not in caplog.text
+
+
+@pytest.fixture(autouse=True)
+def _shows_no_secret(no_secret_in_the_log: pytest.LogCaptureFixture) -> None:
+    """All tests here hold this."""
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The statuses of the gate's answers."""
+    seen: list[bytes] = []
+
+    def spy(question: Any, verdict: Verdict, properties: Any) -> list[bytes]:
+        seen.append(verdict.code)
+        return reply(question, verdict, properties)
+
+    monkeypatch.setattr(_gate, "reply", spy)
+    return seen
+
+
+# Who is let in.
+
+
+async def test_who_is_on_the_list_is_known_by_name(addr: str, clients: Clients) -> None:
+    expected = f"alice {ALICE.public}".encode()
+    async with serving(whoami, addr, curve=curve()) as server:
+        (endpoint,) = server.endpoints
+        assert await clients.connect(endpoint, **options()).request(b"") == [expected]
+        async with trioreq.open_client(endpoint, curve=as_client()) as client:
+            assert await client.request(b"") == expected
+        assert server.statistics().refused == 0
+
+
+async def test_who_is_not_is_told_so(addr: str) -> None:
+    async with serving(whoami, addr, curve=curve()) as server:
+        async with trioreq.open_client(server.endpoints[0], curve=as_client(BOB)) as client:
+            with pytest.raises(trioreq.Refused, match="does not let this client in") as refused:
+                await client.request(b"")
+            assert BOB.public in str(refused.value)
+        stats = server.statistics()
+        assert (stats.refused, stats.requests) == (1, 0)
+
+
+async def test_a_refused_client_comes_in_when_it_is_put_on_the_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_dealer, "RECONNECT_MOST", 0.01)
+    settings = curve()
+    assert settings.allow is not None
+    async with (
+        serving(whoami, curve=settings) as server,
+        trioreq.open_client(server.endpoints[0], curve=as_client(BOB)) as client,
+    ):
+        with pytest.raises(trioreq.Refused):
+            await client.request(b"")
+        settings.allow.replace({BOB.public: "bob"})
+        while True:
+            try:
+                assert await client.request(b"") == f"bob {BOB.public}".encode()
+                break
+            except trioreq.Refused:
+                pass  # of the try that was under way
+
+
+@pytest.mark.parametrize(
+    ("server_options", "client_curve", "error", "text"),
+    [
+        # libzmq may see the server's mechanism before the connection ends, or not.
+        ({"curve": curve()}, None, (trioreq.NotConnected, trioreq.Refused), "want.* CURVE"),
+        ({}, as_client(), trioreq.Refused, "speak CURVE"),
+        (
+            {"curve": curve()},
+            trioreq.CurveClient(BOB.public, ALICE),
+            trioreq.Refused,
+            "is the server's key right",
+        ),
+    ],
+    ids=["a server with CURVE, a client without", "the reverse", "a wrong key of the server"],
+)
+async def test_what_can_be_known_is_said(
+    addr: str,
+    server_options: dict[str, Any],
+    client_curve: trioreq.CurveClient | None,
+    error: Any,
+    text: str,
+) -> None:
+    async with serving(whoami, addr, **server_options) as server:
+        async with trioreq.open_client(
+            server.endpoints[0], curve=client_curve, connect_timeout=2
+        ) as client:
+            with pytest.raises(error, match=text):
+                await client.request(b"")
+        assert server.statistics().requests == 0
+
+
+async def test_a_peer_cannot_say_who_it_is(clients: Clients) -> None:
+    async with serving(whoami) as server:
+        with RawPeer(server.endpoints[0]) as peer:
+            forged = ((b"User-Id", b"alice"), (b"X-Trioreq-Key", ALICE.public.encode()))
+            peer.ask(b"DEALER", b"", *forged)
+            await trio.to_thread.run_sync(peer.enter)
+            peer.send(b"\x01\x00\x00\x01x")
+            assert await trio.to_thread.run_sync(peer.read_frame) == b""
+            assert await trio.to_thread.run_sync(peer.read_frame) == b" "
+
+
+# The guarantees, under CURVE.
+
+
+@pytest.fixture
+def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The last frames of all that was handed over, by connection or not."""
+    seen: list[bytes] = []
+    hand_over = Router.hand_over
+
+    def spy(self: Router) -> None:
+        seen.extend(frames[-1] for link, frames in self.outbox if not link.gone)
+        hand_over(self)
+
+    monkeypatch.setattr(Router, "hand_over", spy)
+    return seen
+
+
+async def test_g1_g4_who_goes_is_seen_to_go(
+    addr: str, clients: Clients, handed_over: list[bytes]
+) -> None:
+    worker = Worker()
+    async with serving(worker, addr, curve=curve()) as server:
+        client = clients.connect(server.endpoints[0], **options())
+        await client.send(b"wait")
+        await worker.log.wait("started wait")
+        client.close()
+        await worker.log.wait("cancelled wait: disconnected")
+        stats = server.statistics()
+        assert stats.cancelled_by_disconnect == stats.requests == 1
+        assert stats.replies_sent == 0
+    assert not handed_over
+
+
+async def test_g2_the_next_one_under_the_same_routing_id_gets_its_own(
+    addr: str, clients: Clients
+) -> None:
+    worker = Worker()
+    async with serving(worker, addr, curve=curve()) as server:
+        (endpoint,) = server.endpoints
+        old = clients.connect(endpoint, routing_id=b"same", **options())
+        await old.send(b"shield")
+        await worker.log.wait("started shield")
+        old.close()
+        await until(lambda: server.statistics().connections == 0)
+        new = clients.connect(endpoint, routing_id=b"same", **options())
+        assert await new.request(b"echo") == [b"re:echo"]
+        worker.release.set()
+        await until(lambda: server.statistics().running == 0)
+        assert await new.request(b"echo again") == [b"re:echo again"]
+        assert server.statistics().replies_dropped.client_gone == 1
+
+
+async def test_g3_a_request_of_one_who_has_gone_is_not_started(addr: str, clients: Clients) -> None:
+    worker = Worker()
+    async with serving(worker, addr, curve=curve()) as server:
+        (endpoint,) = server.endpoints
+        client = clients.connect(endpoint, zmq.DEALER, **options())
+        assert (await client.request(b"", b"echo"))[-1] == b"re:echo"
+        # The loop stands still from here on: what is sent, and the end, are read together.
+        client.raw.send_multipart([b"", b"late"])
+        client.raw.close(linger=2000)
+        assert poll(server._transport._monitor)
+        await until(lambda: server.statistics().requests == 2)
+        assert server.statistics().never_started == 1
+    assert worker.log.entries == ["started echo", "ended echo"]
+
+
+# A key is taken out.
+
+
+async def test_who_is_taken_off_the_list_is_thrown_out(
+    addr: str, clients: Clients, handed_over: list[bytes]
+) -> None:
+    worker = Worker()
+    settings = curve({ALICE.public: "alice", BOB.public: "bob"})
+    assert settings.allow is not None
+    async with serving(worker, addr, curve=settings) as server:
+        (endpoint,) = server.endpoints
+        alice = clients.connect(endpoint, RECONNECT_IVL=-1, **options())
+        bob = clients.connect(endpoint, **options(BOB))
+        await alice.send(b"wait for alice")
+        await bob.send(b"wait for bob")
+        await worker.log.wait("started wait for alice")
+        await worker.log.wait("started wait for bob")
+        settings.allow.replace({BOB.public: "bob"})
+        assert server.statistics().cancelled_by_disconnect == 1  # at once
+        assert server.statistics().connections == 1
+        await worker.log.wait("cancelled wait for alice: disconnected")
+        worker.release.set()
+        assert await bob.receive() == [b"re:wait for bob"]
+        assert server.statistics().thrown_out == 1
+    assert handed_over == [b"re:wait for bob"]
+
+
+async def test_the_connection_of_one_who_is_thrown_out_really_ends(
+    addr: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_dealer, "RECONNECT", 0.01)
+    settings = curve()
+    assert settings.allow is not None
+    worker = Worker()
+    async with serving(worker, addr, curve=settings) as server:
+        before = descriptors_after(server.endpoints[0])
+        async with trioreq.open_client(server.endpoints[0], curve=as_client()) as client:
+            with trio.fail_after(5):
+                async with trio.open_nursery() as nursery:
+
+                    @nursery.start_soon
+                    async def ask() -> None:
+                        with pytest.raises(trioreq.ConnectionLost):
+                            await client.request(b"wait")
+
+                    await worker.log.wait("started wait")
+                    settings.allow.replace({})
+                with pytest.raises(trioreq.Refused):
+                    await client.request(b"again")
+        await until(lambda: server.statistics().connections == 0)
+        assert worker.log.count("started again") == 0
+        assert descriptors_after(server.endpoints[0]) <= before
+
+
+def descriptors_after(endpoint: str) -> int:
+    """How many this process has when the server's I/O thread has done what it had to do."""
+    with RawPeer(endpoint) as peer:
+        assert peer.socket.recv(10)  # the signature of a greeting
+        return len(os.listdir("/proc/self/fd"))
+
+
+async def test_a_plain_function_of_one_who_is_thrown_out_is_told(clients: Clients) -> None:
+    worker = ThreadWorker()
+    settings = curve()
+    assert settings.allow is not None
+    async with serving(worker, curve=settings) as server:
+        client = clients.connect(server.endpoints[0], **options())
+        await client.send(b"wait")
+        await worker.log.wait("started wait")
+        settings.allow.replace({})
+        await worker.log.wait("cancelled wait: disconnected")
+
+
+async def test_who_was_let_in_and_thrown_out_before_it_spoke_is_not_heard(
+    addr: str, clients: Clients, answers: list[bytes]
+) -> None:
+    settings = curve()
+    assert settings.allow is not None
+    worker = Worker()
+    async with serving(worker, addr, curve=settings) as server:
+        client = clients.connect(server.endpoints[0], zmq.DEALER, RECONNECT_IVL=-1, **options())
+        await until(lambda: answers == [b"200"])
+        settings.allow.replace({})
+        assert server.statistics().connections == 1  # nobody knows yet whose it is
+        await client.send(b"", b"echo")
+        await until(lambda: server.statistics().thrown_out == 1)
+        await until(lambda: server.statistics().requests == 1)
+        stats = server.statistics()
+        assert (stats.unattributed, stats.never_started, stats.connections) == (1, 1, 0)
+    assert not worker.log.entries
+
+
+async def test_a_silent_one_who_is_put_back_before_it_speaks_is_heard(
+    clients: Clients, answers: list[bytes]
+) -> None:
+    settings = curve()
+    assert settings.allow is not None
+    async with serving(whoami, curve=settings) as server:
+        client = clients.connect(server.endpoints[0], **options())
+        await until(lambda: answers == [b"200"])
+        settings.allow.replace({})
+        settings.allow.replace({ALICE.public: "alice"})
+        assert await client.request(b"") == [f"alice {ALICE.public}".encode()]
+
+
+async def test_whose_key_is_another_users_now_has_to_come_in_anew(clients: Clients) -> None:
+    settings = curve()
+    assert settings.allow is not None
+    async with serving(whoami, curve=settings) as server:
+        client = clients.connect(server.endpoints[0], **options())
+        assert await client.request(b"") == [f"alice {ALICE.public}".encode()]
+        settings.allow.replace({ALICE.public: "admin"})
+        await until(lambda: server.statistics().connections == 1)  # it has, by itself
+        assert await client.request(b"") == [f"admin {ALICE.public}".encode()]
+
+
+async def test_a_key_file_that_is_removed_throws_its_owner_out(
+    clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_curve, "LOOK", 0.01)
+    ALICE.save(tmp_path / "alice")
+    worker = Worker()
+    async with serving(worker, curve=curve(tmp_path)) as server:
+        client = clients.connect(server.endpoints[0], **options())
+        await client.send(b"wait")
+        await worker.log.wait("started wait")
+        (tmp_path / "alice.key").unlink()
+        await worker.log.wait("cancelled wait: disconnected")
+        BOB.save(tmp_path / "bob")
+        await until(lambda: list(server._transport._gate.rules.allow or ()) == [BOB.public])
+        bob = clients.connect(server.endpoints[0], **options(BOB))
+        assert await bob.request(b"echo") == [b"re:echo"]
+
+
+async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thrown out goes by itself, and the next one has its descriptor, before one looks."""
+    settings = curve({ALICE.public: "alice", BOB.public: "bob"})
+    assert settings.allow is not None
+    worker = Worker()
+    async with serving(worker, curve=settings) as server:
+        (endpoint,) = server.endpoints
+        router = server._transport
+        alice = clients.connect(endpoint, **options())
+        await alice.send(b"wait")
+        await worker.log.wait("started wait")
+        (link,) = router._links.values()
+        hold = router._sockets.hold
+        held: list[int] = []
+
+        def hold_late(descriptor: int) -> Any:
+            """Alice goes and bob comes, just before the descriptor is held."""
+            alice.close()
+            assert poll(router._monitor)
+            bob = clients.connect(endpoint, **options(BOB))
+            bob.raw.send(b"echo")
+            assert router._sockets.gate.raw.poll(5000)  # type: ignore[attr-defined]
+            held.append(descriptor)
+            bobs.append(bob)
+            return hold(descriptor)
+
+        bobs: list[ClientSocket] = []
+        monkeypatch.setattr(router._sockets, "hold", hold_late)
+        settings.allow.replace({BOB.public: "bob"})
+        assert held == [link.descriptor]
+        router._sockets.gate.nudge()  # the poll above has eaten its edge
+        assert await bobs[0].receive() == [b"re:echo"]
+        assert [peer.descriptor for peer in router._links.values()] == held  # the same one
+        assert server.statistics().thrown_out == 0
+        await worker.log.wait("cancelled wait: disconnected")
+
+
+# An admit of one's own.
+
+
+def admitting(
+    answer: Callable[[trioreq.Applicant], Awaitable[Any]],
+) -> tuple[list[trioreq.Applicant], Callable[[trioreq.Applicant], Awaitable[Any]]]:
+    """An admit, and who has asked it."""
+    asked: list[trioreq.Applicant] = []
+
+    async def admit(applicant: trioreq.Applicant) -> Any:
+        asked.append(applicant)
+        return await answer(applicant)
+
+    return asked, admit
+
+
+async def yes(applicant: trioreq.Applicant) -> str:
+    await trio.lowlevel.checkpoint()
+    return "somebody"
+
+
+async def test_admit_decides_about_keys(addr: str, clients: Clients) -> None:
+    asked, admit = admitting(yes)
+    async with serving(whoami, addr, curve=trioreq.CurveServer(SERVER), admit=admit) as server:
+        client = clients.connect(server.endpoints[0], **options())
+        assert await client.request(b"") == [f"somebody {ALICE.public}".encode()]
+    (applicant,) = asked
+    assert (applicant.mechanism, applicant.public_key) == ("CURVE", ALICE.public)
+    expected = "127.0.0.1" if addr.startswith("tcp") else f"localhost:{os.getuid()}:"
+    assert applicant.address.startswith(expected)
+
+
+async def test_admit_decides_about_passwords(clients: Clients) -> None:
+    async def check(applicant: trioreq.Applicant) -> str | None:
+        await trio.lowlevel.checkpoint()
+        known = (applicant.username, applicant.password) == ("alice", PASSWORD)
+        return applicant.username if known else None
+
+    async with serving(whoami, plain_insecure=True, admit=check) as server:
+        (endpoint,) = server.endpoints
+        stranger = clients.connect(endpoint, **plain("wrong"))
+        await until(lambda: server.statistics().refused == 1)
+        assert await clients.connect(endpoint, **plain()).request(b"") == [b"alice "]
+        assert stranger.raw.getsockopt(zmq.EVENTS) == 0  # REQ: nobody to send to
+
+
+async def test_admit_decides_about_addresses(addr: str, clients: Clients) -> None:
+    async def same_user(applicant: trioreq.Applicant) -> str | None:
+        await trio.lowlevel.checkpoint()
+        mine = applicant.address.startswith(f"localhost:{os.getuid()}:")
+        return "me" if mine else None
+
+    async with serving(whoami, addr, admit=same_user) as server:
+        if addr.startswith("ipc"):
+            client = clients.connect(server.endpoints[0])
+            assert await client.request(b"") == [b"me "]
+        else:
+            async with trioreq.open_client(server.endpoints[0]) as ours:
+                with pytest.raises(trioreq.Refused):
+                    await ours.request(b"")
+
+
+async def test_a_slow_admit_holds_nobody_else_up(addr: str, clients: Clients) -> None:
+    decided = trio.Event()
+
+    async def slow_for_bob(applicant: trioreq.Applicant) -> str:
+        if applicant.public_key == BOB.public:
+            await decided.wait()
+        return "somebody"
+
+    asked, admit = admitting(slow_for_bob)
+    async with serving(whoami, addr, curve=trioreq.CurveServer(SERVER), admit=admit) as server:
+        (endpoint,) = server.endpoints
+        bob = clients.connect(endpoint, **options(BOB))
+        await bob.send(b"")
+        await until(lambda: len(asked) == 1)
+        for _ in range(3):  # their events come between bob's question and its answer
+            alice = clients.connect(endpoint, **options())
+            assert (await alice.request(b""))[0].endswith(ALICE.public.encode())
+            alice.close()
+        await until(lambda: server.statistics().connections == 1)
+        decided.set()
+        assert await bob.receive() == [f"somebody {BOB.public}".encode()]
+
+
+async def test_who_goes_while_admit_decides_is_nobody(clients: Clients) -> None:
+    """Nor does the next one on its descriptor get its name."""
+    decided = trio.Event()
+
+    async def slow_for_bob(applicant: trioreq.Applicant) -> str:
+        if applicant.public_key == BOB.public:
+            await decided.wait()
+            return "bob"
+        return "alice"
+
+    asked, admit = admitting(slow_for_bob)
+    async with serving(whoami, curve=trioreq.CurveServer(SERVER), admit=admit) as server:
+        (endpoint,) = server.endpoints
+        bob = clients.connect(endpoint, **options(BOB))
+        await bob.send(b"")
+        await until(lambda: len(asked) == 1)
+        bob.close()
+        await until(lambda: server.statistics().connections == 0)
+        alice = clients.connect(endpoint, **options())
+        assert await alice.request(b"") == [f"alice {ALICE.public}".encode()]
+        decided.set()
+        await until(lambda: server._transport._gate._asking == 0)
+        assert await alice.request(b"") == [f"alice {ALICE.public}".encode()]
+        assert server.statistics().requests == 2
+
+
+@pytest.mark.parametrize("answer", ["raises", "wrong type", "unprintable", "forgets to wait"])
+async def test_an_admit_that_fails_refuses_one_and_goes_on(
+    clients: Clients, answer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = True
+
+    async def fail(applicant: trioreq.Applicant) -> Any:
+        await trio.lowlevel.checkpoint()
+        if not failing:
+            return applicant.username
+        match answer:
+            case "raises":
+                raise LookupError(f"no such password: {applicant.password}")
+            case "wrong type":
+                return True
+            case "unprintable":
+                return "alice\0" + applicant.password
+
+    def not_async(applicant: trioreq.Applicant) -> Any:
+        return fail(applicant) if not failing else applicant.password
+
+    admit: Any = not_async if answer == "forgets to wait" else fail
+    async with serving(whoami, plain_insecure=True, admit=admit) as server:
+        (endpoint,) = server.endpoints
+        clients.connect(endpoint, **plain())
+        await until(lambda: server.statistics().refused == 1)
+        assert "admit has failed" in caplog.text
+        assert __file__ in caplog.text or answer != "raises"
+        failing = False
+        assert await clients.connect(endpoint, **plain()).request(b"") == [b"alice "]
+
+
+async def test_an_admit_that_hangs_is_given_up(
+    clients: Clients, answers: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_gate, "ADMISSION_TIME", 0.05)
+    hanging = True
+
+    async def hang(applicant: trioreq.Applicant) -> str:
+        if hanging:
+            await trio.sleep_forever()
+        return "somebody"
+
+    async with serving(whoami, admit=hang) as server:
+        (endpoint,) = server.endpoints
+        clients.connect(endpoint)
+        await until(lambda: answers == [b"300"])
+        hanging = False
+        assert await clients.connect(endpoint).request(b"") == [b"somebody "]
+        assert server.statistics().refused == 1
+
+
+async def test_admissions_in_progress_are_bounded(
+    clients: Clients, answers: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_gate, "ADMISSIONS", 2)
+
+    async def hang(_: trioreq.Applicant) -> None:
+        await trio.sleep_forever()
+
+    asked, admit = admitting(hang)
+    async with serving(whoami, admit=admit) as server:
+        for _ in range(3):
+            clients.connect(server.endpoints[0])
+        await until(lambda: answers == [b"300"])
+        assert len(asked) <= 2
+        await until(lambda: len(asked) == 2)
+
+
+async def test_refusals_are_logged_at_a_bounded_rate(
+    clients: Clients, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(whoami, curve=curve()) as server:
+        for _ in range(20):
+            clients.connect(server.endpoints[0], **options(BOB))
+        await until(lambda: server.statistics().refused == 20)
+        lines = [record for record in caplog.records if "refused 127" in record.getMessage()]
+        assert 1 <= len(lines) < 10
+        assert BOB.public in lines[0].getMessage()
+
+
+# Limits.
+
+
+async def test_more_connections_than_there_may_be_are_ended(addr: str, clients: Clients) -> None:
+    async with serving(whoami, addr, max_connections=3) as server:
+        (endpoint,) = server.endpoints
+        inside = [clients.connect(endpoint) for _ in range(3)]
+        for client in inside:
+            assert await client.request(b"") == [b" "]
+        outside = clients.connect(endpoint, RECONNECT_IVL=10)
+        await outside.send(b"")
+        await until(lambda: server.statistics().refused >= 3)  # it tries again, by itself
+        assert server.statistics().connections == 3
+        assert server.statistics().requests - server.statistics().unattributed == 3
+        inside.pop().close()
+        assert await outside.receive() == [b" "] or addr.startswith("ipc")
+        for client in inside:
+            assert await client.request(b"") == [b" "]
+
+
+async def test_connections_from_one_address_are_limited(clients: Clients) -> None:
+    async with serving(whoami, max_connections_per_address=1) as server:
+        (endpoint,) = server.endpoints
+        here = clients.connect(endpoint)
+        assert await here.request(b"") == [b" "]
+        with RawPeer(endpoint, "127.0.0.1") as second:
+            await trio.to_thread.run_sync(second.read_end)
+        with RawPeer(endpoint, "127.0.0.2") as other:
+            other.ask()
+            await trio.to_thread.run_sync(other.enter)
+            with RawPeer(endpoint, "127.0.0.2") as another:
+                await trio.to_thread.run_sync(another.read_end)
+        assert await here.request(b"") == [b" "]
+        assert server.statistics().refused == 2
+        await until(lambda: server.statistics().connections == 1)
+        with RawPeer(endpoint, "127.0.0.2") as other:  # its place is free again
+            other.ask()
+            await trio.to_thread.run_sync(other.enter)
+
+
+async def test_on_ipc_the_address_is_the_user(tmp_path: Path) -> None:
+    async with serving(whoami, f"ipc://{tmp_path}/s", max_connections_per_address=1) as server:
+        with RawPeer(server.endpoints[0]) as first, RawPeer(server.endpoints[0]) as second:
+            await trio.to_thread.run_sync(second.read_end)
+            first.ask()
+            await trio.to_thread.run_sync(first.enter)
+        assert server.statistics().refused == 1
+
+
+async def test_those_who_never_shake_hands_count_too(clients: Clients) -> None:
+    async with serving(whoami, max_connections=5) as server:
+        (endpoint,) = server.endpoints
+        peers = [RawPeer(endpoint) for _ in range(10)]
+        for peer in peers[5:]:
+            await trio.to_thread.run_sync(peer.read_end)
+        assert server.statistics().connections == 5
+        for peer in peers:
+            peer.close()
+        await until(lambda: server.statistics().connections == 0)
+        assert await clients.connect(endpoint).request(b"") == [b" "]
+
+
+async def test_the_limits_leave_no_descriptor_behind() -> None:
+    async with serving(whoami, max_connections=5) as server:
+        (endpoint,) = server.endpoints
+        before = descriptors_after(endpoint)
+        for _ in range(50):
+            peers = [RawPeer(endpoint) for _ in range(10)]
+            for peer in peers:
+                peer.close()
+        await until(lambda: server.statistics().connections == 0)
+        assert descriptors_after(endpoint) <= before
+
+
+# Options, and warnings.
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"curve": SERVER}, TypeError),
+        ({"admit": "alice"}, TypeError),
+        ({"plain_insecure": True}, ValueError),
+        ({"plain_insecure": True, "admit": yes, "curve": curve()}, ValueError),
+        ({"curve": trioreq.CurveServer(SERVER)}, ValueError),
+        ({"curve": curve(), "admit": yes}, ValueError),
+        ({"max_connections": 0}, ValueError),
+        ({"max_connections": 1.5}, TypeError),
+        ({"max_connections_per_address": 0}, ValueError),
+    ],
+)
+async def test_options_that_do_not_go_together_are_refused(
+    wrong: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await trioreq.serve(whoami, "tcp://127.0.0.1:0", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("addr", "more", "warned"),
+    [
+        ("tcp://127.0.0.1:0", {}, False),
+        ("tcp://[::1]:0", {}, False),
+        ("tcp://*:0", {}, True),
+        ("tcp://*:0", {"curve": curve()}, False),
+        ("tcp://*:0", {"plain_insecure": True, "admit": yes}, True),
+    ],
+)
+async def test_an_address_that_is_open_to_all_is_warned_of(
+    addr: str, more: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(whoami, addr, **more):
+        pass
+    assert ("use curve=trioreq.CurveServer" in caplog.text) is warned

@@ -355,7 +355,7 @@ async def test_bench_measures_a_plain_rep_server_too() -> None:
 
 async def test_help_version_and_completion() -> None:
     shown = (await run("--help")).stdout.decode()
-    for code in ("0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "130", "141"):
+    for code in ("0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 ", "130", "141"):
         assert f"\n    {code}" in shown
     assert (await run("--version")).stdout.decode().split()[-1] == trioreq.__version__
     assert b"--multipart" in (await run("request", "--help")).stdout

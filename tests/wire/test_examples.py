@@ -226,3 +226,20 @@ async def test_the_client_of_thumbnails(tmp_path: Path) -> None:
         assert await run("thumbnails.py", "client", endpoint, source, target, "64") == (0, "", "")
         with Image.open(target) as image:
             assert (image.format, image.size) == ("PNG", (64, 48))
+
+
+@pytest.mark.slow
+async def test_curve_lets_in_whose_key_is_there() -> None:
+    code, out, err = await run("curve.py")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    # The server's side and alice's are told by two tasks.
+    assert sorted(lines[2:4]) == [
+        "alice: thrown out",
+        "the work for alice: cancelled, disconnected",
+    ]
+    assert [*lines[:2], *lines[4:]] == [
+        "mallory: refused",
+        "alice: hello, alice",
+        "alice: refused",
+    ]

@@ -9,6 +9,7 @@ timing counts; and what must not come is waited for behind something that comes 
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -252,6 +253,54 @@ def test_whom_the_gate_refuses_has_one_disconnected_and_says_nothing(stock: Stoc
         assert wait_for_messages(stock, 1) == [[b"later"]]
     stock.serve_until(lambda: stock.count(DISCONNECTED) == 2)
     assert [event for event, _ in stock.events] == [ACCEPTED, DISCONNECTED] * 2
+
+
+def test_who_is_put_off_hears_nothing_until_its_time_is_up(addr: str) -> None:
+    """Status 300: neither an error nor an end, before the time for a handshake is over."""
+    with open_stock(addr, HANDSHAKE_IVL=300) as stock, RawPeer(stock.endpoint) as peer:
+        peer.ask()
+        assert stock.gate.poll(LIMIT_MS)
+        [question] = stock.read_gate()
+        answered = time.monotonic()
+        stock.answer(question, b"300")
+        peer._read(len(GREETING))
+        with pytest.raises(ConnectionResetError):
+            peer.read_frame()
+        assert time.monotonic() - answered > 0.1
+        stock.serve_until(lambda: stock.count(DISCONNECTED) == 1)
+
+
+def test_a_descriptor_that_is_shut_down_is_disconnected(stock: Stock) -> None:
+    with RawPeer(stock.endpoint) as peer, RawPeer(stock.endpoint) as other:
+        let_in(stock, peer)
+        stock.serve_until(lambda: len(stock.events) >= 1)
+        let_in(stock, other)
+        _, descriptor = stock.events[0]
+        with socket.socket(fileno=os.dup(descriptor)) as own:
+            own.shutdown(socket.SHUT_RDWR)
+        peer.read_end()
+        stock.serve_until(lambda: stock.count(DISCONNECTED) == 1)
+        assert stock.events[-1] == (DISCONNECTED, descriptor)
+        other.send(message(b"hello"))
+        assert wait_for_messages(stock, 1) == [[b"hello"]]
+
+
+@pytest.mark.slow
+def test_disconnected_is_in_the_monitor_before_the_descriptor_is_closed(addr: str) -> None:
+    with open_stock(addr, MAXMSGSIZE=1000) as stock:
+        for number in range(1, 301):
+            with RawPeer(stock.endpoint) as peer:
+                let_in(stock, peer)
+                stock.serve_until(lambda: stock.count(ACCEPTED) == number)  # noqa: B023
+                _, descriptor = stock.events[-1]
+                if number % 2:
+                    peer.send(GARBAGE)
+            end = time.monotonic() + LIMIT
+            while os.path.lexists(f"/proc/self/fd/{descriptor}"):
+                assert time.monotonic() < end
+            stock.read_monitor()  # the first look since the end
+            assert stock.events[-1] == (DISCONNECTED, descriptor)
+            stock.read_router()
 
 
 @pytest.mark.slow

@@ -293,7 +293,7 @@ def descriptors_after(endpoint: str) -> int:
     """How many this process has when the server's I/O thread has done what it had to do."""
     with RawPeer(endpoint) as peer:
         assert peer.socket.recv(10)  # the signature of a greeting
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_a_plain_function_of_one_who_is_thrown_out_is_told(clients: Clients) -> None:
@@ -448,10 +448,10 @@ async def test_admit_decides_about_passwords(clients: Clients) -> None:
 
     async with serving(whoami, plain_insecure=True, admit=check) as server:
         (endpoint,) = server.endpoints
-        stranger = clients.connect(endpoint, **plain("wrong"))
+        await clients.connect(endpoint, zmq.DEALER, **plain("wrong")).send(b"", b"not heard")
         await until(lambda: server.statistics().refused == 1)
         assert await clients.connect(endpoint, **plain()).request(b"") == [b"alice "]
-        assert stranger.raw.getsockopt(zmq.EVENTS) == 0  # REQ: nobody to send to
+        assert server.statistics().requests == 1
 
 
 async def test_admit_decides_about_addresses(addr: str, clients: Clients) -> None:

@@ -1,0 +1,123 @@
+"""Who may come in, on the memory transport: `admit`, and limits.
+
+Deterministic: no kernel, no threads, and an autojump clock, so time passes only when all tasks
+wait for it.
+"""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from support.handlers import Worker
+from support.memory import serving
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import trioreq
+from trioreq import _gate
+from trioreq.testing import MemoryClient
+
+
+async def whoami(request: trioreq.Request) -> bytes:
+    return request.client.user_id.encode()
+
+
+async def refused(client: MemoryClient) -> bool:
+    with pytest.raises(trio.BrokenResourceError, match="the gate refused"):
+        await client.receive()
+    return True
+
+
+async def test_admit_is_asked(autojump_clock: MockClock) -> None:
+    names: list[str | None] = ["alice", None]
+
+    async def admit(applicant: trioreq.Applicant) -> str | None:
+        assert applicant == trioreq.Applicant("NULL", "127.0.0.1")
+        await trio.sleep(3)
+        return names.pop(0)
+
+    async with serving(whoami, admit=admit) as net:
+        first, second = net.connect(), net.connect()
+        begun = trio.current_time()
+        assert await first.request(b"") == [b"alice"]
+        assert await refused(second)
+        assert trio.current_time() - begun == 3  # both at once
+        assert net.server.statistics().refused == 1
+
+
+async def test_a_user_id_without_admit_is_the_tests_own(autojump_clock: MockClock) -> None:
+    async with serving(whoami) as net:
+        assert await net.connect(user_id="bob").request(b"") == [b"bob"]
+
+
+async def test_an_admit_that_hangs_has_its_time(autojump_clock: MockClock) -> None:
+    async def hang(_: trioreq.Applicant) -> None:
+        await trio.sleep_forever()
+
+    async with serving(whoami, admit=hang) as net:
+        begun = trio.current_time()
+        assert await refused(net.connect())
+        assert trio.current_time() - begun == _gate.ADMISSION_TIME
+
+
+async def test_more_at_once_than_may_be_asked_about_are_put_off(
+    autojump_clock: MockClock,
+) -> None:
+    async def slow(_: trioreq.Applicant) -> str:
+        await trio.sleep(1)
+        return "somebody"
+
+    async with serving(whoami, admit=slow) as net:
+        inside = [net.connect() for _ in range(_gate.ADMISSIONS)]
+        await wait_all_tasks_blocked()
+        assert await refused(net.connect())
+        for client in inside:
+            assert await client.request(b"") == [b"somebody"]
+        assert await net.connect().request(b"") == [b"somebody"]
+        assert net.server.statistics().refused == 1
+
+
+async def test_a_client_of_ours_is_told_and_tries_again(autojump_clock: MockClock) -> None:
+    allowed = False
+
+    async def admit(_: trioreq.Applicant) -> str | None:
+        await trio.lowlevel.checkpoint()
+        return "alice" if allowed else None
+
+    async with serving(whoami, admit=admit) as net, trioreq.open_client(net) as client:
+        with pytest.raises(trioreq.Refused, match="the gate refused"):
+            await client.request(b"")
+        allowed = True
+        assert await client.request(b"") == b"alice"
+
+
+async def test_the_end_of_the_server_ends_those_who_wait_for_admit(
+    autojump_clock: MockClock,
+) -> None:
+    ended = trio.Event()
+
+    async def hang(_: trioreq.Applicant) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with serving(whoami, admit=hang) as net:
+        net.connect()
+        await wait_all_tasks_blocked()
+    assert ended.is_set()
+
+
+async def test_who_is_beyond_a_limit_is_ended_and_nobody_else(autojump_clock: MockClock) -> None:
+    worker = Worker()
+    async with serving(worker, max_connections=2) as net:
+        first, second = net.connect(), net.connect()
+        first.send(b"wait")
+        third = net.connect()
+        with pytest.raises(trio.BrokenResourceError, match="shut the connection down"):
+            await third.receive()
+        assert await second.request(b"echo") == [b"re:echo"]
+        assert net.server.statistics().connections == 2
+        assert net.server.statistics().refused == 1
+        first.close()
+        await worker.log.wait("ended wait")
+        assert await net.connect().request(b"echo") == [b"re:echo"]

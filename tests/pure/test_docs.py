@@ -95,6 +95,26 @@ def test_the_examples_run(name: str, tmp_path: Path) -> None:
         assert serving.returncode == (0 if "SIGTERM" in server else -signal.SIGTERM)
 
 
+@pytest.mark.slow
+def test_the_examples_of_who_may_come_in_run(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/socket"
+    whole, server = (
+        block.replace(ADDRESS, endpoint) for block in blocks("docs/security.md", "python")
+    )
+    with running(whole) as process:
+        assert process.communicate(timeout=LIMIT) == ("b'hello, alice'\n", "")
+    assert process.returncode == 0
+    with running(server), running(ANY_CLIENT.replace(ADDRESS, endpoint)) as asking:
+        assert asking.communicate(timeout=LIMIT) == ("[b'somebody']\n", "")
+
+
+def test_the_page_of_who_may_come_in_names_tests_that_are_there() -> None:
+    named = re.findall(r"`(test_\w+)`", text_of("docs/security.md"))
+    there = (ROOT / "tests/wire/test_security.py").read_text()
+    assert named
+    assert [name for name in named if f"def {name}(" not in there] == []
+
+
 def test_the_first_example_is_the_same_everywhere() -> None:
     assert blocks("docs/index.md", "python")[0] == blocks("README.md", "python")[0]
 

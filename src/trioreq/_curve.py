@@ -155,9 +155,10 @@ class AllowList(Mapping[str, str]):
     def __init__(self, source: AllowSource) -> None:
         self._listeners: set[Callable[[], None]] = set()
         self._seen: object = None
-        self._reading = trio.CapacityLimiter(1)
+        self._reading = trio.Lock()
+        self._thread = trio.CapacityLimiter(1)  # its own: to throw out is not to wait for others
+        self.directory: Path | None = None
         if isinstance(source, Mapping):
-            self.directory = None
             self._users = _checked(source)
         else:
             self.directory = Path(source)
@@ -195,18 +196,19 @@ class AllowList(Mapping[str, str]):
         if self.directory is None:
             await trio.lowlevel.checkpoint()
             return
-        try:
-            found = await trio.to_thread.run_sync(
-                read_directory, self.directory, self._seen, limiter=self._reading
-            )
-        except KeyFileError as error:
-            log.error("the list of keys stays what it was: %s", error)  # noqa: TRY400
-            return
-        if found is not None:
-            self._seen, users = found
-            if users != self._users:
-                log.info("%d keys in %s", len(users), self.directory)
-                self._change(users)
+        async with self._reading:  # what was read first takes effect first
+            try:
+                found = await trio.to_thread.run_sync(
+                    read_directory, self.directory, self._seen, limiter=self._thread
+                )
+            except KeyFileError as error:
+                log.error("the list of keys stays what it was: %s", error)  # noqa: TRY400
+                return
+            if found is not None:
+                self._seen, users = found
+                if users != self._users:
+                    log.info("%d keys in %s", len(users), self.directory)
+                    self._change(users)
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` after each change, until cancelled (the server does this)."""
@@ -293,12 +295,7 @@ def read_directory(
     """
     try:
         with os.scandir(directory) as entries:
-            found = sorted(
-                (entry.name, status.st_ino, status.st_mtime_ns, status.st_size)
-                for entry in entries
-                if entry.name.endswith(PUBLIC)
-                for status in (entry.stat(),)
-            )
+            found = sorted(_state(entry) for entry in entries if entry.name.endswith(PUBLIC))
     except OSError as error:
         raise KeyFileError(f"cannot read {str(directory)!r}: {error.strerror}") from None
     if found == seen:
@@ -315,6 +312,15 @@ def read_directory(
     return found, users
 
 
+def _state(entry: os.DirEntry[str]) -> tuple[str, int, int, int]:
+    """What is another when a file is another; its name first."""
+    try:
+        status = entry.stat()
+    except OSError:  # it has just gone, or is a link to nothing
+        return entry.name, 0, 0, 0
+    return entry.name, status.st_ino, status.st_mtime_ns, status.st_size
+
+
 def _checked(users: Mapping[str, str]) -> dict[str, str]:
     return {check_key("a key of the list", key): check_user_id(user) for key, user in users.items()}
 
@@ -322,9 +328,10 @@ def _checked(users: Mapping[str, str]) -> dict[str, str]:
 def _read(path: Path, *, private: bool) -> str:
     """The text of a file of keys."""
     try:
-        with path.open("rb") as file:
+        # Without blocking, so that a pipe in a directory of keys holds nobody up.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
             status = os.fstat(file.fileno())
-            data = file.read(LARGEST_FILE)
+            data = file.read(LARGEST_FILE) if stat.S_ISREG(status.st_mode) else b""
     except OSError as error:
         raise KeyFileError(f"cannot read {str(path)!r}: {error.strerror}") from None
     if private and status.st_mode & OTHERS:

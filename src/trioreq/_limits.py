@@ -15,7 +15,7 @@ class Limits:
     """
 
     def __init__(self, most: int | None, most_per_address: int | None) -> None:
-        self.unlimited = most is None and most_per_address is None
+        self.unlimited: bool = most is None and most_per_address is None
         self._most = math.inf if most is None else most
         self._most_per_address = math.inf if most_per_address is None else most_per_address
         self._inside: dict[int, str] = {}  # connection -> address

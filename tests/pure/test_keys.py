@@ -146,6 +146,17 @@ def test_a_directory_that_has_not_changed_is_not_read_again(
     assert again[1] == {keys.public: "bob"}
 
 
+def test_what_cannot_be_read_keeps_nobody_else_out(keys: trioreq.KeyPair, tmp_path: Path) -> None:
+    keys.save(tmp_path / "alice")
+    os.mkfifo(tmp_path / "pipe.key")
+    (tmp_path / "link.key").symlink_to(tmp_path / "nothing")
+    (tmp_path / "folder.key").mkdir()
+    (tmp_path / "bytes.key").write_bytes(b"\xff\0" * 100)
+    found = read_directory(tmp_path, None)
+    assert found is not None
+    assert found[1] == {keys.public: "alice"}
+
+
 async def test_reloading_takes_in_what_has_changed(
     keys: trioreq.KeyPair, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -176,13 +176,13 @@ async def test_a_peer_cannot_say_who_it_is(clients: Clients) -> None:
 def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The last frames of all that was handed over, by connection or not."""
     seen: list[bytes] = []
-    hand_over = Router.hand_over
+    release = Router.release
 
     def spy(self: Router) -> None:
         seen.extend(frames[-1] for link, frames in self.outbox if not link.gone)
-        hand_over(self)
+        release(self)
 
-    monkeypatch.setattr(Router, "hand_over", spy)
+    monkeypatch.setattr(Router, "release", spy)
     return seen
 
 

@@ -132,3 +132,18 @@ def test_an_end_that_was_never_told_is_told_by_the_next_opening() -> None:
 
 def test_the_end_of_an_unknown_connection_is_nobodys() -> None:
     assert Presence().ended(7) is None
+
+
+def test_who_is_forgotten_is_gone_before_its_end_is_told() -> None:
+    table = Presence()
+    table.opened(10)
+    first = table.holder(10)
+    assert table.sender(10, table.stamp) == first
+    table.forget(10)
+    assert table.holder(10) is None
+    assert table.sender(10, table.stamp) is None
+    assert len(table) == 0
+    assert table.ended(10) is None
+    table.opened(10)
+    assert table.holder(10) not in (None, first)
+    assert table.sender(10, first or 0) is None

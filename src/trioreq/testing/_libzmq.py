@@ -280,7 +280,7 @@ class HeldConnection:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.address = connection.address
+        self.address: str = connection.address
 
     def shut_down(self) -> None:
         """End it."""

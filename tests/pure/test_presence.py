@@ -30,6 +30,7 @@ class Connection:
     alive: bool = True
     number: int | None = None
     """What the table calls it: the number of its opening."""
+    thrown_out: bool = False
 
 
 @dataclass
@@ -94,7 +95,30 @@ class PresenceMachine(RuleBasedStateMachine):
             assert self.table.opened(connection.descriptor) is None
             connection.number = self.table.stamp
         else:
-            assert self.table.ended(connection.descriptor) == connection.number
+            number = None if connection.thrown_out else connection.number
+            assert self.table.ended(connection.descriptor) == number
+
+    @precondition(lambda self: self._known())
+    @rule(data=st.data())
+    def throw_out(self, data: st.DataObject) -> None:
+        """Hold, look, shut down: whom the table still knows then is the one that is held."""
+        wanted = self._pick(data, self._known())
+        held = [c for c in self.connections if c.alive and c.descriptor == wanted.descriptor]
+        self._drain()
+        if self.table.holder(wanted.descriptor) == wanted.number:
+            assert held == [wanted]
+            self.table.forget(wanted.descriptor)
+            wanted.thrown_out = True
+            wanted.alive = False
+            self.kernel.events.append(("ended", wanted))
+
+    def _known(self) -> list[Connection]:
+        """Those that the table has, some of which may be dead."""
+        return [
+            c
+            for c in self.connections
+            if c.number is not None and self.table.holder(c.descriptor) == c.number
+        ]
 
     @precondition(lambda self: self.kernel.messages)
     @rule()
@@ -104,7 +128,7 @@ class PresenceMachine(RuleBasedStateMachine):
         assert sender.stamp is not None
         found = self.table.sender(sender.descriptor, sender.stamp)
         end_seen = not sender.alive and ("ended", sender) not in self.kernel.events
-        assert found == (None if end_seen else sender.number)
+        assert found == (None if end_seen or sender.thrown_out else sender.number)
 
     @invariant()
     def keeps_the_living_alone(self) -> None:
@@ -113,7 +137,9 @@ class PresenceMachine(RuleBasedStateMachine):
             ended = {id(c) for kind, c in self.kernel.events if kind == "ended"}
             opening = {id(c) for kind, c in self.kernel.events if kind == "opened"}
             known = [
-                c for c in self.connections if (c.alive or id(c) in ended) and id(c) not in opening
+                c
+                for c in self.connections
+                if (c.alive or id(c) in ended) and id(c) not in opening and not c.thrown_out
             ]
             assert len(self.table) == len(known)
             assert self.table.stamp == self.events_seen

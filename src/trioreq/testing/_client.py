@@ -145,9 +145,12 @@ class MemoryLine(Peer):
 
     connection: Connection
 
-    def __init__(self, network: MemoryNetwork, heartbeat: float | None) -> None:
+    def __init__(
+        self, network: MemoryNetwork, *, heartbeat: float | None, max_message_size: int
+    ) -> None:
         self._network = network
         self._heartbeat = heartbeat
+        self._max_message_size = max_message_size
         self._up = False
         self._over = trio.Event()
         self.delay = 0.0
@@ -164,7 +167,10 @@ class MemoryLine(Peer):
             self._refused = False
             asker.connecting()
             self.connection = self._network.open_connection(
-                self, "DEALER", heartbeat=self._heartbeat
+                self,
+                "DEALER",
+                heartbeat=self._heartbeat,
+                max_message_size=self._max_message_size,
             )
             self.connection.to_server.delay = self.connection.to_client.delay = self.delay
             await self._over.wait()

@@ -326,12 +326,14 @@ class Connection:
         wanted: bytes | None = None,
         user_id: str | None = None,
         heartbeat: float | None = None,
+        max_message_size: int | None = None,
     ) -> None:
         self._sockets = sockets
         self._peer = peer
         self.descriptor = descriptor
         self.address = "127.0.0.1"
         self.wanted = wanted
+        self._max_at_client = max_message_size
         self.properties: dict[str | int, Any] = {
             zmq.SRCFD: descriptor,
             "Peer-Address": self.address,
@@ -348,7 +350,7 @@ class Connection:
         self.to_server.block("handshake")
         self._watches = [
             Watch(sockets.timers, sockets.heartbeat, self.end_at_server),
-            Watch(sockets.timers, heartbeat, self._lost_at_client),
+            Watch(sockets.timers, heartbeat, self._miss_server),
         ]
 
     @property
@@ -407,9 +409,14 @@ class Connection:
         self.to_client.put(END)
         self._sockets.ended(self)
 
-    def _lost_at_client(self) -> None:
+    def _miss_server(self) -> None:
+        self._break_at_client("the server is silent")
+
+    def _break_at_client(self, reason: str) -> None:
+        """The client's socket ends the connection by itself."""
+        self._watches[1].heard()
         self.to_client.block("closed")
-        self._peer.down("the server is silent")
+        self._peer.down(reason)
         self.to_server.put(END)
 
     def _at_server(self, item: Item) -> None:
@@ -417,7 +424,7 @@ class Connection:
             return
         if item is END:
             self.end_at_server()
-        elif any(len(frame) > self._sockets.max_message_size for frame in item):
+        elif is_too_large(item, self._sockets.max_message_size):
             self.end_at_server("a frame was larger than max_message_size")
         else:
             self._sockets.raw_router.arrived(self, item)
@@ -426,6 +433,8 @@ class Connection:
         if item is END:
             self._watches[1].heard()
             self._peer.down(self._reason)
+        elif is_too_large(item, self._max_at_client):
+            self._break_at_client("a frame was larger than the client takes")
         else:
             self._peer.heard(item)
 
@@ -436,6 +445,11 @@ def as_frames(frames: Sequence[bytes], properties: dict[str | int, Any]) -> list
     return [
         MemoryFrame(frame, properties, more=number < last) for number, frame in enumerate(frames)
     ]
+
+
+def is_too_large(frames: Sequence[bytes], most: int | None) -> bool:
+    """Whether libzmq would end the connection that this comes on."""
+    return most is not None and any(len(frame) > most for frame in frames)
 
 
 def parse_metadata(metadata: bytes) -> dict[str | int, Any]:

@@ -144,7 +144,7 @@ class MemoryNetwork(Network):
 
     def line(self, *, heartbeat: float | None, max_message_size: int) -> MemoryLine:
         """Make a client's way to the server (`open_client` calls this)."""
-        return MemoryLine(self, heartbeat)
+        return MemoryLine(self, heartbeat=heartbeat, max_message_size=max_message_size)
 
     async def wait_bound(self) -> None:
         """Wait until a server is bound."""

@@ -83,6 +83,10 @@ class Peer:
         """SIGSTOP: it neither reads nor answers heartbeats, and its connections stay."""
         os.kill(self.pid, signal.SIGSTOP)
 
+    def go_on(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
 
 @asynccontextmanager
 async def open_peer() -> AsyncIterator[Peer]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import trio
 
 import trioreq
+import trioreq.testing
 
 STUBBORN = 20  # seconds after which what ignores its end does end: a failed test must
 
@@ -83,7 +84,10 @@ class Worker:
 
 
 class ThreadWorker:
-    """The same as a plain function: it runs in a worker thread."""
+    """The same as a plain function: it runs in a worker thread, or in memory.
+
+    ``wait...``: until `release` is set, or cancelled. ``deaf...``: whatever happens.
+    """
 
     def __init__(self) -> None:
         self.log = Log()
@@ -94,10 +98,14 @@ class ThreadWorker:
         self.log.add(f"started {name}")
         try:
             if name.startswith("wait"):  # looks whether anybody waits still
-                while not self.release.wait(0.001):
+                while not self.release.is_set():
                     trioreq.check_cancelled()
+                    trioreq.testing.sleep(0.001)
             elif name.startswith("deaf"):  # does not
-                self.release.wait(STUBBORN)
+                for _ in range(STUBBORN * 1000):
+                    if self.release.is_set():
+                        break
+                    trioreq.testing.sleep(0.001)
             elif name.startswith("fail"):
                 raise LookupError(name)
         except trioreq.RequestCancelled as cancelled:

@@ -8,14 +8,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from statistics import median
 
 import psutil
 import pytest
 import trio
 import zmq
-from support.handlers import ThreadWorker, Worker
+from support.handlers import Worker
 from support.serving import poll, serving, until
 
 import trioreq
@@ -40,75 +38,6 @@ async def test_a_thousand_at_once_each_have_their_own_reply(addr: str) -> None:
                 nursery.start_soon(ask, number)
         assert not wrong
         assert client.statistics().replied == server.statistics().replied == 1000
-
-
-async def test_the_callers_cancel_is_the_handlers(
-    addr: str, record_property: Callable[[str, object], None]
-) -> None:
-    """The first request too, and each time at once."""
-    worker = Worker()
-    took = []
-    async with serving(worker, addr) as server:
-        for number in range(40):
-            async with trioreq.open_client(server.endpoints[0]) as client, trio.open_nursery() as n:
-                n.start_soon(client.request, b"wait %d" % number)
-                await worker.log.wait(f"started wait {number}")
-                cancelled = trio.current_time()
-                n.cancel_scope.cancel()
-                with trio.CancelScope(shield=True), trio.fail_after(5):
-                    await worker.log.wait(f"ended wait {number}")
-                took.append(trio.current_time() - cancelled)
-                assert f"cancelled wait {number}: cancelled" in worker.log.entries
-        assert server.statistics().cancelled_by_client == 40
-    record_property("median_ms", median(took) * 1000)
-
-
-async def test_a_plain_function_is_told_of_the_cancel_too() -> None:
-    worker = ThreadWorker()
-    async with serving(worker) as server, trioreq.open_client(server.endpoints[0]) as client:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.request, b"wait")
-            await worker.log.wait("started wait")
-            nursery.cancel_scope.cancel()
-        await worker.log.wait("cancelled wait: cancelled")
-
-
-async def test_the_deadline_holds_on_both_ends(addr: str) -> None:
-    worker = Worker()
-    async with serving(worker, addr) as server, trioreq.open_client(server.endpoints[0]) as client:
-        with pytest.raises(trioreq.RequestTimeout):
-            await client.request(b"wait", timeout=0.1)
-        await worker.log.wait("ended wait")
-        reason = next(e for e in worker.log.entries if e.startswith("cancelled"))
-        # Whichever clock is first: the server's own, or the word of the client's.
-        assert reason in ("cancelled wait: deadline", "cancelled wait: cancelled")
-        assert await client.request(b"echo") == b"re:echo"
-        assert server.statistics().replies_sent == 2  # the hello counts
-
-
-async def test_closing_cancels_what_is_in_flight_on_the_server(addr: str) -> None:
-    worker = Worker()
-    async with serving(worker, addr) as server, trio.open_nursery() as nursery:
-        async with trioreq.open_client(server.endpoints[0]) as client:
-
-            async def ask() -> None:
-                with pytest.raises(trio.ClosedResourceError):
-                    await client.request(b"wait")
-
-            nursery.start_soon(ask)
-            await worker.log.wait("started wait")
-        await worker.log.wait("cancelled wait: disconnected")
-
-
-async def test_what_the_block_raises_comes_out_bare() -> None:
-    async def handler(request: trioreq.Request) -> bytes:
-        raise trioreq.ReplyError("not-found", "no image 17")
-
-    async with serving(handler) as server:
-        with pytest.raises(trioreq.ReplyError) as caught:
-            async with trioreq.open_client(server.endpoints[0]) as client:
-                await client.request(b"x")
-        assert (caught.value.code, caught.value.text) == ("not-found", "no image 17")
 
 
 SERVER = """
@@ -184,13 +113,6 @@ async def test_a_reply_counts_that_came_just_before_the_end() -> None:
                 assert poll(line._monitor)
                 line._read_monitor()  # as if its task were the first to wake
                 assert client.statistics().replied == 1
-
-
-async def test_no_server_is_no_connection(addr: str) -> None:
-    endpoint = addr.replace(":0", ":1")
-    async with trioreq.open_client(endpoint, connect_timeout=0.1) as client:
-        with pytest.raises(trioreq.NotConnected, match="does a server listen there"):
-            await client.request(b"x")
 
 
 async def test_a_plain_rep_server_answers_and_is_never_told_of_a_cancel() -> None:

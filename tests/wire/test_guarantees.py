@@ -1,4 +1,4 @@
-"""The guarantees on real sockets, with clients in real processes that are really killed.
+"""The guarantees, where only real sockets can show them; `tests/contract` has the rest.
 
 Time is real. What makes it deterministic: a test kills or stops a client only after its handler
 has said that it runs, and waits for what the handler or the server says next.
@@ -14,7 +14,7 @@ import pytest
 import trio
 import zmq
 from support.clients import Clients, ClientSocket, Peer, open_peer
-from support.handlers import ThreadWorker, Worker
+from support.handlers import Worker
 from support.serving import poll, serving, until
 from support.zmtp import RawPeer, message
 
@@ -51,105 +51,6 @@ def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 def gone(server: trioreq.Server) -> bool:
     return server.statistics().connections == 0
-
-
-async def test_g1_g4_a_killed_client_cancels_its_async_handler(
-    addr: str, peer: Peer, handed_over: list[bytes]
-) -> None:
-    worker = Worker()
-    async with serving(worker, addr) as server:
-        await peer.connect(server.endpoints[0])
-        await peer.send("wait")
-        await worker.log.wait("started wait")
-        killed = time.monotonic()
-        peer.kill()
-        await worker.log.wait("cancelled wait: disconnected")
-        assert worker.log.times["cancelled wait: disconnected"] - killed < 5
-        stats = server.statistics()
-        assert stats.cancelled_by_disconnect == stats.requests == 1
-        assert stats.replies_sent == stats.in_flight == stats.connections == 0
-    assert not handed_over
-
-
-async def test_g1_a_late_result_is_not_handed_over(
-    addr: str, peer: Peer, handed_over: list[bytes]
-) -> None:
-    worker = Worker()
-    async with serving(worker, addr) as server:
-        await peer.connect(server.endpoints[0])
-        await peer.send("shield")
-        await worker.log.wait("started shield")
-        peer.kill()
-        await until(lambda: gone(server))
-        worker.release.set()
-        await worker.log.wait("ended shield")
-        await until(lambda: server.statistics().running == 0)
-        assert server.statistics().replies_dropped == trioreq.RepliesDropped(client_gone=1)
-    assert not handed_over
-
-
-async def test_g4_a_killed_client_ends_its_thread_at_the_next_check(
-    addr: str, peer: Peer, handed_over: list[bytes]
-) -> None:
-    worker = ThreadWorker()
-    async with serving(worker, addr) as server:
-        await peer.connect(server.endpoints[0])
-        await peer.send("wait")
-        await worker.log.wait("started wait")
-        peer.kill()
-        await worker.log.wait("cancelled wait: disconnected")
-        await until(lambda: server.statistics().running == 0)
-        assert server.statistics().cancelled_by_disconnect == 1
-    assert not handed_over
-
-
-async def test_g4_an_abandoned_thread_counts_until_it_ends_and_is_not_heard(
-    addr: str, peer: Peer, clients: Clients, handed_over: list[bytes]
-) -> None:
-    worker = ThreadWorker()
-    async with serving(worker, addr, workers=1) as server, open_peer() as queued:
-        await peer.connect(server.endpoints[0])
-        await peer.send("deaf")
-        await worker.log.wait("started deaf")
-        await queued.connect(server.endpoints[0])
-        await queued.send("wait for a worker")
-        await until(lambda: server.statistics().waiting == 1)
-        peer.kill()
-        await until(lambda: server.statistics().abandoned_threads == 1)
-        queued.kill()
-        await until(lambda: gone(server))
-        stats = server.statistics()
-        assert (stats.cancelled_by_disconnect, stats.never_started) == (1, 1)
-        assert (stats.in_flight, stats.running) == (0, 1)
-        client = clients.connect(server.endpoints[0])
-        await client.send(b"echo")
-        await until(lambda: server.statistics().waiting == 1)  # the pool is bounded
-        worker.release.set()
-        assert await client.receive() == [b"re:echo"]
-        assert server.statistics().abandoned_threads == 0
-        assert [e for e in worker.log.entries if "started" in e] == ["started deaf", "started echo"]
-    assert handed_over == [b"re:echo"]
-
-
-async def test_g2_the_next_client_under_the_same_routing_id_does_not_get_the_old_reply(
-    addr: str, peer: Peer, handed_over: list[bytes]
-) -> None:
-    worker = Worker()
-    async with serving(worker, addr) as server, open_peer() as heir:
-        await peer.connect(server.endpoints[0], "REQ", "the-same-id")
-        await peer.send("shield")
-        await worker.log.wait("started shield")
-        peer.kill()
-        await peer.process.wait()
-        await heir.connect(server.endpoints[0], "REQ", "the-same-id")
-        await heir.send("echo")
-        assert await heir.receive() == ["re:echo"]
-        worker.release.set()
-        await until(lambda: server.statistics().running == 0)
-        await heir.send("echo again")
-        assert await heir.receive() == ["re:echo again"]
-        assert server.statistics().replies_dropped == trioreq.RepliesDropped(client_gone=1)
-    assert handed_over == [b"re:echo", b"re:echo again"]
 
 
 async def test_g2_a_late_message_is_not_taken_for_the_next_holders_of_its_descriptor(
@@ -261,20 +162,6 @@ async def test_g5_memory_and_descriptors_are_given_back(addr: str, clients: Clie
         assert stats.replies_sent + dropped.queue_full + dropped.client_gone == stats.replied
 
 
-async def test_g5_nothing_is_kept_for_connections_that_went(addr: str, clients: Clients) -> None:
-    async with serving(Worker(), addr) as server:
-        for number in range(100):
-            routing_id = b"chosen" if number % 2 else b""
-            client = clients.connect(server.endpoints[0], zmq.DEALER, routing_id)
-            assert await client.request(b"", b"echo") == [b"", b"re:echo"]
-            client.close()
-            await until(lambda: gone(server))
-        router = server._transport
-        assert isinstance(router, Router)
-        assert not router._links
-        assert not router._automatic
-
-
 async def test_g6_connections_are_accepted_however_long_nobody_looks_at_the_monitor() -> None:
     async with serving(Worker()) as server:
         host, _, port = server.endpoints[0].removeprefix("tcp://").partition(":")
@@ -349,70 +236,6 @@ async def test_g6_what_the_gate_leaves_in_the_router_is_read(clients: Clients) -
         router._catch_up()  # as when a newcomer asks just now
         with trio.fail_after(10):
             await until(lambda: server.statistics().requests == 8 * (many + 1))
-
-
-async def test_g6_a_stopped_client_is_gone_within_the_heartbeat(
-    addr: str, peer: Peer, clients: Clients
-) -> None:
-    worker = Worker()
-    async with serving(worker, addr, heartbeat=1) as server:
-        healthy = clients.connect(server.endpoints[0])
-        await healthy.send(b"wait and stay")
-        await peer.connect(server.endpoints[0])
-        await peer.send("wait")
-        await worker.log.wait("started wait")
-        stopped = time.monotonic()
-        peer.stop()
-        await worker.log.wait("cancelled wait: disconnected")
-        took = worker.log.times["cancelled wait: disconnected"] - stopped
-        assert 0.4 < took < 5  # a second, and what a busy machine adds
-        worker.release.set()
-        assert await healthy.receive() == [b"re:wait and stay"]
-
-
-async def test_g7_a_relaxed_req_that_sends_anew_gets_the_new_reply(
-    addr: str, clients: Clients, handed_over: list[bytes]
-) -> None:
-    worker = Worker()
-    async with serving(worker, addr) as server:
-        client = clients.connect(server.endpoints[0], REQ_RELAXED=1)
-        await client.send(b"shield")
-        await worker.log.wait("started shield")
-        await client.send(b"wait")
-        await worker.log.wait("started wait")
-        worker.release.set()
-        assert await client.receive() == [b"re:wait"]
-        await worker.log.wait("ended shield")
-        await until(lambda: server.statistics().running == 0)
-        stats = server.statistics()
-        assert (stats.superseded, stats.replied) == (1, 1)
-    assert handed_over == [b"re:wait"]
-
-
-async def test_a_killed_dealer_with_32_in_flight_ends_them_all(addr: str, peer: Peer) -> None:
-    worker = Worker()
-    async with serving(worker, addr, max_in_flight=16) as server:
-        await peer.connect(server.endpoints[0], "DEALER")
-        for _ in range(32):
-            await peer.send("", "wait")
-        await until(lambda: server.statistics().in_flight == 32)
-        await worker.log.wait("started wait", 16)
-        peer.kill()
-        await worker.log.wait("cancelled wait: disconnected", 16)
-        stats = server.statistics()
-        assert (stats.cancelled_by_disconnect, stats.never_started) == (16, 16)
-        await until(lambda: server.statistics().running == 0)
-
-
-async def test_a_client_that_closes_its_socket_is_gone(addr: str, peer: Peer) -> None:
-    worker = Worker()
-    async with serving(worker, addr) as server:
-        await peer.connect(server.endpoints[0])
-        await peer.send("wait")
-        await worker.log.wait("started wait")
-        await peer.close()
-        await worker.log.wait("cancelled wait: disconnected")
-        assert gone(server)
 
 
 async def test_ipc_tells_who_asks(peer: Peer, tmp_path: object) -> None:

@@ -17,31 +17,12 @@ import pytest
 import trio
 import zmq
 from support.clients import Clients, Peer, open_clients
-from support.handlers import ThreadWorker, Worker
+from support.handlers import Worker
 from support.serving import serving, until
 
 import trioreq
 
 pytestmark = pytest.mark.slow
-
-
-async def test_cancelling_serve_is_now_and_tells_each_waiting_client(
-    addr: str, clients: Clients
-) -> None:
-    worker = Worker()
-    async with serving(worker, addr, max_in_flight=1) as server:
-        running, waiting = (
-            clients.connect(server.endpoints[0]),
-            clients.connect(server.endpoints[0]),
-        )
-        await running.send(b"wait")
-        await worker.log.wait("started wait")
-        await waiting.send(b"echo")
-        await until(lambda: server.statistics().waiting == 1)
-    assert "cancelled wait: shutdown" in worker.log.entries
-    with trio.fail_after(5):
-        for client in (running, waiting):
-            assert (await client.receive())[:2] == [b"trioreq-error", b"shutting-down"]
 
 
 async def test_a_client_that_does_not_read_holds_the_end_up_for_a_bounded_time(
@@ -86,46 +67,6 @@ async def test_nothing_stays_behind(addr: str, how: str) -> None:
     assert process.num_fds() == descriptors
     assert threading.active_count() <= threads
     assert not Path(addr.removeprefix("ipc://")).exists()  # noqa: ASYNC240  # a look, no wait
-
-
-async def test_threads_end_with_the_server_unless_they_are_deaf(clients: Clients) -> None:
-    worker = ThreadWorker()
-    async with serving(worker) as server:
-        deaf, listening = clients.connect(server.endpoints[0]), clients.connect(server.endpoints[0])
-        await deaf.send(b"deaf")
-        await listening.send(b"wait")
-        await worker.log.wait("started deaf")
-        await worker.log.wait("started wait")
-    await worker.log.wait("cancelled wait: shutdown")
-    assert "ended deaf" not in worker.log.entries  # left to itself; nobody waited for it
-    await until(lambda: server.statistics().abandoned_threads == 1)
-    worker.release.set()
-    await worker.log.wait("ended deaf")
-    await until(lambda: server.statistics().abandoned_threads == 0)
-
-
-async def test_when_draining_is_done_the_address_is_free(addr: str) -> None:
-    async with serving(Worker(), addr) as server:
-        (endpoint,) = server.endpoints
-        await server.drain(1)
-        async with serving(Worker(), endpoint) as successor:
-            assert successor.endpoints == (endpoint,)
-
-
-async def test_draining_waits_for_what_runs(addr: str, clients: Clients) -> None:
-    worker = Worker()
-    async with serving(worker, addr) as server, trio.open_nursery() as nursery:
-        client, newcomer = (
-            clients.connect(server.endpoints[0]),
-            clients.connect(server.endpoints[0]),
-        )
-        await client.send(b"wait")
-        await worker.log.wait("started wait")
-        nursery.start_soon(server.drain, 20)
-        await trio.testing.wait_all_tasks_blocked()
-        assert (await newcomer.request(b"echo"))[1] == b"shutting-down"
-        worker.release.set()
-        assert await client.receive() == [b"re:wait"]
 
 
 SERVER = """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -55,14 +57,17 @@ PURE = {
 USES_ZMQ = {"_curve", "_admission", "_zsocket", "_sockets", "_gate", "_router", "_dealer"}
 
 
+TESTING_FLOORS = ["_schedule", "_ways", "_libzmq", "_client", "_inline", "_network", "__init__"]
+
+
 def imports(module: str) -> set[str]:
-    """The names of all modules that a module imports, its own package's with a leading dot."""
+    """The names of all modules that a module imports, with a dot for each package above it."""
     names = set()
     for node in ast.walk(ast.parse((SOURCE / f"{module}.py").read_text())):
         if isinstance(node, ast.ImportFrom):
             if node.level:
                 inside = [node.module] if node.module else [alias.name for alias in node.names]
-                names |= {f".{name}" for name in inside}
+                names |= {"." * node.level + name for name in inside}
             elif node.module:
                 names.add(node.module)
         elif isinstance(node, ast.Import):
@@ -86,6 +91,29 @@ def test_only_the_socket_rooms_know_zmq_and_only_the_pure_know_no_trio(module: s
     assert ("zmq" in used) is (module in USES_ZMQ)
     if module in PURE:
         assert "trio" not in used
+
+
+def test_the_testing_kit_has_floors_too() -> None:
+    files = {path.stem for path in (SOURCE / "testing").glob("*.py")}
+    assert files == set(TESTING_FLOORS)
+    for floor, module in enumerate(TESTING_FLOORS):
+        used = imports(f"testing/{module}")
+        below = {f".{name}" for name in TESTING_FLOORS[:floor]}
+        inside = {name for name in used if name.startswith(".") and not name.startswith("..")}
+        assert inside <= below, module
+        assert ("zmq" in used) is (module == "_libzmq"), module
+        assert ("greenback" in used) is (module == "_inline"), module
+
+
+def test_nothing_but_tests_knows_the_testing_kit() -> None:
+    for module in [*FLOORS, *(f"cli/{path.stem}" for path in (SOURCE / "cli").glob("*.py"))]:
+        assert not any("testing" in name for name in imports(module)), module
+
+
+def test_the_plugin_imports_nothing_of_trioreq_before_a_fixture_is_used() -> None:
+    code = "import sys, pytest_trioreq; print([name for name in sys.modules if 'trioreq' in name])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "['pytest_trioreq']\n"
 
 
 def test_the_command_line_knows_the_public_names_alone() -> None:

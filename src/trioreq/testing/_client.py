@@ -11,11 +11,10 @@ from .._dealer import RECONNECT, RECONNECT_MOST
 from ._libzmq import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from .._transport import Asker
     from ._libzmq import Connection
-    from ._network import MemoryNetwork
 
 SOCKET_TYPES = ("REQ", "DEALER")
 
@@ -141,16 +140,16 @@ class MemoryClient(Peer):
 
 
 class MemoryLine(Peer):
-    """What carries the bytes of `trioreq.open_client`."""
+    """What carries the bytes of `trioreq.open_client`.
+
+    Args:
+        connect: Waits for a server, and connects to it.
+    """
 
     connection: Connection
 
-    def __init__(
-        self, network: MemoryNetwork, *, heartbeat: float | None, max_message_size: int
-    ) -> None:
-        self._network = network
-        self._heartbeat = heartbeat
-        self._max_message_size = max_message_size
+    def __init__(self, connect: Callable[[Peer], Awaitable[Connection]]) -> None:
+        self._connect = connect
         self._up = False
         self._over = trio.Event()
         self.delay = 0.0
@@ -162,16 +161,10 @@ class MemoryLine(Peer):
         self._asker = asker
         while True:
             await self.mended.wait()
-            await self._network.wait_bound()
+            self.connection = await self._connect(self)
             self._over = trio.Event()
             self._refused = False
             asker.connecting()
-            self.connection = self._network.open_connection(
-                self,
-                "DEALER",
-                heartbeat=self._heartbeat,
-                max_message_size=self._max_message_size,
-            )
             self.connection.to_server.delay = self.connection.to_client.delay = self.delay
             await self._over.wait()
             await trio.sleep(RECONNECT_MOST if self._refused else RECONNECT)

@@ -144,11 +144,14 @@ class MemoryNetwork(Network):
 
     def line(self, *, heartbeat: float | None, max_message_size: int) -> MemoryLine:
         """Make a client's way to the server (`open_client` calls this)."""
-        return MemoryLine(self, heartbeat=heartbeat, max_message_size=max_message_size)
 
-    async def wait_bound(self) -> None:
-        """Wait until a server is bound."""
-        await self._bound.wait()
+        async def connect(peer: Peer) -> Connection:
+            await self._bound.wait()
+            return self.open_connection(
+                peer, "DEALER", heartbeat=heartbeat, max_message_size=max_message_size
+            )
+
+        return MemoryLine(connect)
 
     def open_connection(
         self,
@@ -193,9 +196,9 @@ async def open_memory_network(*, seed: int = 0) -> AsyncIterator[MemoryNetwork]:
     """Open a network in memory; `trioreq.serve` and `trioreq.open_client` take it as an address.
 
     Args:
-        seed: Decides in which order trio runs tasks that are ready at the same time, for as long
-            as the network is open. So each run of a test is the same, and another seed is
-            another run.
+        seed: Decides in which order trio runs tasks that are ready at the same time, and what
+            Python's `random` gives, for as long as the network is open. So each run of a test
+            is the same, and another seed is another run.
 
     Example:
         >>> async def main():

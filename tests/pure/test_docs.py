@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import trioreq
+import trioreq.testing
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "docs/index.md", "docs/guide.md", "docs/protocol.md", "docs/design.md"]
@@ -115,6 +116,18 @@ def test_the_page_of_who_may_come_in_names_tests_that_are_there() -> None:
     assert [name for name in named if f"def {name}(" not in there] == []
 
 
+def test_the_page_on_testing_is_a_file_of_tests_that_pass(tmp_path: Path) -> None:
+    code = "\n\n".join(blocks("docs/testing.md", "python"))
+    (tmp_path / "test_page.py").write_text(code)
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\nfilterwarnings = error\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert f"{code.count('async def test_') + 9} passed" in done.stdout, done.stdout
+    assert done.returncode == 0
+
+
 def test_the_first_example_is_the_same_everywhere() -> None:
     assert blocks("docs/index.md", "python")[0] == blocks("README.md", "python")[0]
 
@@ -169,12 +182,13 @@ def test_the_table_of_cancel_reasons_is_complete() -> None:
 
 def test_the_reference_names_all_that_is_public() -> None:
     shown = re.findall(r"^\.\. auto\w+:: (\w+)", text_of("docs/api.md"), re.MULTILINE)
-    assert sorted(shown) == sorted(trioreq.__all__)
+    assert sorted(shown) == sorted(trioreq.__all__ + trioreq.testing.__all__)
 
 
-def test_the_design_names_all_files() -> None:
-    files = {path.stem for path in Path(trioreq.__file__).parent.glob("*.py")}
-    assert set(table("docs/design.md", "file")) == files
+@pytest.mark.parametrize(("heading", "folder"), [("file", ""), ("file of `testing`", "testing")])
+def test_the_design_names_all_files(heading: str, folder: str) -> None:
+    files = {path.stem for path in (Path(trioreq.__file__).parent / folder).glob("*.py")}
+    assert set(table("docs/design.md", heading)) == files
 
 
 def test_the_design_names_the_tests_of_what_it_assumes() -> None:

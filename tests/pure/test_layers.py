@@ -47,12 +47,13 @@ FLOORS = [
 PURE = {
     "_admission",
     "_limits",
-    "_wire",
+    "_options",
     "_presence",
-    "_statistics",
-    "_turns",
-    "_transport",
     "_request",
+    "_statistics",
+    "_transport",
+    "_turns",
+    "_wire",
 }
 USES_ZMQ = {"_curve", "_admission", "_zsocket", "_sockets", "_gate", "_router", "_dealer"}
 

@@ -1,0 +1,314 @@
+"""The network in memory itself: what a test can do with it, and what it is told when it errs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from support.handlers import Worker
+from support.memory import serving
+from support.trace import run_traced
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import trioreq
+from trioreq.testing import open_memory_network, open_memory_server, sleep
+
+
+async def echo(request: trioreq.Request) -> bytes:
+    return request.body
+
+
+async def hang(request: trioreq.Request) -> bytes:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+async def test_a_delay_is_for_each_direction_and_keeps_the_order(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(echo) as net:
+        client = net.connect(socket_type="DEALER")
+        await wait_all_tasks_blocked()
+        net.delay(client, 2)
+        before = trio.current_time()
+        client.send(b"1")
+        net.delay(client, 0)
+        client.send(b"2")  # not before the one in front of it
+        assert await client.receive() == [b"1"]
+        assert await client.receive() == [b"2"]
+        assert trio.current_time() == before + 2
+        net.delay(client, 3)
+        assert await client.request(b"3") == [b"3"]
+        assert trio.current_time() == before + 8
+
+
+async def test_a_cable_that_is_mended_in_time_was_only_slow(autojump_clock: MockClock) -> None:
+    async with serving(echo, heartbeat=10) as net:
+        client = net.connect()
+        net.cut(client)
+        client.send(b"x")
+        await trio.sleep(4)
+        assert net.sent_to(client) == []
+        net.mend(client)
+        assert await client.receive() == [b"x"]
+        await trio.sleep(100)
+        assert client.connected
+
+
+async def test_what_waits_at_a_cut_cable_is_seen_and_is_freed_with_the_connection(
+    autojump_clock: MockClock,
+) -> None:
+    worker = Worker()
+    async with serving(worker, heartbeat=10) as net:
+        client = net.connect()
+        client.send(b"wait")
+        await worker.log.wait("started wait")
+        net.cut(client)
+        worker.release.set()
+        await wait_all_tasks_blocked()
+        assert net.sent_to(client) == net.held_for(client) == [[b"re:wait"]]
+        await trio.sleep(11)
+        assert net.server.statistics().connections == 0
+        assert net.held_for(client) == []
+        assert client.connected  # nobody has told it
+        net.mend(client)
+        with pytest.raises(trio.BrokenResourceError, match="ended"):
+            await client.receive()
+        with pytest.raises(trio.BrokenResourceError, match="connect again"):
+            client.send(b"x")
+        assert not client.connected
+
+
+async def test_both_ends_of_open_client_notice_a_cut(autojump_clock: MockClock) -> None:
+    async with (
+        serving(hang, heartbeat=10) as net,
+        trioreq.open_client(net, heartbeat=20) as client,
+        trio.open_nursery() as nursery,
+    ):
+        lost: list[float] = []
+
+        async def ask() -> None:
+            with pytest.raises(trioreq.ConnectionLost):
+                await client.request(b"x")
+            lost.append(trio.current_time())
+
+        nursery.start_soon(ask)
+        await trio.sleep(1)
+        before = trio.current_time()
+        net.cut(client)
+        await trio.sleep(10)
+        assert net.server.statistics().cancelled_by_disconnect == 1
+        assert not lost
+        await trio.sleep(10)
+        assert before + 10 <= lost[0] <= before + 20
+        with pytest.raises(trioreq.NotConnected):
+            await client.request(b"x", timeout=100)
+        net.mend(client)
+        with pytest.raises(trioreq.RequestTimeout):
+            await client.request(b"x", timeout=100)
+        assert client.statistics().connections == 2
+        net.delay(client, 5)
+        before = trio.current_time()
+        with trio.move_on_after(100):
+            await client.request(b"x")
+        await trio.sleep(5)
+        assert net.server.statistics().cancelled_by_client == 1
+
+
+async def test_retries_over_a_cut(autojump_clock: MockClock) -> None:
+    async with (
+        serving(echo) as net,
+        trioreq.open_client(net, heartbeat=2, retries=1) as client,
+    ):
+        assert await client.request(b"x") == b"x"
+        net.delay(client, 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.request, b"y")
+            await wait_all_tasks_blocked()
+            net.cut(client)
+            await trio.sleep(2)
+            net.mend(client)
+        stats = client.statistics()
+        assert (stats.retried, stats.lost, stats.replied) == (1, 1, 2)
+
+
+async def test_a_descriptor_is_used_again_at_once_or_when_asked(autojump_clock: MockClock) -> None:
+    async with serving(echo) as net:
+        first, second = net.connect(), net.connect()
+        with pytest.raises(ValueError, match="in use"):
+            net.connect(reuse=first)
+        await second.request(b"x")
+        first.crash()
+        second.crash()
+        heir = net.connect(reuse=second)
+        assert heir.connection.descriptor == second.connection.descriptor
+        assert net.connect().connection.descriptor == first.connection.descriptor
+        assert await heir.request(b"x") == [b"x"]
+
+
+async def test_who_a_client_is(autojump_clock: MockClock) -> None:
+    async def who(request: trioreq.Request) -> bytes:
+        return f"{request.client.user_id} {request.client.socket_type}".encode()
+
+    async with serving(who) as net:
+        client = net.connect(socket_type="DEALER", user_id="eve", routing_id=b"own")
+        assert await client.request(b"") == [b"eve DEALER"]
+        assert repr(client) == "<MemoryClient DEALER, connected>"
+        client.close()
+        assert repr(client) == "<MemoryClient DEALER, closed>"
+        with pytest.raises(trio.ClosedResourceError):
+            client.send(b"x")
+        with pytest.raises(trio.ClosedResourceError):
+            await client.receive()
+    assert repr(client) == "<MemoryClient DEALER, closed>"
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"socket_type": "PUB"}, "REQ"),
+        ({"routing_id": b""}, "1 to 255"),
+        ({"routing_id": b"x" * 256}, "1 to 255"),
+        ({"routing_id": b"\0x"}, "zero byte"),
+    ],
+)
+async def test_what_cannot_connect(
+    autojump_clock: MockClock, options: dict[str, Any], match: str
+) -> None:
+    async with serving(echo) as net:
+        with pytest.raises(ValueError, match=match):
+            net.connect(**options)
+
+
+async def test_what_a_client_cannot_do(autojump_clock: MockClock) -> None:
+    async with serving(echo) as net:
+        client = net.connect()
+        with pytest.raises(ValueError, match="at least one frame"):
+            client.send()
+        client.stall()
+        with pytest.raises(RuntimeError, match="resume"):
+            client.send(b"x")
+        client.resume()
+        assert await client.request(b"x") == [b"x"]
+
+
+async def test_a_req_takes_no_old_reply_for_the_new_ones(autojump_clock: MockClock) -> None:
+    async with serving(echo) as net:
+        client = net.connect()
+        client.send(b"old")
+        await wait_all_tasks_blocked()  # the reply is there, and nobody has received it
+        assert await client.request(b"new") == [b"new"]
+
+
+async def test_one_server_at_a_time(autojump_clock: MockClock) -> None:
+    async with open_memory_network() as net:
+        assert str(net) == "memory"
+        with pytest.raises(ConnectionRefusedError, match="no server"):
+            net.connect()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trioreq.serve, echo, net)
+            with pytest.raises(trioreq.EndpointError, match="already"):
+                await trioreq.serve(echo, net)
+            client = net.connect()
+            nursery.cancel_scope.cancel()
+        with pytest.raises(trio.BrokenResourceError):
+            await client.receive()
+
+
+async def test_only_clients_in_memory_can_be_cut(autojump_clock: MockClock) -> None:
+    class OnTheWire:
+        """The line of a client that is elsewhere."""
+
+    client = trioreq.Client(OnTheWire(), "", timeout=1, retries=0, connect_timeout=1)  # type: ignore[arg-type]
+    async with serving(echo) as net:
+        with pytest.raises(TypeError, match="not connected to a network in memory"):
+            net.cut(client)
+
+
+async def test_sleep_is_for_plain_functions() -> None:
+    with pytest.raises(RuntimeError, match=r"trio\.sleep"):
+        sleep(1)
+    slept = threading.Event()
+
+    def in_a_thread() -> None:
+        sleep(0.001)
+        slept.set()
+
+    await trio.to_thread.run_sync(in_a_thread)
+    assert slept.is_set()
+
+
+async def test_what_was_before_the_seed_is_put_back(autojump_clock: MockClock) -> None:
+    """In whatever order networks close."""
+    run: Any = trio._core._run
+    before = run._ALLOW_DETERMINISTIC_SCHEDULING, run._r.getstate()
+    first, second = open_memory_network(seed=1), open_memory_network(seed=2)
+    async with trio.open_nursery() as nursery:
+        closed = [trio.Event(), trio.Event()]
+
+        async def hold(number: int, task_status: trio.TaskStatus[None]) -> None:
+            async with (first, second)[number]:
+                task_status.started()
+                await closed[number].wait()
+
+        await nursery.start(hold, 0)
+        await nursery.start(hold, 1)
+        closed[0].set()
+        await wait_all_tasks_blocked()
+        assert run._ALLOW_DETERMINISTIC_SCHEDULING
+        closed[1].set()
+    assert before[0] == run._ALLOW_DETERMINISTIC_SCHEDULING
+    assert before[1] == run._r.getstate() or before[0]
+
+
+def test_thirty_seconds_are_a_few_steps(record_property: Callable[[str, object], None]) -> None:
+    """The time that a test takes is that of its work, of which there is little."""
+    steps = 0
+
+    class Count(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            nonlocal steps
+            steps += 1
+
+    async def main() -> float:
+        async with open_memory_server(hang, timeout=30) as net:
+            begun = trio.current_time()
+            assert (await net.connect().request(b"x"))[1] == b"timed-out"
+            return trio.current_time() - begun
+
+    took = trio.run(main, clock=MockClock(autojump_threshold=0), instruments=[Count()])
+    assert took == 30
+    assert steps < 100
+    record_property("steps", steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["async", "plain"])
+def test_a_thousand_runs_are_one(kind: str) -> None:
+    first = run_traced(kind, seed=1)
+    assert len(first) > 50
+    for _ in range(499):  # of each kind
+        assert run_traced(kind, seed=1) == first
+    assert any(run_traced(kind, seed=seed) != first for seed in range(2, 10))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["async", "plain"])
+def test_runs_in_other_processes_are_the_same(kind: str) -> None:
+    code = f"import support.trace as t; print(*t.run_traced({kind!r}, seed=1), sep='\\n')"
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("0", "1", "2", "3")
+    }
+    assert outputs == {"\n".join(run_traced(kind, seed=1)) + "\n"}

@@ -46,7 +46,7 @@ class Desk:
     Attributes:
         turns: Who may run.
         timeout: Seconds that a request may take; infinity if it is not `timed`.
-        connections: Those that have spoken and are not gone.
+        connections: Those that have spoken and are not gone, the oldest first.
         closing: True once nothing new is to be started.
         idle: Set when nothing is in flight any more, once it is closing.
         carrier: What brings requests, and takes replies.
@@ -67,7 +67,7 @@ class Desk:
         self.stop = stop
         self.tally: Tally = Tally()
         self.deadlines: Deadlines[Call] = Deadlines(_expire)
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}
         self.closing = False
         self.idle: trio.Event = trio.Event()
 
@@ -206,7 +206,7 @@ class Connection:
         self.named: dict[Name, Call] = {}  # those of them that their client can name
         self.gone: bool = False
         self.told: set[str] = set()  # what the log has of it already
-        desk.connections.add(self)
+        desk.connections[self] = None
 
     def arrived(self, frames: Sequence[bytes]) -> None:
         """Make a request of what came, and let it run, or wait, or answer at once."""
@@ -245,7 +245,7 @@ class Connection:
     def left(self) -> None:
         """The connection is gone: so is all that was in flight for it."""
         self.gone = True
-        self.desk.connections.discard(self)
+        self.desk.connections.pop(self, None)
         self.cancel_all(CancelReason.DISCONNECTED)
 
     def cancel_all(self, reason: CancelReason) -> None:

@@ -61,6 +61,11 @@ async def _main(kind: str, seed: int) -> list[str]:
             for number in range(CLIENTS):
                 nursery.start_soon(_live, net, number)
             nursery.start_soon(_ask, net)
+        for number in range(CLIENTS):  # who is here when the server ends
+            client = net.connect(socket_type="DEALER")
+            client.send(b"last %d" % number)
+            client.send(b"last %d" % number)
+        await trio.sleep(0.1)
     trace.note(net.server.statistics())
     return list(trace)
 

@@ -62,7 +62,7 @@ class Desk:
     ) -> None:
         self.turns = turns
         self.timeout = timeout
-        self.timed = timeout != math.inf
+        self.timed: bool = timeout != math.inf
         self.carrier = carrier
         self.stop = stop
         self.tally: Tally = Tally()

@@ -45,7 +45,9 @@ class Server:
         self._transport = Router(sockets, rules, limits)
         self._desk = Desk(turns, timeout, self._transport, self._stop)
         self._workers = workers(self._desk)
-        self.start = self._workers.start  # what has arrived (the transport calls this)
+        self.start: Callable[[int], bool] = (
+            self._workers.start
+        )  # what has arrived (the transport calls this)
         self._scope = trio.CancelScope(shield=True)
         self._drained = trio.Event()
         self._closed = trio.Event()

@@ -76,10 +76,12 @@ class ZSocket:
     __slots__ = ("_asleep", "_edge", "_get", "raw", "recv", "send")
 
     def __init__(self, raw: Raw, edge: Edge | None = None) -> None:
-        self.raw = raw
-        self.recv = raw.recv
+        self.raw: Raw = raw
+        self.recv: Callable[..., Any] = raw.recv
         # What pyzmq puts around the send of its backend takes as long again.
-        self.send = super(zmq.Socket, raw).send if isinstance(raw, zmq.Socket) else raw.send
+        self.send: Callable[..., Any] = (
+            super(zmq.Socket, raw).send if isinstance(raw, zmq.Socket) else raw.send
+        )
         self._get = raw.get
         self._edge = edge or FileEdge(raw.get(zmq.FD))
         self._asleep = False

@@ -17,6 +17,7 @@ from support.outcomes import outcomes
 from trio.testing import MockClock
 
 import trioreq
+from trioreq.testing import MemoryClient
 
 
 async def test_g3_what_comes_in_one_breath_with_the_end_is_never_started(
@@ -67,6 +68,29 @@ async def test_g3_a_granted_request_whose_client_goes_first_is_never_started(
         assert started == [b"first"]
         assert outcomes(net.server) == {"replied": 1, "never_started": 1}
         assert net.server.statistics().running == 0
+
+
+async def test_g1_g2_a_reply_that_is_ready_is_not_even_tried_if_its_client_has_just_gone(
+    autojump_clock: MockClock,
+) -> None:
+    """Also if another has its routing id by now."""
+
+    async def handler(request: trioreq.Request) -> bytes:
+        if request.body == b"old":
+            await trio.lowlevel.checkpoint()
+            old.crash()
+            heirs.append(net.connect(routing_id=b"the-same-id"))
+        return request.body
+
+    heirs: list[MemoryClient] = []
+    async with serving(handler) as net:
+        old = net.connect(routing_id=b"the-same-id")
+        old.send(b"old")
+        await trio.testing.wait_all_tasks_blocked()
+        assert await heirs[0].request(b"new") == [b"new"]
+        assert net.server.statistics().replies_dropped == trioreq.RepliesDropped(client_gone=1)
+        assert net._sockets is not None
+        assert not net._sockets.raw_router.refused
 
 
 async def test_timers_of_requests_that_ended_are_thrown_out(autojump_clock: MockClock) -> None:

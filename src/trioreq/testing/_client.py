@@ -29,7 +29,7 @@ class MemoryClient(Peer):
     connection: Connection
 
     def __init__(self, socket_type: str) -> None:
-        self.socket_type = socket_type
+        self.socket_type: str = socket_type
         self._stalled = False
         self._closed = False
         self._lost: str | None = None
@@ -152,8 +152,8 @@ class MemoryLine(Peer):
         self._connect = connect
         self._up = False
         self._over = trio.Event()
-        self.delay = 0.0
-        self.mended = trio.Event()
+        self.delay: float = 0.0
+        self.mended: trio.Event = trio.Event()
         self.mended.set()
 
     async def run(self, asker: Asker) -> None:

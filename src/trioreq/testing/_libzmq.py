@@ -223,17 +223,17 @@ class MemorySockets:
         send_queue: int,
         closed: Callable[[], None],
     ) -> None:
-        self.timers = timers
-        self.heartbeat = heartbeat
-        self.max_message_size = max_message_size
+        self.timers: Timers = timers
+        self.heartbeat: float | None = heartbeat
+        self.max_message_size: int = max_message_size
         self._closed = closed
         self._connections: dict[int, Connection] = {}  # by descriptor
-        self.raw_router = RouterSocket(send_queue)
-        self.raw_monitor = MemorySocket()
-        self.raw_gate = GateSocket()
-        self.router = ZSocket(self.raw_router, self.raw_router)
-        self.monitor = ZSocket(self.raw_monitor, self.raw_monitor)
-        self.gate = ZSocket(self.raw_gate, self.raw_gate)
+        self.raw_router: RouterSocket = RouterSocket(send_queue)
+        self.raw_monitor: MemorySocket = MemorySocket()
+        self.raw_gate: GateSocket = GateSocket()
+        self.router: ZSocket = ZSocket(self.raw_router, self.raw_router)
+        self.monitor: ZSocket = ZSocket(self.raw_monitor, self.raw_monitor)
+        self.gate: ZSocket = ZSocket(self.raw_gate, self.raw_gate)
 
     def free_descriptor(self, wanted: int | None) -> int:
         """The one that is wanted; or the lowest that is free, as the kernel gives it."""
@@ -330,9 +330,9 @@ class Connection:
     ) -> None:
         self._sockets = sockets
         self._peer = peer
-        self.descriptor = descriptor
-        self.address = "127.0.0.1"
-        self.wanted = wanted
+        self.descriptor: int = descriptor
+        self.address: str = "127.0.0.1"
+        self.wanted: bytes | None = wanted
         self._max_at_client = max_message_size
         self.properties: dict[str | int, Any] = {
             zmq.SRCFD: descriptor,
@@ -342,7 +342,7 @@ class Connection:
         if user_id is not None:
             self.properties["User-Id"] = user_id
         self.routing_id: bytes | None = None
-        self.ended = False
+        self.ended: bool = False
         self.sent: list[list[bytes]] = []
         self.unread: deque[list[bytes]] = deque()
         self.to_server: Way[Item] = Way(sockets.timers, self._at_server)

@@ -30,7 +30,7 @@ class Way(Generic[T]):
     """
 
     def __init__(self, timers: Timers, deliver: Callable[[T], None]) -> None:
-        self.delay = 0.0  # seconds
+        self.delay: float = 0.0  # seconds
         self._timers = timers
         self._deliver = deliver
         self._items: deque[tuple[float, T]] = deque()  # with when each would arrive

@@ -221,8 +221,7 @@ async def test_a_request_waits_for_a_server(net: Net) -> None:
         assert client.timings is not None
 
 
-async def test_a_second_connection_that_breaks_says_so_at_once(net: Net) -> None:
-    """A server that ends while a plain function is deaf: the caller has the server's word."""
+async def test_a_server_that_ends_gives_its_word_for_a_deaf_function_too(net: Net) -> None:
     worker = ThreadWorker()
     await net.serve(worker)
     async with net.open_client() as client, trio.open_nursery() as nursery:

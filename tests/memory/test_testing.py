@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
 from trioreq.testing import open_memory_network, open_memory_server, sleep
+from trioreq.testing._schedule import scheduled
 
 
 async def echo(request: trioreq.Request) -> bytes:
@@ -243,27 +245,20 @@ async def test_sleep_is_for_plain_functions() -> None:
     assert slept.is_set()
 
 
-async def test_what_was_before_the_seed_is_put_back(autojump_clock: MockClock) -> None:
+def test_what_was_before_the_seed_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """In whatever order networks close."""
     run: Any = trio._core._run
-    before = run._ALLOW_DETERMINISTIC_SCHEDULING, run._r.getstate()
-    first, second = open_memory_network(seed=1), open_memory_network(seed=2)
-    async with trio.open_nursery() as nursery:
-        closed = [trio.Event(), trio.Event()]
-
-        async def hold(number: int, task_status: trio.TaskStatus[None]) -> None:
-            async with (first, second)[number]:
-                task_status.started()
-                await closed[number].wait()
-
-        await nursery.start(hold, 0)
-        await nursery.start(hold, 1)
-        closed[0].set()
-        await wait_all_tasks_blocked()
-        assert run._ALLOW_DETERMINISTIC_SCHEDULING
-        closed[1].set()
-    assert before[0] == run._ALLOW_DETERMINISTIC_SCHEDULING
-    assert before[1] == run._r.getstate() or before[0]
+    monkeypatch.setattr(run, "_ALLOW_DETERMINISTIC_SCHEDULING", False)
+    before = run._r.getstate(), random.getstate()
+    first, second = scheduled(1), scheduled(2)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert run._ALLOW_DETERMINISTIC_SCHEDULING
+    assert before[1] != random.getstate()
+    second.__exit__(None, None, None)
+    assert not run._ALLOW_DETERMINISTIC_SCHEDULING
+    assert before == (run._r.getstate(), random.getstate())
 
 
 def test_thirty_seconds_are_a_few_steps(record_property: Callable[[str, object], None]) -> None:

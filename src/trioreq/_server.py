@@ -45,7 +45,7 @@ class Server:
         self._transport = Router(sockets, rules, limits)
         self._desk = Desk(turns, timeout, self._transport, self._stop)
         self._workers = workers(self._desk)
-        self.start: Callable[[int], bool] = (
+        self.start: Callable[[], None] = (
             self._workers.start
         )  # what has arrived (the transport calls this)
         self._scope = trio.CancelScope(shield=True)

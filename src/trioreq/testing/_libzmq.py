@@ -51,6 +51,7 @@ class MemorySocket:
         self._rest: list[MemoryFrame] = []  # of the message that is being read, the last first
         self._parts: list[bytes] = []  # of the message that is being sent
         self._edge = False
+        self._woken = False
         self._happened = trio.Event()
 
     def put(self, frames: Sequence[bytes]) -> None:
@@ -66,11 +67,15 @@ class MemorySocket:
     async def wait(self) -> None:
         """Wait until something has happened since the last call, or `wake`."""
         await trio.lowlevel.checkpoint()
-        while not self._edge:
+        while not (self._edge or self._woken):
             self._happened = trio.Event()
             await self._happened.wait()
+        self._woken = False
 
-    wake = happened
+    def wake(self) -> None:
+        """End the wait; unlike an edge, that is not undone by another call on the socket."""
+        self._woken = True
+        self._happened.set()
 
     def recv(self, flags: int = 0, copy: bool = True) -> Any:  # noqa: ANN401
         """The next frame."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import secrets
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -17,6 +19,7 @@ DOMAIN = b"trioreq"
 GATE = "inproc://zeromq.zap.01"  # libzmq looks for it here, once a Context
 MONITOR = "inproc://trioreq.monitor"
 BACKLOG = 4096  # connections that the kernel may hold for libzmq; it caps this itself
+HANDSHAKE = 10.0  # seconds that a connection has to get through its handshake in
 LINGER = 0.5  # seconds that the last words have to go out in
 
 
@@ -107,12 +110,14 @@ class BoundSockets:
     def _open_router(
         self, heartbeat: float | None, max_message_size: int, send_queue: int
     ) -> zmq.Socket[bytes]:
+        _hide_routing_ids()
         router = self._context.socket(zmq.ROUTER)
         router.zap_domain = DOMAIN
         router.router_mandatory = True
         router.sndhwm = send_queue
         router.maxmsgsize = max_message_size
         router.backlog = BACKLOG
+        router.handshake_ivl = round(HANDSHAKE * 1000)
         if heartbeat is not None:
             # Who stops right after a PONG is sent the next PING after one half of the time,
             # and has failed to answer it after the other.
@@ -161,3 +166,13 @@ class BoundSockets:
     def _remove_files(self) -> None:
         for file in self._files:
             file.remove()
+
+
+def _hide_routing_ids() -> None:
+    """Let the next ROUTER's automatic routing ids begin where nobody can know.
+
+    libzmq draws the first from C's `rand()`, which it does not seed, so that it is the same in
+    every process; a peer that announces the next one by name aborts libzmq 4.3.5. What else uses
+    `rand()` in this process gets other numbers than without a seed.
+    """
+    ctypes.CDLL(None).srand(secrets.randbits(32))

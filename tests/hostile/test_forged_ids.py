@@ -1,0 +1,55 @@
+"""Peers that announce a routing id which is libzmq's to give: it aborts a stock ROUTER.
+
+Servers are processes of their own. Each peer waits for the server's READY, and the forger's
+message has its echo before the next peer comes, so libzmq has taken its id in by then.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from support.process import ServerProcess, server_process
+from support.zmtp import LIMIT, RawPeer, message
+
+FIRST = 0x6B8B4567
+"""The first automatic routing id of every process that has not seeded C's rand()."""
+
+
+def ask(peer: RawPeer, routing_id: bytes = b"") -> None:
+    """Come in under an id, and get an answer."""
+    peer.shake_hands(b"DEALER", routing_id)
+    peer.send(message(b"", b"hello"))
+    assert [peer.read_frame(), peer.read_frame()] == [b"", b"hello"]
+
+
+def attack(server: ServerProcess) -> None:
+    """Take the first automatic id and the 15 behind it, and let somebody else come in."""
+    forgers = [RawPeer(server.endpoint) for _ in range(16)]
+    try:
+        for number, forger in enumerate(forgers):
+            ask(forger, b"\0" + (FIRST + number).to_bytes(4, "big"))
+        with RawPeer(server.endpoint) as victim:
+            ask(victim)
+    finally:
+        for forger in forgers:
+            forger.close()
+
+
+@pytest.mark.slow
+def test_a_forged_id_aborts_a_stock_router(tmp_path: Path) -> None:
+    """If this fails, libzmq is mended: good, and docs/hostile.md is to be changed."""
+    with server_process("stock", tmp_path / "log") as server:
+        with pytest.raises(ConnectionResetError):
+            attack(server)
+        assert server.process.wait(LIMIT) == -signal.SIGABRT
+        assert "Assertion failed" in server.log.read_text()
+
+
+@pytest.mark.slow
+def test_the_same_does_nothing_to_a_server(tmp_path: Path) -> None:
+    with server_process("trioreq", tmp_path / "log") as server:
+        attack(server)
+        assert server.look()["replied"] == 17
+        assert server.process.poll() is None

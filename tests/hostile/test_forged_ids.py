@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.process import ServerProcess, server_process
+from support.stock import open_stock
 from support.zmtp import LIMIT, RawPeer, message
 
 FIRST = 0x6B8B4567
@@ -53,3 +54,19 @@ def test_the_same_does_nothing_to_a_server(tmp_path: Path) -> None:
         attack(server)
         assert server.look()["replied"] == 17
         assert server.process.poll() is None
+
+
+def test_nothing_shows_the_gate_or_the_reader_that_an_id_is_forged() -> None:
+    """If this fails, there is a way to refuse one: docs/hostile.md says that there is none."""
+    forged = b"\0abcd"
+    with open_stock() as stock, RawPeer(stock.endpoint) as peer:
+        peer.ask(b"DEALER", forged)
+        assert stock.gate.poll(round(LIMIT * 1000))
+        [question] = stock.read_gate()
+        assert not any(forged in frame for frame in question)
+        stock.answer(question)
+        peer.enter()
+        peer.send(message(b"hello"))
+        stock.serve_until(lambda: len(stock.messages) == 1)
+        assert stock.routing_ids == [forged]
+        assert stock.messages[0][0].get("Identity") == ""

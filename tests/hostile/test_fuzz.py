@@ -30,12 +30,17 @@ def outcomes(seen: dict[str, Any]) -> int:
     return sum(seen[name] for name in Outcome.__args__)  # type: ignore[attr-defined]
 
 
-def at_rest(server: ServerProcess, connections: int) -> dict[str, Any]:
-    """What the server says of itself once so many connections are left."""
+def at_rest(server: ServerProcess, descriptors: int) -> dict[str, Any]:
+    """What the server says of itself once nobody is there, and each descriptor is given back.
+
+    libzmq closes a descriptor a little later than it tells of the connection's end.
+    """
     end = time.monotonic() + LIMIT
-    while (seen := server.look())["connections"] != connections or seen["in_flight"]:
+    while True:
+        seen = server.look()
+        if (seen["connections"], seen["in_flight"], seen["descriptors"]) == (0, 0, descriptors):
+            return seen
         assert time.monotonic() < end, seen
-    return seen
 
 
 @contextmanager
@@ -76,17 +81,17 @@ def healthy_client(endpoint: str) -> Iterator[list[int]]:
 def test_hostile_peers_harm_nobody_but_themselves(transport: str, tmp_path: Path) -> None:
     endpoint = "tcp://127.0.0.1:0" if transport == "tcp" else f"ipc://{tmp_path}/socket"
     with server_process("trioreq", tmp_path / "log", endpoint) as server:
+        descriptors = server.look()["descriptors"]
         hammer(server.endpoint, SEED, range(500))  # what is made once is made
-        before = at_rest(server, 0)
+        before = at_rest(server, descriptors)
         with healthy_client(server.endpoint) as asked:
             hammer(server.endpoint, SEED + 1, range(1500))
-        after = at_rest(server, 0)
+        after = at_rest(server, descriptors)
         assert server.process.poll() is None
         assert asked[0] > 0
         assert after["requests"] == outcomes(after)
         assert after["replied"] - before["replied"] >= asked[0]
         assert after["malformed"] > before["malformed"] > 0
-        assert after["descriptors"] == before["descriptors"]
         assert after["memory"] - before["memory"] < 4 * MIB
         lines = server.log.read_text().splitlines()
         assert len(lines) == len(set(lines)) < 2000  # nothing twice of one connection

@@ -3,14 +3,15 @@
     python server.py ADDRESS OPTIONS [plain]
 
 What it tells are JSON lines on its standard output: ``["serving", endpoint]``, then for each
-request that asks for it ``["started", name, time]`` and how that ended, and an answer to each line
-of its standard input. Times are those of the system's monotonic clock, the same for all processes.
+request that asks for it ``["started", name, time]`` and how that ended, what is logged, and how it
+is whenever it is asked on its standard input. Times are those of the system's monotonic clock, the same for all processes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import sys
 import threading
@@ -45,8 +46,22 @@ def memory() -> int:
         return int(file.read().split()[1]) * PAGE
 
 
+class Telling(logging.Handler):
+    """Tells what is logged, in the place of a name."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell("log", record.getMessage(), time.monotonic())
+
+
+class Cancelled:
+    """How many that hold were cancelled, and when the last was."""
+
+    number = 0
+    last = 0.0
+
+
 async def handler(request: trioreq.Request) -> bytes:
-    """``echo``, ``wait`` (told of), ``hold`` (not told of), ``work SECONDS``, ``shield``."""
+    """Do what the request says: the first word of its body, with the rest as its argument."""
     verb, _, rest = request.body.decode().partition(" ")
     match verb:
         case "wait":
@@ -57,7 +72,11 @@ async def handler(request: trioreq.Request) -> bytes:
                 tell(str(request.cancel_reason), rest, time.monotonic())
                 raise
         case "hold":
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                Cancelled.number += 1
+                Cancelled.last = time.monotonic()
         case "work":
             await trio.sleep(float(rest))
         case "shield":
@@ -71,7 +90,7 @@ async def handler(request: trioreq.Request) -> bytes:
 
 
 def plain_handler(request: trioreq.Request) -> bytes:
-    """``echo``, ``check`` (asks whether anybody waits), ``deaf`` (does not)."""
+    """The same as a plain function: ``check`` asks whether anybody waits, ``deaf`` does not."""
     verb, _, _ = request.body.decode().partition(" ")
     if verb == "check":
         end = time.monotonic() + STUBBORN
@@ -84,7 +103,7 @@ def plain_handler(request: trioreq.Request) -> bytes:
 
 
 async def obey(server: trioreq.Server, threads: trioreq.Server | None) -> None:
-    """Answer each line with how the server is; the line ``close`` ends it."""
+    """Answer each byte with how the server is, until the input ends."""
     stdin = trio.lowlevel.FdStream(os.dup(0))
     while await stdin.receive_some(1):
         servers = [server] if threads is None else [server, threads]
@@ -95,7 +114,8 @@ async def obey(server: trioreq.Server, threads: trioreq.Server | None) -> None:
                 "descriptors": len(os.listdir("/proc/self/fd")) - 1,  # noqa: PTH208
                 "tasks": trio.lowlevel.current_statistics().tasks_living,
                 "threads": threading.active_count(),
-                "processor": sum(os.times()[:2]),
+                "cancelled": Cancelled.number,
+                "last_cancelled": Cancelled.last,
                 "statistics": [asdict(one.statistics()) for one in servers],
             },
         )
@@ -103,6 +123,7 @@ async def obey(server: trioreq.Server, threads: trioreq.Server | None) -> None:
 
 async def main(addr: str, options: dict[str, int], kind: str) -> None:
     """Serve until the input ends; `kind` ``both`` has a second server for plain functions."""
+    logging.getLogger("trioreq").addHandler(Telling(logging.WARNING))
     async with trio.open_nursery() as nursery:
         first = plain_handler if kind == "plain" else handler
         server = await nursery.start(partial(trioreq.serve, first, addr, **options))

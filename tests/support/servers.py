@@ -48,7 +48,7 @@ class ServerProcess:
         return self.told[word, name]
 
     async def state(self) -> dict[str, Any]:
-        """How it is: memory, descriptors, tasks, threads, processor time, statistics."""
+        """How it is: memory, descriptors, tasks, threads, statistics, and more."""
         self._states.clear()
         await self._stdin.send_all(b"?")
         while not self._states:

@@ -1,0 +1,123 @@
+"""Clients that are stopped, and clients that never read: what do the others notice?
+
+    python -m benchmarks.slow [--clients 200] [--seconds 5]
+
+So many clients are stopped with SIGSTOP in the middle of a pipeline, and as many send without ever
+reading a reply. Heartbeats are off, so nobody takes them for gone: this is the worst case. Once the
+server has read what they sent, it is measured how long others wait for an echo without them and
+with them, and how much memory the server has: it may grow by what `send_queue` allows each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from support.children import Waits, open_child
+from support.clients import open_clients
+from support.servers import ServerProcess, open_server
+
+OTHERS = 4  # clients that are well
+PAUSE = 0.001  # seconds between a reply and the next request of theirs
+REPLY = 10_000  # bytes
+SEND_QUEUE = 20
+REQUESTS = 400  # of each that is not well
+BESIDE = 8_192 + 2_000  # bytes for a connection: libzmq's output buffer, and its structures
+PER_REPLY = REPLY + 200  # bytes
+
+
+@dataclass
+class Report:
+    """What was measured: seconds and bytes."""
+
+    clients: int
+    without: Waits
+    beside: Waits
+    grown: int
+    allowed: int
+    dropped: int
+    left: int
+
+    def __str__(self) -> str:
+        rows = [
+            ("clients stopped, clients that never read", f"{self.clients}, {self.clients}"),
+            ("the others' p50 without, with them", self._both(50)),
+            ("the others' p99 without, with them", self._both(99)),
+            ("the longest wait", self._both(100)),
+            ("replies dropped, the queue being full", f"{self.dropped:,}"),
+            ("memory has grown by", f"{self.grown / 1e6:.1f} MB"),
+            ("send_queue allows", f"{self.allowed / 1e6:.1f} MB"),
+            ("and once they are gone", f"{self.left / 1e6:.1f} MB"),
+        ]
+        return "\n".join(f"{name:42} {value:>18}" for name, value in rows)
+
+    def _both(self, percent: float) -> str:
+        before, after = self.without.percentile(percent), self.beside.percentile(percent)
+        return f"{before * 1000:.2f}, {after * 1000:.2f} ms"
+
+
+async def measure(clients: int, seconds: float) -> Report:
+    """Measure the others without them, and with them."""
+    async with open_server(send_queue=SEND_QUEUE, heartbeat=None) as server:
+        without = await _waits(server.endpoint, seconds)
+        before = (await server.state())["memory"]
+        async with AsyncExitStack() as stack:
+            for kind in ("reads", "deaf"):
+                child = await stack.enter_async_context(
+                    open_child(
+                        "pipeline.py", server.endpoint, clients, REQUESTS, f"reply {REPLY}", kind
+                    )
+                )
+                await child.wait()
+                if kind == "reads":
+                    child.stop()
+            while not await _is_read(server, 2 * clients * REQUESTS):
+                await trio.sleep(0.01)
+            beside = await _waits(server.endpoint, seconds)
+            state = await server.state()
+        while (await server.state())["statistics"][0]["connections"]:
+            await trio.sleep(0.01)
+        left = (await server.state())["memory"] - before
+    return Report(
+        clients,
+        without,
+        beside,
+        state["memory"] - before,
+        2 * clients * (SEND_QUEUE * PER_REPLY + BESIDE),
+        state["statistics"][0]["replies_dropped"]["queue_full"],
+        left,
+    )
+
+
+async def _is_read(server: ServerProcess, requests: int) -> bool:
+    statistics = (await server.state())["statistics"][0]
+    return bool(statistics["requests"] >= requests and not statistics["in_flight"])
+
+
+async def _waits(endpoint: str, seconds: float) -> Waits:
+    waits = Waits()
+    with open_clients() as clients, trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            for _ in range(OTHERS):
+                nursery.start_soon(waits.ask, clients.connect(endpoint), PAUSE)
+    return waits
+
+
+def main() -> None:
+    """Read the arguments, and measure."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--clients", type=int, default=200, help="of each kind")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each measurement")
+    arguments = parser.parse_args()
+    print(trio.run(measure, arguments.clients, arguments.seconds))
+
+
+if __name__ == "__main__":
+    main()

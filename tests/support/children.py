@@ -1,0 +1,101 @@
+"""Child processes that obey lines, and clients whose waits are measured."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from .clients import ClientSocket
+
+HERE = Path(__file__).parent
+
+
+class Child:
+    """A program of `tests/support`, which answers each line with one."""
+
+    def __init__(self, process: trio.Process) -> None:
+        assert isinstance(process.stdin, trio.lowlevel.FdStream)
+        assert isinstance(process.stdout, trio.lowlevel.FdStream)
+        self._stdin, self._stdout = process.stdin, process.stdout
+        self.pid = process.pid
+
+    async def tell(self, order: str) -> None:
+        """Give an order, and wait until it is carried out."""
+        await self._stdin.send_all(order.encode() + b"\n")
+        await self.wait()
+
+    async def wait(self) -> None:
+        """Wait for a line."""
+        line = b""
+        while not line.endswith(b"\n"):
+            more = await self._stdout.receive_some()
+            assert more, "the program has died; its errors are above"
+            line += more
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGSTOP."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+
+@asynccontextmanager
+async def open_child(program: str, *arguments: object) -> AsyncIterator[Child]:
+    """Run a program, kill it at the end."""
+    process = await trio.lowlevel.open_process(
+        [sys.executable, str(HERE / program), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        yield Child(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            await process.stdin.aclose()
+            await process.stdout.aclose()
+
+
+class Waits:
+    """How long a client waited for its replies, in seconds, and when each wait ended."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+        self.ends: list[float] = []
+
+    async def ask(self, client: ClientSocket, pause: float = 0.0) -> None:
+        """Ask on and on, until cancelled."""
+        while True:
+            start = time.monotonic()
+            await client.request(b"echo")
+            end = time.monotonic()
+            self.waits.append(end - start)
+            self.ends.append(end)
+            await trio.sleep(pause)
+
+    def percentile(self, percent: float) -> float:
+        """The wait that so many of a hundred do not exceed."""
+        return sorted(self.waits)[min(len(self.waits) - 1, int(len(self.waits) * percent / 100))]
+
+    def since(self, start: float) -> Waits:
+        """Those that ended after a time."""
+        part = Waits()
+        for wait, end in zip(self.waits, self.ends, strict=True):
+            if end > start:
+                part.waits.append(wait)
+                part.ends.append(end)
+        return part

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 class Child:
-    """A program of `tests/support`, which answers each line with one."""
+    """A program which answers each line with one."""
 
     def __init__(self, process: trio.Process) -> None:
         assert isinstance(process.stdin, trio.lowlevel.FdStream)
@@ -27,18 +27,19 @@ class Child:
         self._stdin, self._stdout = process.stdin, process.stdout
         self.pid = process.pid
 
-    async def tell(self, order: str) -> None:
-        """Give an order, and wait until it is carried out."""
+    async def tell(self, order: str) -> str:
+        """Give an order, and wait for the answer, a line."""
         await self._stdin.send_all(order.encode() + b"\n")
-        await self.wait()
+        return await self.wait()
 
-    async def wait(self) -> None:
+    async def wait(self) -> str:
         """Wait for a line."""
         line = b""
         while not line.endswith(b"\n"):
             more = await self._stdout.receive_some()
             assert more, "the program has died; its errors are above"
             line += more
+        return line.decode()
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -49,11 +50,16 @@ class Child:
         os.kill(self.pid, signal.SIGSTOP)
 
 
+def open_child(program: str, *arguments: object) -> AbstractAsyncContextManager[Child]:
+    """Run a program of `tests/support`, and kill it at the end."""
+    return open_program(str(HERE / program), *map(str, arguments))
+
+
 @asynccontextmanager
-async def open_child(program: str, *arguments: object) -> AsyncIterator[Child]:
-    """Run a program, kill it at the end."""
+async def open_program(*arguments: str) -> AsyncIterator[Child]:
+    """Run Python with such arguments, and kill it at the end."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, str(HERE / program), *map(str, arguments)],
+        [sys.executable, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

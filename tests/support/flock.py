@@ -27,36 +27,25 @@ ASKED = b"."
 LIMIT = 10_000  # milliseconds for a client to get connected in
 
 
-def ask_in_zmq(endpoint: str, body: bytes, context: zmq.Context[zmq.Socket[bytes]]) -> object:
-    """Ask with a REQ socket; it must be kept."""
-    client = context.socket(zmq.REQ)
-    client.immediate = True  # then a send waits for the connection
-    client.sndtimeo = LIMIT
-    client.connect(endpoint)
-    client.send(body)
-    return client
-
-
-def ask_by_hand(endpoint: str, body: bytes) -> RawPeer:
-    """Ask over a bare socket; it must be kept."""
-    client = RawPeer(endpoint)
-    client.shake_hands(b"REQ")
-    client.send(message(b"", body))
-    return client
-
-
 def live(way: str, process: int, requests: list[tuple[str, bytes]], asked: int) -> None:
-    """What one process of a group does."""
-    held: list[object] = []
+    """What one process of a group does: connect all, and then ask in one breath."""
     if way == "killed" and process % 4 == 0:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        held += [ask_in_zmq(*request, context) for request in requests]
+        sockets = [context.socket(zmq.REQ) for _ in requests]
+        for socket, (endpoint, _) in zip(sockets, requests, strict=True):
+            socket.immediate = True  # then a send waits for the connection
+            socket.sndtimeo = LIMIT
+            socket.connect(endpoint)
+        for socket, (_, body) in zip(sockets, requests, strict=True):
+            socket.send(body)
     else:
-        for request in requests:
-            client = ask_by_hand(*request)
+        peers = [RawPeer(endpoint) for endpoint, _ in requests]
+        for peer in peers:
+            peer.shake_hands(b"REQ")
+        for peer, (_, body) in zip(peers, requests, strict=True):
+            peer.send(message(b"", body))
             if way == "reset":
-                client.reset()
-            held.append(client)
+                peer.reset()
     os.write(asked, ASKED)
     signal.pause()
 

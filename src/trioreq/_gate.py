@@ -17,6 +17,14 @@ from ._zsocket import ZSocket
 log = logging.getLogger("trioreq")
 
 STAMP = "X-Trioreq-Stamp"
+FULL = (
+    "the process has nearly as many file descriptors open as it may (ulimit -n): newcomers are "
+    "turned away until some of them are free"
+)
+# Told no, a libzmq client gives up for good. Where there is no answer that libzmq understands it
+# closes the connection, and the client comes back by itself, a moment later.
+NO_VERSION = b"0.0"
+NO_ANSWER = (b"500", b"no room", b"", b"")
 
 
 class Gate:
@@ -25,11 +33,16 @@ class Gate:
     Args:
         socket: Where they come.
         stamp: Gives the number of the newest monitor event, after it has looked for newer ones.
+        full: Says, after that, whether newcomers are to be turned away.
     """
 
-    def __init__(self, socket: ZSocket, stamp: Callable[[], int]) -> None:
+    def __init__(
+        self, socket: ZSocket, stamp: Callable[[], int], full: Callable[[], bool] = lambda: False
+    ) -> None:
         self._socket = socket
         self._stamp = stamp
+        self._full = full
+        self._was_full = False
 
     def answer(self) -> None:
         """Answer all that ask now.
@@ -43,8 +56,13 @@ class Gate:
         if not asked:
             return
         stamp = b"%d" % self._stamp()
+        full = self._full()
+        if full and not self._was_full:
+            log.warning(FULL)
+        self._was_full = full
         for sender, _, *question in asked:
-            self._socket.raw.send_multipart([sender, b"", *reply(question, stamp)], zmq.NOBLOCK)
+            answer = [NO_VERSION, question[1], *NO_ANSWER] if full else reply(question, stamp)
+            self._socket.raw.send_multipart([sender, b"", *answer], zmq.NOBLOCK)
 
 
 def reply(question: Sequence[bytes], stamp: bytes) -> list[bytes]:

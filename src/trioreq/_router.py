@@ -18,6 +18,7 @@ from ._gate import STAMP, Gate
 from ._presence import Presence
 from ._sockets import Sockets
 from ._transport import Peer, Unsent
+from ._watchdog import Watchdog
 
 if TYPE_CHECKING:
     from ._transport import Host, Session
@@ -61,12 +62,15 @@ class Router:
         handed_over: How many messages were.
     """
 
-    def __init__(self, sockets: Sockets) -> None:
+    def __init__(self, sockets: Sockets, watchdog: Watchdog | None) -> None:
         self._sockets = sockets
+        self._watchdog = watchdog
         self._router = sockets.router
         self._monitor = sockets.monitor
-        self._gate = Gate(sockets.gate, self._catch_up)
+        self._gate = Gate(sockets.gate, self._catch_up, self._is_full)
         self._presence = Presence()
+        self._room = sockets.room
+        self._beyond: set[int] = set()  # descriptors of connections for which there is no room
         self._links: dict[int, RouterLink] = {}
         self._automatic: dict[bytes, RouterLink] = {}  # routing id -> link, while it lives
         self.outbox: list[tuple[RouterLink, Sequence[bytes]]] = []
@@ -117,8 +121,11 @@ class Router:
             recv(NOBLOCK)  # the endpoint, which nobody asks for
             if event == zmq.EVENT_ACCEPTED:
                 number = self._presence.opened(descriptor)
+                if descriptor >= self._room:
+                    self._beyond.add(descriptor)
             else:
                 number = self._presence.ended(descriptor)
+                self._beyond.discard(descriptor)
             link = self._links.pop(number, None) if number is not None else None
             if link is not None:
                 link.gone = True
@@ -138,6 +145,13 @@ class Router:
         self._host.start()
         self._router.nudge()
         return self.read_monitor()
+
+    def _is_full(self) -> bool:
+        """Whether descriptors run out.
+
+        Those who have one that is to be spared have all come since: they ask at the gate now.
+        """
+        return bool(self._beyond)
 
     def _read(self) -> bool:
         """Read a batch, see who has gone since, then let the server have what came.
@@ -166,6 +180,8 @@ class Router:
         except zmq.Again:
             pass
         if batch:
+            if self._watchdog is not None and self._watchdog.asleep:
+                self._watchdog.wake()
             self.read_monitor()
             self.holding = True
             for link, frames in batch:

@@ -20,6 +20,7 @@ from ._statistics import Statistics
 from ._threads import SharedTurns, Threads
 from ._transport import Link
 from ._turns import Turns
+from ._watchdog import Watchdog
 from ._workers import Handler, Workers, is_async
 
 log = logging.getLogger("trioreq")
@@ -34,8 +35,10 @@ class Server:
         turns: Turns[Connection, Call],
         timeout: float,
         workers: Callable[[Desk], Workers],
+        watchdog: Watchdog | None,
     ) -> None:
-        self._transport = Router(sockets)
+        self._watchdog = watchdog
+        self._transport = Router(sockets, watchdog)
         self._desk = Desk(turns, timeout, self._transport, self._stop)
         self._workers = workers(self._desk)
         self.start = self._workers.start  # what has arrived (the transport calls this)
@@ -106,6 +109,8 @@ class Server:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._transport.run, self)
                 nursery.start_soon(self._desk.deadlines.run)
+                if self._watchdog is not None:
+                    nursery.start_soon(self._watchdog.run)
                 await nursery.start(self._workers.run)
                 task_status.started()
 
@@ -145,6 +150,7 @@ async def serve(
     heartbeat: float | None = 10.0,
     max_message_size: int = 16 * 1024 * 1024,
     send_queue: int = 1000,
+    watchdog: float | None = 1.0,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve requests over ZeroMQ until cancelled, or drained with `Server.drain`.
@@ -172,6 +178,8 @@ async def serve(
             REQ clients older than libzmq 4.3.0, which break on them.
         max_message_size: Bytes that a frame may have; who sends more is disconnected.
         send_queue: Replies that may wait for a client that does not read. More are dropped.
+        watchdog: Seconds that a handler may hold trio's loop up before the log names it, and
+            shows where it is. None for no look at it; so it is with a `Network`.
         task_status: `trio.Nursery.start` gives the `Server` when it is bound.
 
     Raises:
@@ -193,9 +201,10 @@ async def serve(
     check_count("send_queue", send_queue, 1)
     check_seconds("timeout", timeout)
     check_seconds("heartbeat", heartbeat)
+    check_seconds("watchdog", watchdog)
     bind: Callable[..., Sockets]
     if isinstance(addr, Network):
-        bind, threads = addr.bind, addr.threads
+        bind, threads, watchdog = addr.bind, addr.threads, None  # its time is not real
     else:
         bind = partial(BoundSockets, (addr,) if isinstance(addr, str) else tuple(addr))
         threads = Threads
@@ -210,6 +219,7 @@ async def serve(
         turns,
         math.inf if timeout is None else timeout,
         partial(Lanes if in_loop else threads, handler),
+        None if watchdog is None else Watchdog(watchdog, lambda: turns.free < turns.slots),
     )
     try:
         await server._run(task_status)  # noqa: SLF001  # the two are one

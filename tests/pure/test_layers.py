@@ -34,6 +34,7 @@ FLOORS = [
     "_lanes",
     "_threads",
     "_network",
+    "_watchdog",
     "_client",
     "_server",
     "__init__",

@@ -24,11 +24,13 @@ except ImportError:  # run as a program
     from zmtp import RawPeer, message  # type: ignore[no-redef]
 
 ASKED = b"."
+ALONE = 60  # seconds after which it dies in any case
 LIMIT = 10_000  # milliseconds for a client to get connected in
 
 
 def live(way: str, process: int, requests: list[tuple[str, bytes]], asked: int) -> None:
     """What one process of a group does: connect all, and then ask in one breath."""
+    signal.alarm(ALONE)
     if way == "killed" and process % 4 == 0:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         sockets = [context.socket(zmq.REQ) for _ in requests]

@@ -114,6 +114,7 @@ async def obey(server: trioreq.Server, threads: trioreq.Server | None) -> None:
                 "descriptors": len(os.listdir("/proc/self/fd")) - 1,  # noqa: PTH208
                 "tasks": trio.lowlevel.current_statistics().tasks_living,
                 "threads": threading.active_count(),
+                "processor": sum(os.times()[:2]),
                 "cancelled": Cancelled.number,
                 "last_cancelled": Cancelled.last,
                 "statistics": [asdict(one.statistics()) for one in servers],

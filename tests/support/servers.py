@@ -41,6 +41,10 @@ class ServerProcess:
         """Where it serves."""
         return self.endpoints[0]
 
+    async def changed(self) -> None:
+        """Wait until it has told something more."""
+        await self._changed.wait()
+
     async def wait(self, word: str, name: str) -> float:
         """Wait until it has told this; returns the time when it happened."""
         while (word, name) not in self.told:

@@ -1,0 +1,118 @@
+"""Notices that trio's loop stands still, and names who holds it up.
+
+A handler that does not let go of the loop, by a blocking call or a long computation, holds up
+everybody: nobody is let in, and nobody's end is seen. trio cannot tell, since it has no turn. So a
+thread asks the loop for a sign of life, now and then, while requests are being worked on. When
+nothing is, the thread sleeps until the next request comes, and neither it nor the loop is woken.
+
+It costs a request nothing: the loop looks at one flag for each batch that it has read.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from types import FrameType
+
+import trio
+
+from ._request import Request
+
+log = logging.getLogger("trioreq")
+
+
+class Watchdog:
+    """Watches the loop of one server.
+
+    Args:
+        patience: Seconds that the loop may stand. It is noticed after one and a half times as
+            long, at the latest.
+        busy: Says whether anything is worked on. Called in the thread.
+
+    Attributes:
+        asleep: Whether it has to be woken when there is work.
+    """
+
+    def __init__(self, patience: float, busy: Callable[[], bool]) -> None:
+        self._patience = patience
+        self._busy = busy
+        self.asleep = True
+        self._orders: SimpleQueue[bool] = SimpleQueue()  # False: to end
+        self._ended = False
+
+    def wake(self) -> None:
+        """Watch: something is to be worked on."""
+        self.asleep = False
+        self._orders.put(True)
+
+    async def run(self) -> None:
+        """Watch, until cancelled."""
+        self._token = trio.lowlevel.current_trio_token()
+        self._loop = threading.get_ident()
+        threading.Thread(target=self._watch, name="trioreq-watchdog", daemon=True).start()
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._ended = True
+            self._orders.put(False)
+
+    def _watch(self) -> None:
+        get = self._orders.get
+        while get():
+            while True:
+                # First of all, a pause: else each single request would wake this thread.
+                with suppress(Empty):
+                    if not get(timeout=self._patience / 2):
+                        return
+                if self._falls_asleep():
+                    break
+                self._look()
+
+    def _falls_asleep(self) -> bool:
+        self.asleep = True
+        if self._busy():  # asked last: who starts something from now on wakes us
+            self.asleep = False
+        return self.asleep
+
+    def _look(self) -> None:
+        """Ask for a sign of life. If none comes, say so once, and once more when it does."""
+        start = time.monotonic()
+        turned = threading.Event()
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(turned.set)
+            # If the whole process was stopped, the second wait finds the loop well again.
+            if turned.wait(self._patience) or turned.wait(self._patience / 10):
+                return
+            log.warning("%s", self._finding(time.monotonic() - start))
+            while not self._ended:
+                if turned.wait(self._patience):
+                    log.warning("trio's loop turns again, after %.1f s", time.monotonic() - start)
+                    return
+
+    def _finding(self, seconds: float) -> str:
+        """Who holds the loop up, and where in the program: innermost last, as Python has it."""
+        frames: list[FrameType] = []
+        found, request = 0, None
+        frame = sys._current_frames().get(self._loop)  # noqa: SLF001  # there is no other way
+        while frame is not None:
+            frames.append(frame)
+            for value in tuple(frame.f_locals.values()):
+                if issubclass(type(value), Request):
+                    found, request = len(frames), value
+            frame = frame.f_back
+        who = "what is no handler, nor called by one,"
+        if request is not None:
+            client = request.client
+            who = f"client {client.id} ({client.socket_type} at {client.address}): its handler"
+            frames = frames[:found]
+        stack = traceback.StackSummary.extract((one, one.f_lineno) for one in reversed(frames))
+        return (
+            f"{who} has held trio's loop up for {seconds:.1f} s, and with it all clients; "
+            f"it is here:\n{''.join(stack.format())}"
+        )

@@ -79,7 +79,7 @@ async def measure(clients: int) -> Report:
         empty = (await server.state())["memory"]
         start = time.monotonic()
         crowd = [
-            await stack.enter_async_context(open_child("crowd.py", server.endpoint, each))
+            await stack.enter_async_context(open_child("crowd", server.endpoint, each))
             for _ in range(PROCESSES)
         ]
         await _until(server, "connections", clients + 1)
@@ -121,8 +121,7 @@ async def measure(clients: int) -> Report:
 
 
 async def _until(server: ServerProcess, what: str, number: int) -> None:
-    while (await server.state())["statistics"][0][what] < number:
-        await trio.sleep(0.01)
+    await server.until(lambda state: state["statistics"][0][what] == number)
 
 
 def main() -> None:

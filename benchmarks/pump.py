@@ -33,6 +33,9 @@ from support.clients import open_clients
 from support.flocks import open_flock
 from support.server import memory
 
+from benchmarks.drawing import drawing
+
+ROOT = Path(__file__).resolve().parents[1]
 THREADS = 40
 STEPS = 20
 STEP = 0.01  # seconds
@@ -171,7 +174,7 @@ ROWS = [
 async def measure(name: str, clients: int) -> Report:
     """Let clients of one server die."""
     async with (
-        open_program("-m", "benchmarks.pump", "--serve", name) as server,
+        open_program("benchmarks.pump", "--serve", name, folder=ROOT) as server,
         open_flock(PROCESSES, CONNECTIONS) as flock,
     ):
         endpoint = json.loads(await server.wait())
@@ -191,9 +194,7 @@ async def measure(name: str, clients: int) -> Report:
                 rest = await _rest(server)
                 nursery.cancel_scope.cancel()
             state = await _state(server)
-    return Report(
-        name, flock.died, state, state["memory"] - before["memory"], rest - end, waits
-    )
+    return Report(name, flock.died, state, state["memory"] - before["memory"], rest - end, waits)
 
 
 async def _rest(server: Child) -> float:
@@ -214,31 +215,22 @@ async def _state(server: Child) -> dict[str, Any]:
 
 def plot(reports: list[Report], file: Path) -> None:
     """Draw what the living waited."""
-    import matplotlib as mpl  # noqa: PLC0415  # a benchmark without a plot does without it
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "trioreq"
-    from matplotlib import pyplot  # noqa: PLC0415
-
-    figure, axes = pyplot.subplots(figsize=(7, 3))
-    for report in reports:
-        first = report.waits.ends[0]
-        # The longest of each tenth of a second is enough to draw.
-        longest: dict[int, float] = {}
-        for wait, end in zip(report.waits.waits, report.waits.ends, strict=True):
-            tenth = int((end - first) * 10)
-            longest[tenth] = max(wait, longest.get(tenth, 0.0))
-        axes.semilogy(
-            [tenth / 10 for tenth in longest],
-            [wait * 1000 for wait in longest.values()],
-            label=report.name,
-        )
-    axes.set_xlabel("seconds; clients die all the while")
-    axes.set_ylabel("longest wait of the living, ms")
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None})
+    with drawing(file) as axes:
+        for report in reports:
+            first = report.waits.ends[0]
+            # The longest of each tenth of a second is enough to draw.
+            longest: dict[int, float] = {}
+            for wait, end in zip(report.waits.waits, report.waits.ends, strict=True):
+                tenth = int((end - first) * 10)
+                longest[tenth] = max(wait, longest.get(tenth, 0.0))
+            axes.semilogy(
+                [tenth / 10 for tenth in longest],
+                [wait * 1000 for wait in longest.values()],
+                label=report.name,
+            )
+        axes.set_xlabel("seconds; clients die all the while")
+        axes.set_ylabel("longest wait of the living, ms")
+        axes.legend()
 
 
 def main() -> None:

@@ -14,7 +14,9 @@ import argparse
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -22,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from support.children import Waits, open_child
 from support.clients import open_clients
-from support.servers import ServerProcess, open_server
+from support.servers import open_server
 
 OTHERS = 4  # clients that are well
 PAUSE = 0.001  # seconds between a reply and the next request of theirs
@@ -72,18 +74,16 @@ async def measure(clients: int, seconds: float) -> Report:
             for kind in ("reads", "deaf"):
                 child = await stack.enter_async_context(
                     open_child(
-                        "pipeline.py", server.endpoint, clients, REQUESTS, f"reply {REPLY}", kind
+                        "pipeline", server.endpoint, clients, REQUESTS, f"reply {REPLY}", kind
                     )
                 )
                 await child.wait()
                 if kind == "reads":
                     child.stop()
-            while not await _is_read(server, 2 * clients * REQUESTS):
-                await trio.sleep(0.01)
+            await server.until(partial(_has_read, 2 * clients * REQUESTS))
             beside = await _waits(server.endpoint, seconds)
             state = await server.state()
-        while (await server.state())["statistics"][0]["connections"]:
-            await trio.sleep(0.01)
+        await server.until(lambda state: not state["statistics"][0]["connections"])
         left = (await server.state())["memory"] - before
     return Report(
         clients,
@@ -96,8 +96,8 @@ async def measure(clients: int, seconds: float) -> Report:
     )
 
 
-async def _is_read(server: ServerProcess, requests: int) -> bool:
-    statistics = (await server.state())["statistics"][0]
+def _has_read(requests: int, state: dict[str, Any]) -> bool:
+    statistics = state["statistics"][0]
     return bool(statistics["requests"] >= requests and not statistics["in_flight"])
 
 

@@ -18,6 +18,7 @@ import argparse
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from support.clients import open_clients
 from support.flocks import Kinds, open_flock
 from support.servers import ServerProcess, open_server
 from support.zmtp import RawPeer, message
+
+from benchmarks.drawing import drawing
 
 MB = 1e6
 GROWTH = 10 * MB  # bytes that memory may grow by
@@ -80,7 +83,7 @@ class Report:
 
     def __str__(self) -> str:
         def total(name: str) -> int:
-            return sum(int(statistics[name]) for statistics in self.last["statistics"])
+            return sum(_all(self.last, name))
 
         rows: list[tuple[str, object]] = [
             ("clients that died", f"{self.died:,}"),
@@ -150,38 +153,34 @@ async def _start_all_lanes(server: ServerProcess) -> None:
         with await trio.to_thread.run_sync(RawPeer, endpoint) as peer:
             await trio.to_thread.run_sync(peer.shake_hands)
             peer.send(message(b"", verb) * count)
-            while sum(one["running"] for one in (await server.state())["statistics"]) < count:
-                await trio.sleep(0.01)
+            await server.until(partial(_are_running, count))
         await at_rest(server)
+
+
+def _are_running(count: int, state: dict[str, Any]) -> bool:
+    return sum(_all(state, "running")) == count
 
 
 async def at_rest(server: ServerProcess) -> dict[str, Any]:
     """Wait until nothing is left to do; returns the state then."""
     with trio.fail_after(REST):
-        while True:
-            state = await server.state()
-            if not any(one[name] for one in state["statistics"] for name in ONE_TIME):
-                return await server.state()
-            await trio.sleep(0.01)
+        await server.until(lambda state: not any(sum(_all(state, name)) for name in ONE_TIME))
+    return await server.state()
+
+
+def _all(state: dict[str, Any], name: str) -> list[int]:
+    """A figure of each server's statistics."""
+    return [statistics[name] for statistics in state["statistics"]]
 
 
 def plot(report: Report, file: Path) -> None:
     """Draw memory over deaths."""
-    import matplotlib as mpl  # noqa: PLC0415  # a benchmark without a plot does without it
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "trioreq"
-    from matplotlib import pyplot  # noqa: PLC0415
-
-    figure, axes = pyplot.subplots(figsize=(7, 3))
-    axes.plot(*zip(*((died, size / MB) for died, size in report.memory), strict=True))
-    axes.set_xlabel("clients that have died")
-    axes.set_ylabel("resident memory, MB")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(visible=True, alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None})
+    with drawing(file) as axes:
+        axes.plot(*zip(*((died, size / MB) for died, size in report.memory), strict=True))
+        axes.set_xlabel("clients that have died")
+        axes.set_ylabel("resident memory, MB")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def main() -> None:

@@ -34,9 +34,7 @@ async def test_a_cut_cable_ends_the_work_within_the_heartbeat() -> None:
     with trio.fail_after(LIMIT):
         async with (
             cable.open_cable() as line,
-            open_server(
-                f"tcp://{line.address}:0", inside=line.near, heartbeat=HEARTBEAT
-            ) as server,
+            open_server(f"tcp://{line.address}:0", inside=line.near, heartbeat=HEARTBEAT) as server,
             open_peer(line.far) as peer,
         ):
             await peer.connect(server.endpoint)
@@ -69,7 +67,7 @@ async def test_a_cut_that_is_mended_in_time_is_no_end() -> None:
 
 @pytest.mark.usefixtures("machines")
 async def test_loss_and_delay_end_nobody() -> None:
-    """Every twentieth packet is lost, and each takes 200 ms; heartbeats get through all the same."""
+    """Every twentieth packet is lost, each takes 200 ms; heartbeats get through."""
     clients = range(5)
     with trio.fail_after(LIMIT):
         async with (

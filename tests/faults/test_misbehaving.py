@@ -15,9 +15,10 @@ import trio
 from support.clients import open_clients
 from support.handlers import Log
 from support.servers import ServerProcess, open_server
-from support.serving import serving
+from support.serving import serving, until
 
 import trioreq
+from trioreq._watchdog import Watchdog
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,9 @@ async def logged(server: ServerProcess, words: str) -> tuple[str, float]:
 
     def found() -> list[tuple[str, float]]:
         return [
-            (text, at) for (word, text), at in server.told.items() if word == "log" and words in text
+            (text, at)
+            for (word, text), at in server.told.items()
+            if word == "log" and words in text
         ]
 
     while not found():
@@ -72,9 +75,9 @@ def test_a_watchdog_sleeps_while_nothing_is_worked_on(caplog: pytest.LogCaptureF
 
     async def main() -> None:
         looks: list[float] = []
-        look = trioreq._watchdog.Watchdog._look  # type: ignore[attr-defined]
+        look = Watchdog._look
 
-        def counted(self: object) -> None:
+        def counted(self: Watchdog) -> None:
             looks.append(time.monotonic())
             look(self)
 
@@ -83,7 +86,7 @@ def test_a_watchdog_sleeps_while_nothing_is_worked_on(caplog: pytest.LogCaptureF
             return b""
 
         with pytest.MonkeyPatch.context() as patch, open_clients() as clients:
-            patch.setattr("trioreq._watchdog.Watchdog._look", counted)
+            patch.setattr(Watchdog, "_look", counted)
             async with serving(handler, watchdog=0.02) as server:
                 client = clients.connect(server.endpoints[0])
                 await trio.sleep(0.2)
@@ -124,8 +127,7 @@ async def test_a_handler_that_ignores_its_end_keeps_its_turn_and_no_more() -> No
             other = clients.connect(server.endpoints[0])
             for _ in range(100):
                 assert await other.request(b"echo") == [b"echo"]
-            while server.statistics().connections > 1:
-                await trio.sleep(0.001)
+            await until(lambda: server.statistics().connections == 1)
             statistics = server.statistics()
             assert (statistics.running, statistics.cancelled_by_disconnect) == (1, 1)
             release.set()
@@ -201,5 +203,4 @@ async def test_a_huge_reply_holds_nobody_up_for_long() -> None:
                 nursery.cancel_scope.cancel()
             assert len(reply) == 2**28
             assert longest < 2
-            while (await server.state())["memory"] > before + 50e6:
-                await trio.sleep(0.01)
+            await server.until(lambda state: state["memory"] < before + 50e6)

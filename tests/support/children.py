@@ -15,7 +15,7 @@ import trio
 
 from .clients import ClientSocket
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 class Child:
@@ -52,14 +52,15 @@ class Child:
 
 def open_child(program: str, *arguments: object) -> AbstractAsyncContextManager[Child]:
     """Run a program of `tests/support`, and kill it at the end."""
-    return open_program(str(HERE / program), *map(str, arguments))
+    return open_program(f"support.{program}", *map(str, arguments), folder=TESTS)
 
 
 @asynccontextmanager
-async def open_program(*arguments: str) -> AsyncIterator[Child]:
-    """Run Python with such arguments, and kill it at the end."""
+async def open_program(module: str, *arguments: str, folder: Path) -> AsyncIterator[Child]:
+    """Run a module that is found from a folder, and kill it at the end."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, *arguments],
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

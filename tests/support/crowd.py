@@ -1,6 +1,6 @@
 """A crowd of DEALER clients in one process, which all do the same when told.
 
-    python crowd.py ENDPOINT CLIENTS
+    python -m support.crowd ENDPOINT CLIENTS
 
 Each line of the input is a body that all of them send as a request; if it begins with ``echo``
 they wait for their replies. An answering line tells that it is done.

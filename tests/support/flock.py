@@ -1,12 +1,12 @@
 """Clients that come in groups, ask, and die: killed with their process, or cut off by a reset.
 
-    python flock.py PROCESSES CONNECTIONS
+    python -m support.flock PROCESSES CONNECTIONS
 
-Each line of the input is a JSON list: a way to die, ``killed`` or ``reset``, the number of the first
-client, and for each kind of request an endpoint and a body; clients take the kinds in turn. A
-group of so many processes is forked, each with so many connections; once all have asked, they
-die. Then a line is written: how many have asked. Every fourth process of those that are killed has REQ
-sockets of libzmq, the others speak by hand.
+Each line of the input is a JSON list: a way to die, ``killed`` or ``reset``, the number of the
+first client, and for each kind of request an endpoint and a body; clients take the kinds in turn.
+A group of so many processes is forked, each with so many connections. Once all have asked, they
+die, and a line is written: how many have asked. Every fourth process of those that are killed has
+REQ sockets of libzmq, the others speak by hand.
 """
 
 from __future__ import annotations
@@ -18,10 +18,7 @@ import sys
 
 import zmq
 
-try:
-    from support.zmtp import RawPeer, message
-except ImportError:  # run as a program
-    from zmtp import RawPeer, message  # type: ignore[no-redef]
+from .zmtp import RawPeer, message
 
 ASKED = b"."
 ALONE = 60  # seconds after which it dies in any case

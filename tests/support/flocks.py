@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-FLOCK = Path(__file__).with_name("flock.py")
+TESTS = Path(__file__).parents[1]
 Kinds = Sequence[tuple[str, str]]
 """Endpoints, and what is asked there."""
 
@@ -48,7 +48,8 @@ class Flock:
 async def open_flock(processes: int, connections: int) -> AsyncIterator[Flock]:
     """Groups of so many processes, each with so many connections."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, str(FLOCK), str(processes), str(connections)],
+        [sys.executable, "-m", "support.flock", str(processes), str(connections)],
+        cwd=TESTS,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -1,6 +1,6 @@
 """Many clients in one process that send many requests each and do not wait for replies.
 
-    python pipeline.py ENDPOINT CLIENTS REQUESTS BODY reads|deaf
+    python -m support.pipeline ENDPOINT CLIENTS REQUESTS BODY reads|deaf
 
 Writes a line when all is sent. Those that read go on to read, until they are stopped; the deaf
 never do, and send one more request every second.
@@ -13,7 +13,7 @@ import selectors
 import sys
 import time
 
-from zmtp import RawPeer, message
+from .zmtp import RawPeer, message
 
 
 def main() -> None:

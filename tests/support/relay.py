@@ -34,8 +34,9 @@ class Relay:
 
     async def serve(self, client: trio.SocketStream) -> None:
         """Join a client to the target."""
-        host, port = address_of(self._target)
-        async with await trio.open_tcp_stream(str(host), int(port)) as server:
+        address = address_of(self._target)
+        assert isinstance(address, tuple)
+        async with await trio.open_tcp_stream(*address) as server:
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._pass_on, client, server, scope)
@@ -59,9 +60,7 @@ async def open_relay(target: str) -> AsyncIterator[Relay]:
     """A relay to an endpoint of tcp."""
     relay = Relay(target)
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(
-            partial(trio.serve_tcp, relay.serve, 0, host="127.0.0.1")
-        )
+        listeners = await nursery.start(partial(trio.serve_tcp, relay.serve, 0, host="127.0.0.1"))
         relay.endpoint = f"tcp://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         yield relay
         nursery.cancel_scope.cancel()

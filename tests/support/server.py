@@ -4,7 +4,8 @@
 
 What it tells are JSON lines on its standard output: ``["serving", endpoint]``, then for each
 request that asks for it ``["started", name, time]`` and how that ended, what is logged, and how it
-is whenever it is asked on its standard input. Times are those of the system's monotonic clock, the same for all processes.
+is whenever it is asked on its standard input. Times are those of the system's monotonic clock, the
+same for all processes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import threading
 import time
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -84,6 +86,13 @@ async def handler(request: trioreq.Request) -> bytes:
                 await trio.sleep(SHIELD)
         case "reply":
             return bytes(int(rest))
+        case "raise":
+            raise LookupError(rest)
+        case "stubborn":
+            with trio.CancelScope(shield=True):
+                await trio.sleep(float(rest))
+        case "thread":
+            threading.Thread(target=compute, args=(float(rest),)).start()
         case "block":
             time.sleep(float(rest))  # noqa: ASYNC251  # this is the fault
     return request.body
@@ -91,15 +100,27 @@ async def handler(request: trioreq.Request) -> bytes:
 
 def plain_handler(request: trioreq.Request) -> bytes:
     """The same as a plain function: ``check`` asks whether anybody waits, ``deaf`` does not."""
-    verb, _, _ = request.body.decode().partition(" ")
-    if verb == "check":
-        end = time.monotonic() + STUBBORN
-        while time.monotonic() < end:
-            trioreq.check_cancelled()
-            time.sleep(0.001)
-    elif verb == "deaf":
-        time.sleep(SLEEP)
+    verb, _, rest = request.body.decode().partition(" ")
+    match verb:
+        case "check":
+            end = time.monotonic() + STUBBORN
+            while time.monotonic() < end:
+                trioreq.check_cancelled()
+                time.sleep(0.001)
+        case "deaf":
+            time.sleep(SLEEP)
+        case "sleep":
+            time.sleep(float(rest))
+        case "spin":
+            compute(float(rest))
     return request.body
+
+
+def compute(seconds: float) -> None:
+    """Never let go of Python's lock, but when it is taken away."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
 
 
 async def obey(server: trioreq.Server, threads: trioreq.Server | None) -> None:
@@ -122,7 +143,7 @@ async def obey(server: trioreq.Server, threads: trioreq.Server | None) -> None:
         )
 
 
-async def main(addr: str, options: dict[str, int], kind: str) -> None:
+async def main(addr: str, options: dict[str, Any], kind: str) -> None:
     """Serve until the input ends; `kind` ``both`` has a second server for plain functions."""
     logging.getLogger("trioreq").addHandler(Telling(logging.WARNING))
     async with trio.open_nursery() as nursery:

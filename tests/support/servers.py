@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,14 @@ class ServerProcess:
         while not self._states:
             await self._changed.wait()
         return self._states.pop()
+
+    async def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Ask how it is until something is so; returns how it is then."""
+        while True:
+            state = await self.state()
+            if condition(state):
+                return state
+            await trio.sleep(0.01)  # it has better things to do than to answer
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -101,6 +101,7 @@ async def measure(clients: int) -> Report:
             killed = time.monotonic()
             for child in crowd[: PROCESSES // 2]:
                 child.kill()
+            await server.until(lambda state: state["cancelled"] == clients // 2)
             await trio.sleep(QUIET)
             nursery.cancel_scope.cancel()
         state = await server.state()

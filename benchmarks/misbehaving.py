@@ -3,7 +3,8 @@
     python -m benchmarks.misbehaving
 
 For each fault a server in a process of its own, one client that brings the fault about, and one
-that asks for an echo all the while. Printed is the longest that this one waited.
+that asks for an echo all the while. Printed is the longest that this one waited, in that of three
+tries in which it was least: what else the machine does also makes it wait.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from support.clients import open_clients
 from support.servers import open_server
 
 SECONDS = 3.0
+TRIES = 3
 FAULTS = [
     ("none", "async", "echo"),
     ("blocks the loop for 1 s", "async", "block 1"),
@@ -55,7 +57,8 @@ async def measure_all() -> None:
     """Print a line for each fault."""
     print(f"{'a handler that':44} {'the other waits: p50':>20} {'longest':>12}")
     for name, kind, fault in FAULTS:
-        waits = await measure(kind, fault)
+        tries = [await measure(kind, fault) for _ in range(TRIES)]
+        waits = min(tries, key=lambda one: one.percentile(100))
         figures = [f"{waits.percentile(p) * 1000:.1f} ms" for p in (50, 100)]
         print(f"{name:44} {figures[0]:>20} {figures[1]:>12}", flush=True)
 

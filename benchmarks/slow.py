@@ -4,14 +4,16 @@
 
 So many clients are stopped with SIGSTOP in the middle of a pipeline, and as many send without ever
 reading a reply. Heartbeats are off, so nobody takes them for gone: this is the worst case. Once the
-server has read what they sent, it is measured how long others wait for an echo without them and
-with them, and how much memory the server has: it may grow by what `send_queue` allows each.
+server has read what they sent, it is measured how long others wait for an echo, and how much memory
+the server has: it may grow by what `send_queue` allows each. The others ask a second server, which
+has no such clients, in turn: what else the machine does hits both alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -23,10 +25,11 @@ import trio
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from support.children import Waits, open_child
-from support.clients import open_clients
-from support.servers import open_server
+from support.clients import ClientSocket, open_clients
+from support.servers import ServerProcess, open_server
 
 OTHERS = 4  # clients that are well
+WARM_UP = 0.5  # seconds, to connect and for what was sent before
 PAUSE = 0.001  # seconds between a reply and the next request of theirs
 REPLY = 10_000  # bytes
 SEND_QUEUE = 20
@@ -67,8 +70,9 @@ class Report:
 
 async def measure(clients: int, seconds: float) -> Report:
     """Measure the others without them, and with them."""
-    async with open_server(send_queue=SEND_QUEUE, heartbeat=None) as server:
-        without = await _waits(server.endpoint, seconds)
+    options = {"send_queue": SEND_QUEUE, "heartbeat": None}
+    async with open_server(**options) as healthy, open_server(**options) as server:
+        await _waits([healthy, server], WARM_UP)
         before = (await server.state())["memory"]
         async with AsyncExitStack() as stack:
             for kind in ("reads", "deaf"):
@@ -81,7 +85,7 @@ async def measure(clients: int, seconds: float) -> Report:
                 if kind == "reads":
                     child.stop()
             await server.until(partial(_has_read, 2 * clients * REQUESTS))
-            beside = await _waits(server.endpoint, seconds)
+            without, beside = await _waits([healthy, server], seconds)
             state = await server.state()
         await server.until(lambda state: not state["statistics"][0]["connections"])
         left = (await server.state())["memory"] - before
@@ -101,13 +105,22 @@ def _has_read(requests: int, state: dict[str, Any]) -> bool:
     return bool(statistics["requests"] >= requests and not statistics["in_flight"])
 
 
-async def _waits(endpoint: str, seconds: float) -> Waits:
-    waits = Waits()
-    with open_clients() as clients, trio.move_on_after(seconds):
+async def _waits(servers: list[ServerProcess], seconds: float) -> list[Waits]:
+    """What others wait at each of some servers, which they ask in turn."""
+    waits = [Waits() for _ in servers]
+
+    async def ask(asked: list[ClientSocket]) -> None:
+        while True:
+            for client, client_waits in zip(asked, waits, strict=True):
+                await client_waits.ask_once(client)
+                await trio.sleep(PAUSE)
+
+    start = time.monotonic() + WARM_UP
+    with open_clients() as clients, trio.move_on_after(WARM_UP + seconds):
         async with trio.open_nursery() as nursery:
             for _ in range(OTHERS):
-                nursery.start_soon(waits.ask, clients.connect(endpoint), PAUSE)
-    return waits
+                nursery.start_soon(ask, [clients.connect(one.endpoint) for one in servers])
+    return [one.since(start) for one in waits]
 
 
 def main() -> None:

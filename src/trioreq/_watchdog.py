@@ -26,6 +26,8 @@ from ._request import Request
 
 log = logging.getLogger("trioreq")
 
+GRACE = 0.1  # seconds for a loop that is well to get going again
+
 
 class Watchdog:
     """Watches the loop of one server.
@@ -65,14 +67,16 @@ class Watchdog:
     def _watch(self) -> None:
         get = self._orders.get
         while get():
-            while True:
+            watching = True
+            while watching:
+                start, used = time.monotonic(), time.process_time()
                 # First of all, a pause: else each single request would wake this thread.
                 with suppress(Empty):
                     if not get(timeout=self._patience / 2):
                         return
-                if self._falls_asleep():
-                    break
-                self._look()
+                watching = not self._falls_asleep()
+                if not (watching and self._finds_it_standing()):
+                    self._look_back(time.monotonic() - start, time.process_time() - used)
 
     def _falls_asleep(self) -> bool:
         self.asleep = True
@@ -80,20 +84,33 @@ class Watchdog:
             self.asleep = False
         return self.asleep
 
-    def _look(self) -> None:
-        """Ask for a sign of life. If none comes, say so once, and once more when it does."""
+    def _finds_it_standing(self) -> bool:
+        """Ask for a sign of life. If none comes, say so, and say when it does."""
         start = time.monotonic()
         turned = threading.Event()
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(turned.set)
             # If the whole process was stopped, the second wait finds the loop well again.
-            if turned.wait(self._patience) or turned.wait(self._patience / 10):
-                return
+            if turned.wait(self._patience) or turned.wait(GRACE):
+                return False
             log.warning("%s", self._finding(time.monotonic() - start))
             while not self._ended:
                 if turned.wait(self._patience):
                     log.warning("trio's loop turns again, after %.1f s", time.monotonic() - start)
-                    return
+                    break
+        return True
+
+    def _look_back(self, took: float, used: float) -> None:
+        """A call that keeps Python's lock holds this thread up too, which then can only say so.
+
+        If the process has used little of the time, it was itself stopped.
+        """
+        if took > 2 * self._patience and used > took / 2:
+            log.warning(
+                "trio's loop has stood for %.1f s, and all threads with it: something that a "
+                "handler called, or a large reply, kept Python's lock",
+                took,
+            )
 
     def _finding(self, seconds: float) -> str:
         """Who holds the loop up, and where in the program: innermost last, as Python has it."""

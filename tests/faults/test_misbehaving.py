@@ -7,6 +7,8 @@ is the one that is promised, with room for a machine that is busy.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 
@@ -61,6 +63,28 @@ async def test_the_log_names_who_holds_the_loop_up() -> None:
             assert len([word for word, _ in server.told if word == "log"]) == 2
 
 
+async def test_the_log_tells_of_a_call_that_keeps_pythons_lock() -> None:
+    with trio.fail_after(LIMIT), open_clients() as clients:
+        async with open_server(watchdog=PATIENCE) as server:
+            client = clients.connect(server.endpoint)
+            await client.request(b"lock 1")
+            text, _ = await logged(server, "kept Python's lock")
+            assert "has stood for" in text
+
+
+async def test_a_process_that_was_stopped_is_not_blamed() -> None:
+    with trio.fail_after(LIMIT), open_clients() as clients:
+        async with open_server(watchdog=PATIENCE) as server:
+            client = clients.connect(server.endpoint)
+            await client.send(b"work 1.5")
+            await server.until(lambda state: state["statistics"][0]["in_flight"] == 1)
+            os.kill(server.process.pid, signal.SIGSTOP)
+            await trio.sleep(4 * PATIENCE)  # the fault, not a wait for something
+            os.kill(server.process.pid, signal.SIGCONT)
+            await client.receive()
+            assert not server.told
+
+
 async def test_a_loop_that_turns_is_not_named() -> None:
     """However long its handlers take."""
     with trio.fail_after(LIMIT), open_clients() as clients:
@@ -75,18 +99,18 @@ def test_a_watchdog_sleeps_while_nothing_is_worked_on(caplog: pytest.LogCaptureF
 
     async def main() -> None:
         looks: list[float] = []
-        look = Watchdog._look
+        look = Watchdog._finds_it_standing
 
-        def counted(self: Watchdog) -> None:
+        def counted(self: Watchdog) -> bool:
             looks.append(time.monotonic())
-            look(self)
+            return look(self)
 
         async def handler(request: trioreq.Request) -> bytes:
             await trio.sleep(float(request.body))
             return b""
 
         with pytest.MonkeyPatch.context() as patch, open_clients() as clients:
-            patch.setattr(Watchdog, "_look", counted)
+            patch.setattr(Watchdog, "_finds_it_standing", counted)
             async with serving(handler, watchdog=0.02) as server:
                 client = clients.connect(server.endpoints[0])
                 await trio.sleep(0.2)
@@ -97,7 +121,10 @@ def test_a_watchdog_sleeps_while_nothing_is_worked_on(caplog: pytest.LogCaptureF
                 seen = len(looks)
                 await trio.sleep(0.2)
                 assert len(looks) == seen
-        assert "trioreq-watchdog" not in [thread.name for thread in threading.enumerate()]
+        for thread in threading.enumerate():
+            if thread.name == "trioreq-watchdog":
+                thread.join(LIMIT)
+                assert not thread.is_alive()
 
     with caplog.at_level(logging.WARNING):
         trio.run(main)

@@ -32,8 +32,8 @@ def main() -> None:
         for key, _ in waiting.select():
             key.data.socket.recv(4096)
     while True:
-        time.sleep(1)
         for peer in peers:
+            time.sleep(1 / len(peers))
             with contextlib.suppress(TimeoutError):
                 peer.send(request)
 

@@ -93,6 +93,9 @@ async def handler(request: trioreq.Request) -> bytes:
                 await trio.sleep(float(rest))
         case "thread":
             threading.Thread(target=compute, args=(float(rest),)).start()
+        case "lock":  # in C, and Python's lock is kept
+            end = time.monotonic() + float(rest)
+            all(map(end.__gt__, iter(time.monotonic, None)))
         case "block":
             time.sleep(float(rest))  # noqa: ASYNC251  # this is the fault
     return request.body

@@ -70,7 +70,7 @@ class Report:
 
 async def measure(clients: int, seconds: float) -> Report:
     """Measure the others without them, and with them."""
-    options = {"send_queue": SEND_QUEUE, "heartbeat": None}
+    options: dict[str, Any] = {"send_queue": SEND_QUEUE, "heartbeat": None}
     async with open_server(**options) as healthy, open_server(**options) as server:
         await _waits([healthy, server], WARM_UP)
         before = (await server.state())["memory"]

@@ -27,6 +27,8 @@ from ._request import Request
 log = logging.getLogger("trioreq")
 
 GRACE = 0.1  # seconds for a loop that is well to get going again
+Times = tuple[float, float]
+"""The system's time, and what of it this process has computed, in seconds."""
 
 
 class Watchdog:
@@ -45,13 +47,13 @@ class Watchdog:
         self._patience = patience
         self._busy = busy
         self.asleep = True
-        self._orders: SimpleQueue[bool] = SimpleQueue()  # False: to end
+        self._orders: SimpleQueue[Times | None] = SimpleQueue()  # when to watch from; None: to end
         self._ended = False
 
     def wake(self) -> None:
         """Watch: something is to be worked on."""
         self.asleep = False
-        self._orders.put(True)
+        self._orders.put(_now())
 
     async def run(self) -> None:
         """Watch, until cancelled."""
@@ -62,21 +64,22 @@ class Watchdog:
             await trio.sleep_forever()
         finally:
             self._ended = True
-            self._orders.put(False)
+            self._orders.put(None)
 
     def _watch(self) -> None:
         get = self._orders.get
-        while get():
-            watching = True
-            while watching:
-                start, used = time.monotonic(), time.process_time()
+        while start := get():
+            while True:
                 # First of all, a pause: else each single request would wake this thread.
                 with suppress(Empty):
-                    if not get(timeout=self._patience / 2):
+                    if get(timeout=self._patience / 2) is None:
                         return
-                watching = not self._falls_asleep()
-                if not (watching and self._finds_it_standing()):
-                    self._look_back(time.monotonic() - start, time.process_time() - used)
+                sleeps = self._falls_asleep()
+                if sleeps or not self._finds_it_standing():
+                    self._look_back(start)
+                if sleeps:
+                    break
+                start = _now()
 
     def _falls_asleep(self) -> bool:
         self.asleep = True
@@ -100,12 +103,13 @@ class Watchdog:
                     break
         return True
 
-    def _look_back(self, took: float, used: float) -> None:
+    def _look_back(self, start: Times) -> None:
         """A call that keeps Python's lock holds this thread up too, which then can only say so.
 
-        If the process has used little of the time, it was itself stopped.
+        If the process has used hardly any of the time, it was itself stopped.
         """
-        if took > 2 * self._patience and used > took / 2:
+        took, used = (now - then for now, then in zip(_now(), start, strict=True))
+        if took > 2 * self._patience and used > took / 10:
             log.warning(
                 "trio's loop has stood for %.1f s, and all threads with it: something that a "
                 "handler called, or a large reply, kept Python's lock",
@@ -133,3 +137,7 @@ class Watchdog:
             f"{who} has held trio's loop up for {seconds:.1f} s, and with it all clients; "
             f"it is here:\n{''.join(stack.format())}"
         )
+
+
+def _now() -> Times:
+    return time.monotonic(), time.process_time()

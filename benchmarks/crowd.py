@@ -1,6 +1,6 @@
 """Ten thousand connected clients, half of which die at once.
 
-    python -m benchmarks.crowd [--clients 10000]
+    python -m benchmarks crowd [--clients 10000]
 
 The clients are DEALER sockets of libzmq in four processes. They connect, ask once, and then ask
 for what takes for ever; two of the processes are killed with SIGKILL. Another client asks for an
@@ -125,17 +125,24 @@ async def _until(server: ServerProcess, what: str, number: int) -> None:
     await server.until(lambda state: state["statistics"][0][what] == number)
 
 
-def main() -> None:
-    """Read the arguments, and measure."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--clients", type=int, default=10_000)
-    arguments = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and show."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard < arguments.clients * 1.2:
-        sys.exit(f"{arguments.clients} clients need more descriptors than the {hard} of ulimit -Hn")
-    print(trio.run(measure, arguments.clients))
+    if hard < options.clients * 1.2:
+        most = f"{options.clients} clients need more descriptors than the {hard} of ulimit -Hn"
+        print(most, file=sys.stderr)
+        return 1
+    print(trio.run(measure, options.clients))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    from .__main__ import main
+
+    sys.exit(main(["crowd", *sys.argv[1:]]))

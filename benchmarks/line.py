@@ -1,6 +1,6 @@
 """A cut cable and a bad line: who is gone is noticed in time, and is who is well left be?
 
-    python -m benchmarks.line [--clients 50] [--seconds 60] [--cuts 5]
+    python -m benchmarks line [--clients 50] [--seconds 60] [--cuts 5]
 
 Server and clients are in two network namespaces of Linux, joined by a cable that can be cut, and
 that loses 5 of 100 packets by chance and delays each by 200 ms in the second part. It takes root.
@@ -76,17 +76,23 @@ async def measure(clients: int, seconds: float, cuts: int) -> None:
     print(await bad_line(clients, seconds))
 
 
-def main() -> None:
-    """Read the arguments, and measure."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60.0, help="that their requests take")
     parser.add_argument("--cuts", type=int, default=5)
-    arguments = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and show."""
     if reason := cable.why_not():
-        sys.exit(reason)
-    trio.run(measure, arguments.clients, arguments.seconds, arguments.cuts)
+        print(reason, file=sys.stderr)
+        return 1
+    trio.run(measure, options.clients, options.seconds, options.cuts)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    from .__main__ import main
+
+    sys.exit(main(["line", *sys.argv[1:]]))

@@ -1,6 +1,6 @@
 """Handlers that misbehave: how long do the other clients wait meanwhile?
 
-    python -m benchmarks.misbehaving
+    python -m benchmarks misbehaving
 
 For each fault a server in a process of its own, one client that brings the fault about, and one
 that asks for an echo all the while. Printed is the longest that this one waited, in that of three
@@ -63,11 +63,19 @@ async def measure_all() -> None:
         print(f"{name:44} {figures[0]:>20} {figures[1]:>12}", flush=True)
 
 
-def main() -> None:
-    """Read the arguments, and measure."""
-    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    del parser  # none
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and show."""
+    del options
     trio.run(measure_all)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    from .__main__ import main
+
+    sys.exit(main(["misbehaving", *sys.argv[1:]]))

@@ -1,6 +1,6 @@
 """The same crashes on the classic pump and on trioreq: who works for the dead?
 
-    python -m benchmarks.pump [--clients 10000] [--plot docs/pump.svg]
+    python -m benchmarks pump [--clients 10000] [--plot docs/pump.svg]
 
 The classic server is what ZeroMQ's guide has for many workers: a ROUTER in front, a DEALER behind,
 `zmq.proxy` between them, and REP workers in threads. trioreq runs plain functions in as many
@@ -33,7 +33,7 @@ from support.clients import open_clients
 from support.flocks import open_flock
 from support.server import memory
 
-from benchmarks.drawing import drawing
+from .drawing import drawing
 
 ROOT = Path(__file__).resolve().parents[1]
 THREADS = 40
@@ -233,25 +233,30 @@ def plot(reports: list[Report], file: Path) -> None:
         axes.legend()
 
 
-def main() -> None:
-    """Read the arguments, and measure."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--clients", type=int, default=10_000, help="that die")
     parser.add_argument("--plot", type=Path, help="an SVG file to draw the waits into")
     parser.add_argument("--serve", choices=["classic", "trioreq"], help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.serve == "classic":
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and show."""
+    if options.serve == "classic":
         serve_classic()
-    elif arguments.serve:
+    elif options.serve:
         trio.run(serve_trioreq)
     else:
-        reports = [trio.run(measure, name, arguments.clients) for name in ("classic", "trioreq")]
+        reports = [trio.run(measure, name, options.clients) for name in ("classic", "trioreq")]
         print(f"{'':46} {'classic':>14} {'trioreq':>14}")
         for row, *figures in zip(ROWS, *(report.column() for report in reports), strict=True):
             print(f"{row:46} {figures[0]:>14} {figures[1]:>14}")
-        if arguments.plot:
-            plot(reports, arguments.plot)
+        if options.plot:
+            plot(reports, options.plot)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    from .__main__ import main
+
+    sys.exit(main(["pump", *sys.argv[1:]]))

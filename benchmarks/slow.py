@@ -1,6 +1,6 @@
 """Clients that are stopped, and clients that never read: what do the others notice?
 
-    python -m benchmarks.slow [--clients 200] [--seconds 5]
+    python -m benchmarks slow [--clients 200] [--seconds 5]
 
 So many clients are stopped with SIGSTOP in the middle of a pipeline, and as many send without ever
 reading a reply. Heartbeats are off, so nobody takes them for gone: this is the worst case. Once the
@@ -123,14 +123,19 @@ async def _waits(servers: list[ServerProcess], seconds: float) -> list[Waits]:
     return [one.since(start) for one in waits]
 
 
-def main() -> None:
-    """Read the arguments, and measure."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--clients", type=int, default=200, help="of each kind")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each measurement")
-    arguments = parser.parse_args()
-    print(trio.run(measure, arguments.clients, arguments.seconds))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and show."""
+    print(trio.run(measure, options.clients, options.seconds))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    from .__main__ import main
+
+    sys.exit(main(["slow", *sys.argv[1:]]))

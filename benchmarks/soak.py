@@ -1,6 +1,6 @@
 """A hundred thousand clients that ask and die: what is left of them in the server?
 
-    python -m benchmarks.soak [--clients 100000] [--plot docs/soak.svg]
+    python -m benchmarks soak [--clients 100000] [--plot docs/soak.svg]
 
 The server is a process of its own that serves async handlers on one address and plain functions
 on another. The clients are processes in groups that are killed with SIGKILL, and connections that
@@ -31,7 +31,7 @@ from support.flocks import Kinds, open_flock
 from support.servers import ServerProcess, open_server
 from support.zmtp import RawPeer, message
 
-from benchmarks.drawing import drawing
+from .drawing import drawing
 
 MB = 1e6
 GROWTH = 10 * MB  # bytes that memory may grow by
@@ -183,20 +183,25 @@ def plot(report: Report, file: Path) -> None:
         axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def main() -> None:
-    """Read the arguments, and measure."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--clients", type=int, default=100_000)
     parser.add_argument("--first", type=int, default=5_000, help="compare with so many")
     parser.add_argument("--plot", type=Path, help="an SVG file to draw memory into")
-    arguments = parser.parse_args()
-    report = trio.run(soak, arguments.clients, arguments.first)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and show."""
+    report = trio.run(soak, options.clients, options.first)
     print(report)
-    if arguments.plot:
-        plot(report, arguments.plot)
-    if faults := report.faults():
-        sys.exit("; ".join(faults))
+    if options.plot:
+        plot(report, options.plot)
+    for fault in report.faults():
+        print(fault, file=sys.stderr)
+    return 1 if report.faults() else 0
 
 
 if __name__ == "__main__":
-    main()
+    from .__main__ import main
+
+    sys.exit(main(["soak", *sys.argv[1:]]))

@@ -11,6 +11,7 @@ descriptors (`ulimit -n`) that is as high: the soft limit is raised to the hard 
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import sys
 import time
@@ -98,6 +99,8 @@ async def measure(clients: int) -> Report:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(waits.ask, probe, PAUSE)
             await trio.sleep(QUIET)
+            calm = time.monotonic()
+            await trio.sleep(QUIET)
             killed = time.monotonic()
             for child in crowd[: PROCESSES // 2]:
                 child.kill()
@@ -105,8 +108,7 @@ async def measure(clients: int) -> Report:
             await trio.sleep(QUIET)
             nursery.cancel_scope.cancel()
         state = await server.state()
-        before, meanwhile = Waits(), waits.since(killed)
-        before.waits = waits.waits[: len(waits.waits) - len(meanwhile.waits)]
+        before, meanwhile = waits.between(calm, killed), waits.between(killed, math.inf)
         return Report(
             clients,
             connected,

@@ -12,6 +12,7 @@ has no such clients, in turn: what else the machine does hits both alike.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from contextlib import AsyncExitStack
@@ -120,7 +121,7 @@ async def _waits(servers: list[ServerProcess], seconds: float) -> list[Waits]:
         async with trio.open_nursery() as nursery:
             for _ in range(OTHERS):
                 nursery.start_soon(ask, [clients.connect(one.endpoint) for one in servers])
-    return [one.since(start) for one in waits]
+    return [one.between(start, math.inf) for one in waits]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

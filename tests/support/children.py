@@ -104,11 +104,11 @@ class Waits:
         """The wait that so many of a hundred do not exceed."""
         return sorted(self.waits)[min(len(self.waits) - 1, int(len(self.waits) * percent / 100))]
 
-    def since(self, start: float) -> Waits:
-        """Those that ended after a time."""
+    def between(self, start: float, stop: float) -> Waits:
+        """Those that ended after the one time and before the other."""
         part = Waits()
         for wait, end in zip(self.waits, self.ends, strict=True):
-            if end > start:
+            if start < end <= stop:
                 part.waits.append(wait)
                 part.ends.append(end)
         return part

@@ -22,6 +22,12 @@ COMMANDS: tuple[str, ...] = (
     "cancel_latency",
     "client_cancel",
     "attribution",
+    "soak",
+    "pump",
+    "slow",
+    "crowd",
+    "misbehaving",
+    "line",
 )
 
 

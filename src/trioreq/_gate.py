@@ -36,7 +36,7 @@ log = logging.getLogger("trioreq")
 STAMP = "X-Trioreq-Stamp"
 PUBLIC_KEY = "X-Trioreq-Key"
 ADMISSIONS = 100  # calls of `admit` in progress
-ADMISSION_TIME = 10.0  # seconds that each may take; libzmq itself gives a handshake 30
+ADMISSION_TIME = 5.0  # seconds that each may take, of those that a handshake has
 LOG_EVERY = 1.0  # seconds between two lines about refusals
 
 

@@ -19,12 +19,17 @@ from ._limits import Limits
 from ._presence import Presence
 from ._sockets import Connection, Sockets
 from ._transport import Peer, Unsent
+from ._watchdog import Watchdog
 
 if TYPE_CHECKING:
     from ._transport import Host, Session
 
 BATCH = 256 * 1024  # bytes read before what came is worked on: what fits a cache, and is soon freed
 MESSAGE = 2048  # bytes that a message counts as, beside its last frame
+FULL = (
+    "the process has nearly as many file descriptors open as it may (ulimit -n), and newcomers are "
+    "ended until some are free"
+)
 CATCH_UP = 8  # batches read before newcomers are let in, at the most
 EVENT = struct.Struct("=Hi")
 NOBLOCK = int(zmq.NOBLOCK)  # plain ints: each call would look the enum's value up
@@ -64,13 +69,17 @@ class Router:
         thrown_out: How many connections were ended, since they may not stay.
     """
 
-    def __init__(self, sockets: Sockets, rules: Rules, limits: Limits) -> None:
+    def __init__(
+        self, sockets: Sockets, rules: Rules, limits: Limits, watchdog: Watchdog | None
+    ) -> None:
         self._sockets = sockets
+        self._watchdog = watchdog
         self._router = sockets.router
         self._monitor = sockets.monitor
         self._gate = Gate(sockets.gate, self._catch_up, rules)
         self._limits = limits
         self._presence = Presence()
+        self._room = sockets.room
         self._links: dict[int, RouterLink] = {}
         self._automatic: dict[bytes, RouterLink] = {}  # routing id -> link, while it lives
         self.outbox: list[tuple[RouterLink, Sequence[bytes]]] = []
@@ -129,7 +138,8 @@ class Router:
             recv(NOBLOCK)  # the endpoint, which nobody asks for
             if event == zmq.EVENT_ACCEPTED:
                 number = self._presence.opened(descriptor)
-                if not self._limits.unlimited and (held := self._sockets.hold(descriptor)):
+                counts = descriptor >= self._room or not self._limits.unlimited
+                if counts and (held := self._sockets.hold(descriptor)):
                     came.append((descriptor, self._presence.stamp, held))
             else:
                 number = self._presence.ended(descriptor)
@@ -156,7 +166,7 @@ class Router:
         for descriptor, number, held in came:
             if self._presence.holder(descriptor) == number:
                 address = held.address
-                limit = self._limits.enter(number, address)
+                limit = FULL if descriptor >= self._room else self._limits.enter(number, address)
                 if limit is not None:
                     self._gate.turned_away(address, limit)
                     self._presence.forget(descriptor)
@@ -222,6 +232,8 @@ class Router:
         except zmq.Again:
             pass
         if batch:
+            if self._watchdog is not None and self._watchdog.asleep:
+                self._watchdog.wake()
             self.read_monitor()
             while self._unwelcome:
                 self._end(*self._unwelcome.pop())

@@ -25,6 +25,7 @@ from ._statistics import Statistics
 from ._threads import SharedTurns, Threads
 from ._transport import Link
 from ._turns import Turns
+from ._watchdog import Watchdog
 from ._workers import Handler, Workers, is_async
 
 log = logging.getLogger("trioreq")
@@ -41,13 +42,14 @@ class Server:
         turns: Turns[Connection, Call],
         timeout: float,
         workers: Callable[[Desk], Workers],
+        watchdog: Watchdog | None,
     ) -> None:
-        self._transport = Router(sockets, rules, limits)
+        self._watchdog = watchdog
+        self._transport = Router(sockets, rules, limits, watchdog)
         self._desk = Desk(turns, timeout, self._transport, self._stop)
         self._workers = workers(self._desk)
-        self.start: Callable[[], None] = (
-            self._workers.start
-        )  # what has arrived (the transport calls this)
+        # What has arrived (the transport calls this).
+        self.start: Callable[[], None] = self._workers.start
         self._scope = trio.CancelScope(shield=True)
         self._drained = trio.Event()
         self._closed = trio.Event()
@@ -117,6 +119,8 @@ class Server:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._transport.run, self)
                 nursery.start_soon(self._desk.deadlines.run)
+                if self._watchdog is not None:
+                    nursery.start_soon(self._watchdog.run)
                 await nursery.start(self._workers.run)
                 task_status.started()
 
@@ -156,6 +160,7 @@ async def serve(
     heartbeat: float | None = 10.0,
     max_message_size: int = 16 * 1024 * 1024,
     send_queue: int = 1000,
+    watchdog: float | None = 1.0,
     curve: CurveServer | None = None,
     plain_insecure: bool = False,
     admit: Admit | None = None,
@@ -188,12 +193,14 @@ async def serve(
             REQ clients older than libzmq 4.3.0, which break on them.
         max_message_size: Bytes that a frame may have; who sends more is disconnected.
         send_queue: Replies that may wait for a client that does not read. More are dropped.
+        watchdog: Seconds that a handler may hold trio's loop up before the log names it, and
+            shows where it is. None for no look at it; so it is with a `Network`.
         curve: The server's keys, and who may come in: everything is encrypted then, and clients
             prove who they are. None for no encryption, and nobody to prove anything.
         plain_insecure: Let clients prove who they are by a user name and a password, which
             anybody on the way can read and use; `admit` decides.
         admit: Called with each `Applicant` that no list decides about; returns its user id, which
-            may be empty, or None to refuse it. It has 10 seconds. An async function.
+            may be empty, or None to refuse it. It has 5 seconds. An async function.
         max_connections: Connections there may be; more are ended at once. None for no limit.
         max_connections_per_address: The same for one IP address and, on ipc, for one user of the
             machine.
@@ -218,6 +225,7 @@ async def serve(
     check_count("send_queue", send_queue, 1)
     check_seconds("timeout", timeout)
     check_seconds("heartbeat", heartbeat)
+    check_seconds("watchdog", watchdog)
     check_limit("max_connections", max_connections)
     check_limit("max_connections_per_address", max_connections_per_address)
     rules = _rules(curve, plain_insecure, admit)
@@ -225,7 +233,7 @@ async def serve(
     if isinstance(addr, Network):
         if rules.mechanism != "NULL":
             raise ValueError("a network in memory knows no mechanism but NULL: leave it out there")
-        bind, threads = addr.bind, addr.threads
+        bind, threads, watchdog = addr.bind, addr.threads, None  # its time is not real
     else:
         bind = partial(
             BoundSockets,
@@ -249,6 +257,7 @@ async def serve(
         turns,
         math.inf if timeout is None else timeout,
         partial(Lanes if in_loop else threads, handler),
+        None if watchdog is None else Watchdog(watchdog, lambda: turns.free < turns.slots),
     )
     try:
         await server._run(task_status)  # noqa: SLF001  # the two are one

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import secrets
+import sys
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -20,6 +22,7 @@ GATE = "inproc://zeromq.zap.01"  # libzmq looks for it here, once a Context
 MONITOR = "inproc://trioreq.monitor"
 BACKLOG = 4096  # connections that the kernel may hold for libzmq; it caps this itself
 HANDSHAKE = 10.0  # seconds that a connection has to get through its handshake in
+SPARE = 64  # descriptors that no connection is to have, of a limit that is not very low
 LINGER = 0.5  # seconds that the last words have to go out in
 
 
@@ -45,12 +48,14 @@ class Sockets(Protocol):
         monitor: Which descriptors were accepted and disconnected.
         gate: Who may come in (ZeroMQ RFC 27).
         endpoints: The addresses as really bound.
+        room: Connections are to have descriptors below this one.
     """
 
     router: ZSocket
     monitor: ZSocket
     gate: ZSocket
     endpoints: tuple[str, ...]
+    room: int
 
     def hold(self, descriptor: int) -> Connection | None:
         """Hold the connection that has a descriptor now; None if it has none."""
@@ -89,6 +94,7 @@ class BoundSockets:
                 f"no address to serve: give at least one, such as {_endpoint.EXAMPLES}"
             )
         self._files: list[_endpoint.BoundFile] = []
+        self.room = _room()
         # One I/O thread: with more, libzmq does not promise the order that presence needs.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:
@@ -176,3 +182,15 @@ def _hide_routing_ids() -> None:
     `rand()` in this process gets other numbers than without a seed.
     """
     ctypes.CDLL(None).srand(secrets.randbits(32))
+
+
+def _room() -> int:
+    """The descriptor from which on they are spared.
+
+    The kernel gives the lowest that is free, so a connection that has this one shows that they
+    run out. At the limit libzmq could accept nobody, and would try again without a pause; nor
+    could anything else in the process open a file. So some are kept for those who come to be
+    turned away, and for the rest of the program.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft - min(SPARE, soft // 4)

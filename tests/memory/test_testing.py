@@ -133,7 +133,7 @@ async def test_retries_over_a_cut(autojump_clock: MockClock) -> None:
             nursery.start_soon(client.request, b"y")
             await wait_all_tasks_blocked()
             net.cut(client)
-            await trio.sleep(2)
+            await trio.sleep(3)  # the heartbeat has told by then
             net.mend(client)
         stats = client.statistics()
         assert (stats.retried, stats.lost, stats.replied) == (1, 1, 2)

@@ -22,6 +22,7 @@ FLOORS = [
     "_turns",
     "_transport",
     "_request",
+    "_watchdog",
     "_deadlines",
     "_nursery",
     "_zsocket",

@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -89,10 +89,10 @@ class Peer:
 
 
 @asynccontextmanager
-async def open_peer() -> AsyncIterator[Peer]:
-    """A client process, killed at the end if it still lives."""
+async def open_peer(inside: Sequence[str] = ()) -> AsyncIterator[Peer]:
+    """A client process, killed at the end if it still lives; its command is put behind `inside`."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, str(PEER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [*inside, sys.executable, str(PEER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
         yield Peer(process)

@@ -9,6 +9,7 @@ tells of something once, if no other call on the socket has been told before.
 from __future__ import annotations
 
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -218,6 +219,7 @@ class MemorySockets:
     """The sockets of a server that is bound to a network in memory."""
 
     endpoints: tuple[str, ...] = ("memory",)
+    room = sys.maxsize
 
     def __init__(
         self,

@@ -15,10 +15,10 @@ import pytest
 from benchmarks import costs
 
 BOUNDS = {
-    "async, one at a time": {"calls": 254.1, "lines": 664.5, "steps": 3.1, "zmq": 17.1},
-    "async, 256 in one breath": {"calls": 107.7, "lines": 315.3, "steps": 1.7, "zmq": 12.2},
-    "plain, one at a time": {"calls": 574.0, "lines": 1362.4, "steps": 7.3, "zmq": 17.1},
-    "plain, 256 in one breath": {"calls": 284.0, "lines": 666.7, "steps": 3.5, "zmq": 12.9},
+    "async, one at a time": {"calls": 129.1, "lines": 331.4, "steps": 1.4, "zmq": 14.3},
+    "async, 256 in one breath": {"calls": 36.0, "lines": 145.1, "steps": 0.3, "zmq": 10.2},
+    "plain, one at a time": {"calls": 304.4, "lines": 746.2, "steps": 4.5, "zmq": 15.2},
+    "plain, 256 in one breath": {"calls": 54.5, "lines": 159.5, "steps": 0.3, "zmq": 10.2},
 }
 
 Costs = dict[str, dict[str, float | None]]

@@ -118,7 +118,7 @@ class Dealer:
         """Hand a message over; returns False, and forgets it, if there is no connection."""
         if not self._up:
             return False
-        self._dealer.raw.send_multipart(frames, zmq.NOBLOCK)
+        self._dealer.send_message(frames)
         self._dealer.nudge()
         return True
 
@@ -130,10 +130,9 @@ class Dealer:
 
     def _read(self) -> bool:
         """Read a batch; returns whether there may be more."""
-        recv = self._dealer.raw.recv_multipart
         for _ in range(BATCH):
             try:
-                frames = recv(zmq.NOBLOCK)
+                frames = self._dealer.receive_message()
             except zmq.Again:
                 return False
             self._asker.arrived(frames)

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable, Sequence
 
 import trio
-import zmq
 
 from ._admission import (
     Admit,
@@ -112,7 +111,7 @@ class Gate:
         """
         asked = []
         while self._socket.readable():
-            asked.append(self._socket.raw.recv_multipart(zmq.NOBLOCK))
+            asked.append(self._socket.receive_message())
         answers = []
         for sender, _, *question in asked:
             applicant = applicant_untrusted(question, DOMAIN)
@@ -161,9 +160,7 @@ class Gate:
             properties = {STAMP: stamp, PUBLIC_KEY: verdict.public_key}
             if verdict.why:
                 self.turned_away(question[3].decode(errors="backslashreplace"), verdict.why)
-            self._socket.raw.send_multipart(
-                [sender, b"", *reply(question, verdict, properties)], zmq.NOBLOCK
-            )
+            self._socket.send_message([sender, b"", *reply(question, verdict, properties)])
 
     def turned_away(self, address: str, why: str) -> None:
         """Count one that is not let in, and log it unless that has just been done."""

@@ -20,6 +20,7 @@ from ._presence import Presence
 from ._sockets import Connection, Sockets
 from ._transport import Peer, Unsent
 from ._watchdog import Watchdog
+from ._zsocket import MORE, NOBLOCK
 
 if TYPE_CHECKING:
     from ._transport import Host, Session
@@ -32,8 +33,6 @@ FULL = (
 )
 CATCH_UP = 8  # batches read before newcomers are let in, at the most
 EVENT = struct.Struct("=Hi")
-NOBLOCK = int(zmq.NOBLOCK)  # plain ints: each call would look the enum's value up
-MORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
 class RouterLink:

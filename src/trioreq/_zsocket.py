@@ -7,7 +7,7 @@ said no, and who uses the socket while its reader sleeps calls `nudge` afterward
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, Protocol
 
@@ -16,6 +16,8 @@ import zmq
 
 POLLIN = int(zmq.POLLIN)  # the enum's own & is slow
 EVENTS = int(zmq.EVENTS)
+NOBLOCK = int(zmq.NOBLOCK)  # plain ints: each call would look the enum's value up
+MORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
 class Raw(Protocol):
@@ -24,12 +26,7 @@ class Raw(Protocol):
     def recv(self, flags: int = 0, copy: bool = True) -> Any:  # noqa: ANN401
         ...
 
-    def recv_multipart(self, flags: int = 0) -> list[bytes]: ...
-
     def send(self, data: bytes, flags: int = 0) -> object: ...
-
-    def send_multipart(self, msg_parts: Any, flags: int = 0) -> object:  # noqa: ANN401
-        ...
 
     def get(self, option: int) -> Any: ...  # noqa: ANN401
 
@@ -85,6 +82,21 @@ class ZSocket:
         self._get = raw.get
         self._edge = edge or FileEdge(raw.get(zmq.FD))
         self._asleep = False
+
+    def receive_message(self) -> list[bytes]:
+        """Read a message; `zmq.Again` if there is none. Faster than `recv_multipart`."""
+        frame = self.recv(NOBLOCK, copy=False)
+        frames = [frame.bytes]
+        while frame.more:
+            frame = self.recv(NOBLOCK, copy=False)
+            frames.append(frame.bytes)
+        return frames
+
+    def send_message(self, frames: Sequence[bytes]) -> None:
+        """Send a message, and do not block. Faster than `send_multipart`."""
+        for frame in frames[:-1]:
+            self.send(frame, MORE)
+        self.send(frames[-1], NOBLOCK)
 
     def readable(self) -> bool:
         """Whether there is a message to read."""

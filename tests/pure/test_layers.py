@@ -56,7 +56,7 @@ PURE = {
     "_turns",
     "_wire",
 }
-USES_ZMQ = {"_curve", "_admission", "_zsocket", "_sockets", "_gate", "_router", "_dealer"}
+USES_ZMQ = {"_curve", "_admission", "_zsocket", "_sockets", "_router", "_dealer"}
 
 
 TESTING_FLOORS = ["_schedule", "_ways", "_libzmq", "_client", "_inline", "_network", "__init__"]

@@ -46,7 +46,7 @@ class Watchdog:
     def __init__(self, patience: float, busy: Callable[[], bool]) -> None:
         self._patience = patience
         self._busy = busy
-        self.asleep = True
+        self.asleep: bool = True
         self._orders: SimpleQueue[Times | None] = SimpleQueue()  # when to watch from; None: to end
         self._ended = False
 

@@ -219,7 +219,7 @@ class MemorySockets:
     """The sockets of a server that is bound to a network in memory."""
 
     endpoints: tuple[str, ...] = ("memory",)
-    room = sys.maxsize
+    room: int = sys.maxsize
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ wait for it.
 from __future__ import annotations
 
 import contextvars
+import math
 
 import pytest
 import trio
@@ -201,3 +202,23 @@ async def test_what_ends_programs_ends_the_server_with_a_word_to_each_client(
             await trio.sleep_forever()
     assert (await waiting.receive())[1] == b"shutting-down"
     assert "cancelled wait: shutdown" in worker.log.entries
+
+
+async def test_who_drains_is_told_of_the_end_that_a_cancel_has_made(
+    autojump_clock: MockClock,
+) -> None:
+    worker = Worker()
+    drained = trio.Event()
+
+    async def drain(net: MemoryNetwork) -> None:
+        await net.server.drain(math.inf)
+        drained.set()
+
+    async with trio.open_nursery() as nursery:
+        async with serving(worker) as net:
+            net.connect().send(b"wait")
+            await worker.log.wait("started wait")
+            nursery.start_soon(drain, net)
+            await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(1):
+            await drained.wait()

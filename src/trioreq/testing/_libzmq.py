@@ -22,7 +22,8 @@ from ._ways import Timers, Watch, Way
 
 EVENT = struct.Struct("=Hi")
 LOWEST = 10  # descriptor that a connection may have
-END = None  # the end of the stream, as it goes along a way
+READY: list[bytes] = []  # the client's last word of the handshake, as it goes along a way
+END = None  # the end of the stream
 Item = list[bytes] | None
 
 
@@ -168,6 +169,9 @@ class RouterSocket(MemorySocket):
         """A message came on a connection."""
         if connection.routing_id is None:
             return
+        if connection.unflushed is not None:
+            connection.unflushed.append(frames)
+            return
         if not connection.unread:
             self._turns.append(connection)
         connection.unread.append(frames)
@@ -175,7 +179,7 @@ class RouterSocket(MemorySocket):
 
     def ended(self, connection: Connection) -> None:
         """A connection is gone; its routing id stays taken until all that it said was read."""
-        if not connection.unread:
+        if not connection.unread and not connection.unflushed:
             self._release(connection)
         self.happened()
 
@@ -206,7 +210,7 @@ class RouterSocket(MemorySocket):
         frames = connection.unread.popleft()
         if connection.unread:
             self._turns.append(connection)
-        elif connection.ended:
+        elif connection.ended and not connection.unflushed:
             self._release(connection)
         return as_frames([connection.routing_id or b"", *frames], connection.properties)
 
@@ -276,7 +280,7 @@ class MemorySockets:
         for connection in tuple(self._connections.values()):
             connection.end_at_server()
         self._closed()
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.cancel_shielded_checkpoint()  # as on real sockets
 
     def _tell(self, event: int, connection: Connection) -> None:
         self.raw_monitor.put([EVENT.pack(event, connection.descriptor), b"memory"])
@@ -319,6 +323,7 @@ class Connection:
     Attributes:
         sent: All that was ever handed over for it.
         unread: What libzmq has of it that the server has not read.
+        unflushed: What libzmq's I/O thread has of it and keeps to itself; None if it does not.
         routing_id: Of the ROUTER; None before the gate's answer, and if the wanted one is taken.
         ended: Whether it is gone, as libzmq at the server sees it.
     """
@@ -352,9 +357,12 @@ class Connection:
         self.ended: bool = False
         self.sent: list[list[bytes]] = []
         self.unread: deque[list[bytes]] = deque()
+        self.unflushed: list[list[bytes]] | None = None
+        self._admitted = False
         self.to_server: Way[Item] = Way(sockets.timers, self._at_server)
         self.to_client: Way[Item] = Way(sockets.timers, self._at_client)
         self.to_server.block("handshake")
+        self.to_server.put(READY)
         self._watches = [
             Watch(sockets.timers, sockets.heartbeat, self.end_at_server),
             Watch(sockets.timers, heartbeat, self._miss_server),
@@ -378,7 +386,7 @@ class Connection:
         self.properties |= parse_metadata(metadata)
         if user_id:
             self.properties["User-Id"] = user_id.decode()
-        self._sockets.raw_router.attach(self)
+        self._admitted = True
         self._peer.up()
         self.to_server.clear("handshake")
 
@@ -393,6 +401,21 @@ class Connection:
         self.to_client.block("closed")
         self.to_server.clear("handshake")
         self.to_server.put(END)
+
+    def keep_unflushed(self) -> None:
+        """Let libzmq read from now on, and not hand on what it has read, nor the end.
+
+        It does so for an instant where messages and what ends the connection come in one
+        segment: the monitor tells of the end before the ROUTER has the messages.
+        """
+        if self.unflushed is None:
+            self.unflushed = []
+
+    def flush(self) -> None:
+        """Let it hand on what it has."""
+        unflushed, self.unflushed = self.unflushed, None
+        for frames in unflushed or ():
+            self._sockets.raw_router.arrived(self, frames)
 
     def silence(self) -> None:
         """Neither side answers the other's heartbeats, from now on."""
@@ -431,6 +454,9 @@ class Connection:
             return
         if item is END:
             self.end_at_server()
+        elif item is READY:
+            if self._admitted:
+                self._sockets.raw_router.attach(self)
         elif is_too_large(item, self._sockets.max_message_size):
             self.end_at_server("a frame was larger than max_message_size")
         else:

@@ -216,12 +216,12 @@ class Router:
         room = BATCH
         routing_id = b""
         try:
-            while room > 0:
+            while room > 0 or routing_id:
                 routing_id = routing_id or recv(NOBLOCK)
                 link = known.get(routing_id)
-                if link is None:
+                if link is None or room <= 0:  # the last one is read to its end, and not beyond
                     frame = recv(NOBLOCK, copy=False)
-                    link = self._attribute(routing_id, frame)
+                    link = link or self._attribute(routing_id, frame)
                     frames = [frame.bytes]
                     batch.append((link, frames))
                 else:
@@ -232,6 +232,7 @@ class Router:
                     frame = recv(NOBLOCK, copy=False)
                     if frame.more and self._is_routing_id(frame, link):
                         routing_id = frame.bytes
+                        room -= MESSAGE + len(frames[0])
                         continue
                     frames.append(frame.bytes)
                 while frame.more:

@@ -18,6 +18,7 @@ from support.outcomes import outcomes
 from trio.testing import MockClock
 
 import trioreq
+from trioreq.testing import MemoryNetwork
 from trioreq.testing import MemoryClient
 
 
@@ -222,3 +223,17 @@ async def test_who_drains_is_told_of_the_end_that_a_cancel_has_made(
             await trio.testing.wait_all_tasks_blocked()
         with trio.fail_after(1):
             await drained.wait()
+
+
+@pytest.mark.parametrize("frames", [(b"no request",), (b"", b"echo"), (b"", b"echo", b"more")])
+async def test_a_batch_is_bounded_whatever_its_messages_are(
+    autojump_clock: MockClock, frames: tuple[bytes, ...]
+) -> None:
+    async with serving(Worker()) as net:
+        client = net.connect(socket_type="DEALER")
+        client.send(b"echo")
+        await client.receive()
+        for _ in range(1000):
+            client.send_raw(*frames)
+        net.server._transport._read()
+        assert 100 < net.server.statistics().requests < 150

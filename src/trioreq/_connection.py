@@ -76,6 +76,11 @@ class Desk:
         """Requests that have not ended."""
         return self.tally.requests - sum(self.tally.ended.values())
 
+    def see_if_idle(self) -> None:
+        """A request has ended, or was refused: it may have been the last one."""
+        if self.closing and not self.in_flight:
+            self.idle.set()
+
     def deadline(self, header: Header | None) -> float:
         """When the time of a request is up: its own, or the server's ceiling if that is first."""
         left = self.timeout
@@ -278,8 +283,7 @@ class Connection:
             desk.turns.withdraw(self, call)
         if body is not None:
             self.link.send(_wire.answer(call.envelope, call.header, status, body))
-        if desk.closing and not desk.in_flight:
-            desk.idle.set()
+        desk.see_if_idle()
 
     def drop_late(self, call: Call) -> None:
         """A handler has returned for a request that had ended."""
@@ -310,6 +314,7 @@ class Connection:
         self.desk.tally.ended[outcome] += 1
         body = _wire.error_body(code, MESSAGES[code])
         self.link.send(_wire.answer(envelope, header, _wire.status_of(code), body))
+        self.desk.see_if_idle()  # it counted as in flight when it gave up an older one
 
     def _log_once(self, topic: str, text: str) -> None:
         if topic not in self.told:

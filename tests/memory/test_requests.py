@@ -237,3 +237,21 @@ async def test_a_batch_is_bounded_whatever_its_messages_are(
             client.send_raw(*frames)
         net.server._transport._read()
         assert 100 < net.server.statistics().requests < 150
+
+
+@pytest.mark.parametrize("frames", [(b"", b"echo"), (b"no request",)])
+async def test_a_drain_ends_with_the_last_request_though_a_refused_one_has_given_it_up(
+    autojump_clock: MockClock, frames: tuple[bytes, ...]
+) -> None:
+    worker = Worker()
+    async with serving(worker) as net, trio.open_nursery() as nursery:
+        client = net.connect()
+        client.send(b"wait")
+        await worker.log.wait("started wait")
+        nursery.start_soon(net.server.drain, math.inf)
+        await trio.testing.wait_all_tasks_blocked()
+        client.send_raw(*frames)
+        with trio.move_on_after(1) as scope:
+            await net.server._closed.wait()
+        net.server._drained.set()  # or else the test would wait with it
+    assert not scope.cancelled_caught

@@ -18,8 +18,7 @@ from support.outcomes import outcomes
 from trio.testing import MockClock
 
 import trioreq
-from trioreq.testing import MemoryNetwork
-from trioreq.testing import MemoryClient
+from trioreq.testing import MemoryClient, MemoryNetwork
 
 
 async def test_g3_what_comes_in_one_breath_with_the_end_is_never_started(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import runpy
 from collections import Counter
 from pathlib import Path
@@ -32,3 +33,9 @@ def test_there_are_tests_to_notice_it(mutation: Any) -> None:
 
 def test_names_are_unique() -> None:
     assert [name for name, times in Counter(m.name for m in MUTATIONS).items() if times > 1] == []
+
+
+def test_the_docs_have_each_that_the_machine_notices() -> None:
+    table = (ROOT / "docs/testing-trioreq.md").read_text().partition("| without |")[2]
+    rows = re.findall(r"^\| (.*?) \| [\d,h]", table, re.MULTILINE)
+    assert rows == [mutation.name for mutation in MUTATIONS if mutation.machine]

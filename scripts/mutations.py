@@ -494,7 +494,7 @@ MUTATIONS = [
         "_sockets.py",
         "        if heartbeat is not None:\n",
         "        if False:\n",
-        WIRE,
+        f"{CONTRACT} {WIRE}",
         machine=False,
     ),
     Mutation(

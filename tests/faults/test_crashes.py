@@ -20,7 +20,7 @@ ONCE = 4 * 2**20  # bytes that a server takes when it starts to work, and what m
 async def test_nothing_is_left_of_those_who_crash() -> None:
     with trio.fail_after(LIMIT):
         report = await soak.soak(clients=4000, first=2000)
-    assert report.faults(at_once=10.0) == []
+    assert report.faults(at_once=1.0) == []
     assert report.died == 4000
 
 
@@ -29,7 +29,7 @@ async def test_no_thread_works_to_the_end_for_those_who_crash() -> None:
         report = await pump.measure("trioreq", 600)
     assert report.state["done"] <= 6  # killed a little late, on a busy machine
     assert report.state["handed_over"] <= report.state["done"]
-    assert report.waits.percentile(50) < 1
+    assert report.waits.percentile(50) < 0.1
 
 
 async def test_the_stopped_and_the_deaf_hold_nobody_up() -> None:
@@ -37,12 +37,12 @@ async def test_the_stopped_and_the_deaf_hold_nobody_up() -> None:
         report = await slow.measure(clients=30, seconds=1.0)
     assert report.dropped > 0
     assert report.grown <= report.allowed + ONCE
-    assert report.beside.percentile(99) <= max(2 * report.without.percentile(99), 0.25)
+    assert report.beside.percentile(99) <= max(2 * report.without.percentile(99), 0.02)
 
 
 async def test_half_of_a_crowd_dies_and_the_others_go_on() -> None:
     with trio.fail_after(LIMIT):
         report = await crowd.measure(800)
     assert (report.cancelled, report.left) == (400, 0)
-    assert report.ended < 10
-    assert report.meanwhile.percentile(100) < 10
+    assert report.ended < 2
+    assert report.meanwhile.percentile(100) < 2

@@ -148,7 +148,7 @@ class Call(Request):
         except TypeError as error:
             self.fail(error)
         else:
-            self.connection.end(self, "replied", _wire.OK, body)
+            self.connection.end(self, "replied", body)
         return True
 
     def fail(self, error: BaseException) -> None:
@@ -194,7 +194,7 @@ class Call(Request):
 
     def _end_with_error(self, outcome: Outcome, code: str, text: str) -> None:
         body = _wire.error_body(code, text)
-        self.connection.end(self, outcome, _wire.status_of(code), body)
+        self.connection.end(self, outcome, body, _wire.status_of(code))
 
 
 class Connection:
@@ -216,10 +216,13 @@ class Connection:
     def arrived(self, frames: Sequence[bytes]) -> None:
         """Make a request of what came, and let it run, or wait, or answer at once."""
         desk = self.desk
-        envelope, header, body = _wire.request_untrusted(frames)
-        if header is not None and header.kind == _wire.CANCEL:
-            self._cancel_named(_name(envelope, header))
-            return
+        if len(frames) == 2 and not frames[0]:  # what every REQ sends that has one frame
+            envelope, header, body = _wire.BARE_ENVELOPE, None, (frames[1],)
+        else:
+            envelope, header, body = _wire.request_untrusted(frames)
+            if header is not None and header.kind == _wire.CANCEL:
+                self._cancel_named(_name(envelope, header))
+                return
         desk.tally.requests += 1
         if self.gone:
             desk.tally.ended["never_started"] += 1
@@ -268,7 +271,7 @@ class Connection:
             self._log_once("stalled", "does not read its replies; what has no room is dropped")
 
     def end(
-        self, call: Call, outcome: Outcome, status: int = _wire.OK, body: Frames | None = None
+        self, call: Call, outcome: Outcome, body: Frames | None = None, status: int = _wire.OK
     ) -> None:
         """The one place where a request ends: count it, let go of it, send its answer."""
         desk = self.desk
@@ -282,8 +285,12 @@ class Connection:
         if call.scope is None:
             desk.turns.withdraw(self, call)
         if body is not None:
-            self.link.send(_wire.answer(call.envelope, call.header, status, body))
-        desk.see_if_idle()
+            envelope, header = call.envelope, call.header
+            self.link.send(
+                envelope + body if header is None else _wire.answer(envelope, header, status, body)
+            )
+        if desk.closing:
+            desk.see_if_idle()
 
     def drop_late(self, call: Call) -> None:
         """A handler has returned for a request that had ended."""

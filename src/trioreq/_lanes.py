@@ -1,8 +1,8 @@
 """Where async handlers run: lanes, tasks that live on and take one request after the other.
 
 A lane that has nothing to do reads: it is the leader, and there is one. It runs the handlers of
-what it has read itself, one after the other, without asking trio in between. When a handler waits
-for something, its lane is stuck with it, and calls up others, to take what is left and to lead. So
+what it has read itself, in a row, without asking trio in between. When a handler waits for
+something, its lane is stuck with it, and calls up others, to take what is left and to lead. So
 a request costs no task, no wake-up, and no cancel scope of its own: the handler runs in its
 lane, in the lane's scope, and the end of the request cancels that. A lane makes a new scope only
 when the last was used up. There is a lane for each turn at the most, and one to lead.
@@ -17,7 +17,7 @@ from typing import Any
 
 import trio
 
-from ._connection import Desk
+from ._connection import Call, Desk
 from ._request import current_request
 from ._workers import Handler, ends_program
 
@@ -35,8 +35,8 @@ class Lanes:
     abandoned = 0
 
     def __init__(self, handler: Handler, desk: Desk) -> None:
-        self._handler = handler
-        self._desk = desk
+        self.handler = handler
+        self.desk = desk
         self._turns = desk.turns
         self._carrier = desk.carrier
         self._lanes = 0
@@ -46,7 +46,8 @@ class Lanes:
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Read, and run handlers, until cancelled."""
-        self._context = copy_context()
+        current_request.set(None)  # in this task only; so a lane's own context has it too
+        self.context = copy_context()
         async with trio.open_nursery() as self._nursery:
             self._call_up(1)
             task_status.started()
@@ -64,57 +65,15 @@ class Lanes:
                 trio.lowlevel.reschedule(self._parked.pop())
             elif self._lanes <= self._turns.slots:
                 self._lanes += 1
-                self._context.run(self._nursery.start_soon, self._lane)
+                self.context.run(self._nursery.start_soon, Lane(self).run)
 
-    @trio.lowlevel.enable_ki_protection
-    async def _lane(self) -> None:
-        while self._context_is_clean():
-            await self._serve()
-        # A handler has left something in this task's context, which is not the next one's to
-        # see: the lane ends, and another takes its place.
+    def lost(self) -> None:
+        """A lane has come to its end: another takes its place."""
         self._carrier.release()
         self._lanes -= 1
         self._call_up(1)
 
-    async def _serve(self) -> None:
-        """Serve requests for as long as the scope lasts."""
-        turns = self._turns
-        row = 0
-        call = None
-        try:
-            with trio.CancelScope() as scope:
-                while True:
-                    if row == IN_A_ROW or not turns.granted:
-                        call = None  # a lane that waits holds no request
-                        await self._next()
-                        row = 0
-                    row += 1
-                    call = turns.granted.popleft()
-                    if turns.granted:
-                        self._carrier.holding = True
-                    token = current_request.set(call)
-                    try:
-                        if call.ended:
-                            continue
-                        call.scope = scope
-                        handling = self._handler(call)
-                        trap, result = _begin(handling)
-                        if trap is not None:
-                            self._handler_waits()
-                            result = await _go_on(handling, trap)
-                    finally:
-                        current_request.reset(token)
-                        turns.release()
-                    if not call.finish(result) or copy_context() != self._context:
-                        break
-        except BaseException as error:
-            # Outside the scope, which takes its own Cancelled out of a group of exceptions.
-            if call is None or ends_program(error):
-                self._desk.stop()
-                raise
-            call.fail(error)
-
-    async def _next(self) -> None:
+    async def next(self) -> None:
         """Return when a request has its turn, and trio's other tasks had theirs."""
         turns = self._turns
         self._carrier.release()
@@ -132,9 +91,10 @@ class Lanes:
             self._eager = 1
             if not turns.granted:
                 await trio.lowlevel.checkpoint()
+        self._carrier.holding = True  # the replies of the row go out together
 
-    def _handler_waits(self) -> None:
-        """A handler waits: this lane is stuck, and others go on.
+    def handler_waits(self) -> None:
+        """A handler waits: its lane is stuck, and others go on.
 
         If the next handler waits too, it is better to have more of them at once: each costs a
         pass of trio's loop to get going.
@@ -155,38 +115,98 @@ class Lanes:
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
+
+class Lane:
+    """A task that runs handlers, one at a time."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self._call: Call | None = None  # whose handler runs here
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Run handlers, until cancelled."""
+        while self._context_is_clean():
+            await self._serve()
+            self._let_go()
+        # A handler has left something in this task's context, which is not the next one's to see.
+        self._lanes.lost()
+
+    async def _serve(self) -> None:
+        """Serve requests for as long as the scope lasts."""
+        try:
+            with trio.CancelScope() as scope:
+                going_on = True
+                while going_on:
+                    await self._lanes.next()
+                    going_on = await self._watch(self._row(scope))
+                    self._let_go()
+        except BaseException as error:
+            # Outside the scope, which takes its own Cancelled out of a group of exceptions.
+            if self._call is None or ends_program(error):
+                self._lanes.desk.stop()
+                raise
+            self._call.fail(error)
+
+    @trio.lowlevel.disable_ki_protection
+    async def _row(self, scope: trio.CancelScope) -> bool:
+        """Run handlers one after the other, while requests are there to be taken.
+
+        Ctrl-C may come meanwhile, and ends the server whatever it interrupts.
+
+        Returns:
+            Whether the lane is as it was before.
+        """
+        handler = self._lanes.handler
+        turns = self._lanes.desk.turns
+        granted = turns.granted
+        for _ in range(IN_A_ROW):
+            if not granted:
+                break
+            self._call = call = granted.popleft()
+            current_request.set(call)
+            before = copy_context()
+            try:
+                if call.ended:
+                    continue
+                call.scope = scope
+                result = await handler(call)
+            finally:
+                turns.release()
+            if not call.finish(result) or copy_context() != before:
+                return False
+        return True
+
+    @coroutine
+    def _watch(self, row: Coroutine[object, Any, bool]) -> Generator[object, Any, bool]:
+        """Await a row, and see that others go on when one of its handlers waits.
+
+        It does so by hand: `await` hands on what is waited for, and does not tell.
+        """
+        stuck = None
+        try:
+            trap = row.send(None)
+            while True:
+                if self._call is not stuck:
+                    stuck = self._call
+                    self._lanes.handler_waits()
+                try:
+                    answer = yield trap
+                except BaseException as error:  # noqa: BLE001  # it is the handler's to see
+                    trap = row.throw(error)
+                else:
+                    trap = row.send(answer)
+        except StopIteration as done:
+            return bool(done.value)
+
+    def _let_go(self) -> None:
+        """A lane that waits holds no request."""
+        self._call = None
+        current_request.set(None)
+
     def _context_is_clean(self) -> bool:
         """Whether handlers have left the task's context as it was."""
         try:
-            return copy_context() == self._context  # at once where nothing was set
+            return copy_context() == self._lanes.context  # at once where nothing was set
         except Exception:  # noqa: BLE001  # some value's own __eq__: it was set, that is enough
             return False
-
-
-# Ctrl-C may come while a handler runs, and ends the server whatever it interrupts. It is for the
-# two below to let it in: the lane itself is protected.
-
-
-@trio.lowlevel.disable_ki_protection
-def _begin(handling: Coroutine[Any, Any, object]) -> tuple[object, object]:
-    """Start a handler; returns what it waits for, or None and what it has returned."""
-    try:
-        return handling.send(None), None
-    except StopIteration as done:
-        return None, done.value
-
-
-@coroutine
-@trio.lowlevel.disable_ki_protection
-def _go_on(handling: Coroutine[Any, Any, object], trap: object) -> Generator[object, Any, object]:
-    """Await a handler that was started, and waits for `trap`."""
-    try:
-        while True:
-            try:
-                answer = yield trap
-            except BaseException as error:  # noqa: BLE001  # it is the handler's to see
-                trap = handling.throw(error)
-            else:
-                trap = handling.send(answer)
-    except StopIteration as done:
-        return done.value

@@ -221,6 +221,7 @@ class Router:
                 link = known.get(routing_id)
                 if link is None or room <= 0:  # the last one is read to its end, and not beyond
                     frame = recv(NOBLOCK, copy=False)
+                    more = frame.more
                     link = link or self._attribute(routing_id, frame)
                     frames = [frame.bytes]
                     batch.append((link, frames))
@@ -230,13 +231,15 @@ class Router:
                     frames = [recv(NOBLOCK)]
                     batch.append((link, frames))
                     frame = recv(NOBLOCK, copy=False)
-                    if frame.more and self._is_routing_id(frame, link):
+                    more = frame.more
+                    if more and self._is_routing_id(frame, link):
                         routing_id = frame.bytes
                         room -= MESSAGE + len(frames[0])
                         continue
                     frames.append(frame.bytes)
-                while frame.more:
+                while more:
                     frame = recv(NOBLOCK, copy=False)
+                    more = frame.more
                     frames.append(frame.bytes)
                 routing_id = b""
                 room -= MESSAGE + len(frames[-1])
@@ -313,8 +316,11 @@ class Router:
                 except zmq.ZMQError as error:  # only ever at the first frame
                     link.session.unsent(_why(error))
                     continue
-                for frame in frames[:-1]:
-                    send(frame, MORE)
+                if len(frames) == 2:  # what nearly all are
+                    send(frames[0], MORE)
+                else:
+                    for frame in frames[:-1]:
+                        send(frame, MORE)
                 send(frames[-1], NOBLOCK)
                 sent += 1
         finally:

@@ -74,8 +74,6 @@ def request_untrusted(frames: Sequence[bytes]) -> tuple[Frames, Header | None, F
 
     What is no request has no body.
     """
-    if len(frames) == 2 and not frames[0]:  # what every REQ sends that has one frame
-        return BARE_ENVELOPE, None, (frames[1],)
     parts = split_untrusted(frames)
     if parts is None:
         return BARE_ENVELOPE, None, ()

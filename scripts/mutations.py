@@ -291,9 +291,33 @@ MUTATIONS = [
     Mutation(
         "turns: what is given back is not granted",
         "_turns.py",
-        "        if not self._queues:\n            self.free += 1",
-        "        if True:\n            self.free += 1",
+        "        if not self._queues:\n            self._free += 1",
+        "        if True:\n            self._free += 1",
         "",
+    ),
+    Mutation(
+        "turns: what a thread gives back while another waits is not granted",
+        "_threads.py",
+        "        if self._queues:\n            with self._lock:\n                self._grant()\n",
+        "",
+        "tests/pure/test_turns.py",
+        machine=False,
+    ),
+    Mutation(
+        "turns: what a thread has given back just before one waits is not granted",
+        "_threads.py",
+        "            self._grant()\n            return accepted\n",
+        "            return accepted\n",
+        "tests/pure/test_turns.py",
+        machine=False,
+    ),
+    Mutation(
+        "turns: what threads have given back is never taken",
+        "_threads.py",
+        "            if self._returned and not self._queues:\n",
+        "            if False:\n",
+        "tests/pure/test_turns.py",
+        machine=False,
     ),
     Mutation(
         "turns: the result that comes too late keeps its turn",
@@ -406,15 +430,15 @@ MUTATIONS = [
     Mutation(
         "context: a lane goes on with what a handler left in it",
         "_lanes.py",
-        "            return copy_context() == self._context",
+        "            return copy_context() == self._lanes.context",
         "            return True",
         f"{MEMORY} {CONTRACT}",
     ),
     Mutation(
         "context: a new lane inherits what a handler left in another",
         "_lanes.py",
-        "self._context.run(self._nursery.start_soon, self._lane)",
-        "self._nursery.start_soon(self._lane)",
+        "self.context.run(self._nursery.start_soon, Lane(self).run)",
+        "self._nursery.start_soon(Lane(self).run)",
         f"{MEMORY} {CONTRACT}",
     ),
     Mutation(
@@ -500,7 +524,7 @@ MUTATIONS = [
     Mutation(
         "shutdown: a handler's SystemExit ends the others without a word",
         "_lanes.py",
-        "                self._desk.stop()\n",
+        "                self._lanes.desk.stop()\n",
         "",
         MEMORY,
         machine=False,

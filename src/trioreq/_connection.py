@@ -216,8 +216,10 @@ class Connection:
     def arrived(self, frames: Sequence[bytes]) -> None:
         """Make a request of what came, and let it run, or wait, or answer at once."""
         desk = self.desk
+        envelope, header = _wire.BARE_ENVELOPE, None
+        body: Frames
         if len(frames) == 2 and not frames[0]:  # what every REQ sends that has one frame
-            envelope, header, body = _wire.BARE_ENVELOPE, None, (frames[1],)
+            body = (frames[1],)
         else:
             envelope, header, body = _wire.request_untrusted(frames)
             if header is not None and header.kind == _wire.CANCEL:

@@ -26,29 +26,57 @@ from ._request import current_request
 from ._turns import Turns
 from ._workers import Handler, ends_program
 
+Done = tuple[Call, object, BaseException | None]
+"""A request, what its handler has returned, and what it has raised."""
+
 
 class SharedTurns(Turns[Connection, Call]):
-    """Turns that threads give back themselves, each when it is through with its request."""
+    """Turns that threads give back themselves, each when it is through with its request.
 
-    __slots__ = ("_lock",)
+    `release` may be called in any thread, and everything else in the loop's. What is given back
+    is put aside, for the loop to take when it has no free slot left. So a lock is needed only
+    where somebody waits, or may. Who gives back looks for one who waits afterwards, and who
+    queues one looks for what was given back afterwards: one of the two sees the other.
+    """
+
+    __slots__ = ("_lock", "_returned")
 
     def __init__(self, slots: int, per_client: int) -> None:
         super().__init__(slots, per_client)
+        self._returned: deque[None] = deque()
         self._lock = Lock()
 
-    def enter(self, client: Connection, item: Call) -> bool:
+    @property
+    def free(self) -> int:
         """As in `Turns`."""
-        with self._lock:
-            return super().enter(client, item)
+        return self._free + len(self._returned)
+
+    def release(self) -> None:
+        """As in `Turns`."""
+        self._returned.append(None)
+        if self._queues:
+            with self._lock:
+                self._grant()
 
     def withdraw(self, client: Connection, item: Call) -> None:
         """As in `Turns`."""
         with self._lock:
             super().withdraw(client, item)
 
-    def release(self) -> None:
-        """As in `Turns`."""
+    def _queue(self, client: Connection, item: Call) -> bool:
         with self._lock:
+            if self._returned and not self._queues:
+                self._free = len(self._returned)
+                for _ in range(self._free):
+                    self._returned.popleft()
+                return self.enter(client, item)
+            accepted = super()._queue(client, item)
+            self._grant()
+            return accepted
+
+    def _grant(self) -> None:
+        while self._queues and self._returned:
+            self._returned.popleft()
             super().release()
 
 
@@ -68,7 +96,7 @@ class Threads:
         self._threads = 0
         self._calls_up: SimpleQueue[bool] = SimpleQueue()  # False: to end
         self._running: set[Call] = set()  # changed by the threads
-        self._done: deque[tuple[Call, object, BaseException | None]] = deque()
+        self._done: deque[Done] = deque()
         self._told = False  # whether the loop knows that something is done
         self._fatal: list[BaseException] = []
         self._failed = trio.Event()
@@ -116,6 +144,7 @@ class Threads:
     def _work(self) -> None:
         """Take requests whenever called up (in a thread)."""
         granted, done, calls_up = self._turns.granted, self._done, self._calls_up
+        call_handler, new_context = self._call, self._context.copy
         while calls_up.get():
             if len(granted) > 1:
                 calls_up.put(True)
@@ -125,22 +154,22 @@ class Threads:
                     call = granted.popleft()
                 except IndexError:  # another thread was quicker
                     break
-                done.append((call, *self._context.copy().run(self._call, call)))
+                done.append(new_context().run(call_handler, call))
                 # The next function may take its time. Whoever is called up after now will tell.
                 if calls_up.empty():
                     self._tell()
             self._tell()
 
-    def _call(self, call: Call) -> tuple[object, BaseException | None]:
-        """Run the handler for a request, in a context of its own; returns how that ended."""
+    def _call(self, call: Call) -> Done:
+        """Run the handler for a request, in a context of its own, and say how that ended."""
         current_request.set(call)
         self._running.add(call)
         try:
             call.scope = UNSTOPPABLE
             call.check_cancelled()  # the loop writes the reason first, and then reads the scope
-            return self._handler(call), None
+            return call, self._handler(call), None
         except BaseException as error:  # noqa: BLE001  # it is raised, or answered, in the loop
-            return None, error
+            return call, None, error
         finally:
             self._running.discard(call)
             self._turns.release()

@@ -21,27 +21,35 @@ class Turns(Generic[C, T]):
     """Slots and queues.
 
     Attributes:
+        slots: How many there are.
         granted: Items that have a slot, to be taken from the left and begun.
-        free: How many slots nobody holds.
         waiting: How many items wait for one.
     """
 
-    __slots__ = ("_per_client", "_queues", "free", "granted", "slots", "waiting")
+    __slots__ = ("_free", "_per_client", "_queues", "granted", "slots", "waiting")
 
     def __init__(self, slots: int, per_client: int) -> None:
         self.slots: int = slots
-        self.free: int = slots
+        self._free: int = slots
         self.granted: deque[T] = deque()
         self.waiting: int = 0
         self._per_client = per_client
         self._queues: OrderedDict[C, deque[T]] = OrderedDict()
 
+    @property
+    def free(self) -> int:
+        """How many slots nobody holds."""
+        return self._free
+
     def enter(self, client: C, item: T) -> bool:
         """Grant a slot, or queue; returns False, and forgets the item, if the queue is full."""
-        if self.free:
-            self.free -= 1
+        if self._free:
+            self._free -= 1
             self.granted.append(item)
             return True
+        return self._queue(client, item)
+
+    def _queue(self, client: C, item: T) -> bool:
         queue = self._queues.get(client)
         if len(queue or ()) >= self._per_client:
             return False
@@ -64,7 +72,7 @@ class Turns(Generic[C, T]):
     def release(self) -> None:
         """Give a slot back: it goes to the next client in turn."""
         if not self._queues:
-            self.free += 1
+            self._free += 1
             return
         client, queue = self._queues.popitem(last=False)
         self.granted.append(queue.popleft())

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from trioreq._threads import SharedTurns
 from trioreq._turns import Turns
 
 
 class TurnsMachine(RuleBasedStateMachine):
+    kind: type[Turns[Any, Any]] = Turns
+
     @initialize(slots=st.integers(1, 3), per_client=st.integers(0, 3))
     def start(self, slots: int, per_client: int) -> None:
-        self.turns: Turns[str, int] = Turns(slots, per_client)
+        self.turns: Turns[str, int] = self.kind(slots, per_client)
         self.per_client = per_client
         self.model: dict[str, list[int]] = {}
         self.round: list[str] = []
@@ -66,8 +72,14 @@ class TurnsMachine(RuleBasedStateMachine):
             assert not (self.turns.waiting and self.turns.free)
 
 
+class SharedTurnsMachine(TurnsMachine):
+    kind = SharedTurns
+
+
 TestTurns = TurnsMachine.TestCase
 TestTurns.settings = settings(max_examples=200, deadline=None)
+TestSharedTurns = SharedTurnsMachine.TestCase
+TestSharedTurns.settings = settings(max_examples=200, deadline=None)
 
 
 def test_clients_take_turns_however_much_one_of_them_sends() -> None:
@@ -79,3 +91,40 @@ def test_clients_take_turns_however_much_one_of_them_sends() -> None:
         served.append(turns.granted.popleft())
         turns.release()
     assert served == ["a1", "a2", "b1", "c1", "a3"]
+
+
+def test_a_thread_gives_back_while_the_loop_is_about_to_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns: Any = SharedTurns(1, 10)
+    assert turns.enter("a", "a1")
+
+    class Lock:
+        def __enter__(self) -> None:
+            if turns.free == 0:
+                turns.release()
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(turns, "_lock", Lock())
+    assert turns.enter("b", "b1")
+    assert list(turns.granted) == ["a1", "b1"]
+    assert (turns.waiting, turns.free) == (0, 0)
+
+
+def test_a_thread_gives_back_after_the_loop_has_looked_and_before_it_queues(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns: Any = SharedTurns(1, 10)
+    assert turns.enter("a", "a1")
+    queue = Turns._queue
+
+    def queue_late(self: Any, client: str, item: str) -> bool:
+        turns.release()
+        return queue(self, client, item)
+
+    monkeypatch.setattr(Turns, "_queue", queue_late)
+    assert turns.enter("b", "b1")
+    assert list(turns.granted) == ["a1", "b1"]
+    assert (turns.waiting, turns.free) == (0, 0)

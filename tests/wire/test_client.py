@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 async def test_a_thousand_at_once_each_have_their_own_reply(addr: str) -> None:
     async with (
-        serving(Worker(), addr) as server,
+        serving(Worker(), addr, send_queue=1001) as server,  # room for all of them, and a hello
         trioreq.open_client(server.endpoints[0]) as client,
     ):
         wrong: list[int] = []

@@ -36,7 +36,7 @@ class InlineThreads(Threads):
             self._context.run(self._outer.start_soon, self._inline, call)
 
     async def _inline(self, call: Call) -> None:
-        self._done.append((call, *await greenback.with_portal_run_sync(self._call, call)))
+        self._done.append(await greenback.with_portal_run_sync(self._call, call))
         self.start()  # the turn that it gave back may be another's now
         self._collect()
 

@@ -50,6 +50,10 @@ class Presence:
         self.stamp += 1
         return self._holder.pop(descriptor, None)
 
+    def living(self) -> tuple[tuple[int, int], ...]:
+        """All connections: descriptor and number."""
+        return tuple(self._holder.items())
+
     def holder(self, descriptor: int) -> int | None:
         """The connection that has a descriptor."""
         return self._holder.get(descriptor)

@@ -7,23 +7,30 @@ follows and the reasons for them.
 
 from __future__ import annotations
 
+import logging
+import math
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 import zmq
 
 from ._gate import PUBLIC_KEY, STAMP, Gate, Rules
 from ._limits import Limits
+from ._meter import Meter
 from ._presence import Presence
 from ._sockets import Connection, Sockets
 from ._transport import Peer, Unsent
+from ._unfinished import Unfinished
 from ._watchdog import Watchdog
 from ._zsocket import MORE, NOBLOCK
 
 if TYPE_CHECKING:
     from ._transport import Host, Session
+
+log = logging.getLogger("trioreq")
 
 BATCH = 256 * 1024  # bytes read before what came is worked on: what fits a cache, and is soon freed
 MESSAGE = 2048  # bytes that a message counts as, beside its last frame
@@ -31,7 +38,15 @@ FULL = (
     "the process has nearly as many file descriptors open as it may (ulimit -n), and newcomers are "
     "ended until some are free"
 )
+ENDLESS = (
+    "ended the connection of %s: it has sent more than %d bytes and no whole message; if it was "
+    "honest, raise max_message_size"
+)
 CATCH_UP = 8  # batches read before newcomers are let in, at the most
+PAUSE = 0.1  # seconds between two looks for a message without end
+BRIEF = 0.02  # seconds instead, while the process's memory grows
+GROWTH = 16 * 1024 * 1024  # bytes of it that are worth looking at everybody
+SLICE = 100  # connections to look at in one step, a microsecond each
 EVENT = struct.Struct("=Hi")
 
 
@@ -78,6 +93,8 @@ class Router:
         self._gate = Gate(sockets.gate, self._catch_up, rules)
         self._limits = limits
         self._presence = Presence()
+        self._unfinished = Unfinished(sockets.max_message_size)
+        self._somebody = trio.Event()  # is connected
         self._room = sockets.room
         self._links: dict[int, RouterLink] = {}
         self._automatic: dict[bytes, RouterLink] = {}  # routing id -> link, while it lives
@@ -108,6 +125,8 @@ class Router:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._monitor.keep_reading, self.read_monitor)
             nursery.start_soon(self._gate.run, self._throw_out)
+            if self._sockets.meter is not None:
+                nursery.start_soon(self._watch, self._sockets.meter)
 
     async def receive(self) -> None:
         """Let the server have what has come; waits for it if there is nothing.
@@ -137,6 +156,7 @@ class Router:
             recv(NOBLOCK)  # the endpoint, which nobody asks for
             if event == zmq.EVENT_ACCEPTED:
                 number = self._presence.opened(descriptor)
+                self._somebody.set()
                 counts = descriptor >= self._room or not self._limits.unlimited
                 if counts and (held := self._sockets.hold(descriptor)):
                     came.append((descriptor, self._presence.stamp, held))
@@ -151,6 +171,7 @@ class Router:
     def _left(self, number: int) -> None:
         """A connection is gone, or counts as gone."""
         self._limits.leave(number)
+        self._unfinished.forget(number)
         link = self._links.pop(number, None)
         if link is not None:
             link.gone = True
@@ -178,18 +199,72 @@ class Router:
             if not self._gate.rules.still_hold(link.client):
                 self._end(link.descriptor, number)
 
-    def _end(self, descriptor: int, number: int) -> None:
-        """Take a connection for gone, and end it really: hold it, then look, then shut it down."""
+    def _end(self, descriptor: int, number: int, why: str = "") -> None:
+        """Take a connection for gone, and end it really: hold it, then look, then shut it down.
+
+        Args:
+            descriptor: The one that it has had.
+            number: The connection.
+            why: What to log, with its address and the room of a message.
+        """
         held = self._sockets.hold(descriptor)
         self.read_monitor()
         if self._presence.holder(descriptor) == number:
             self._presence.forget(descriptor)
             self._left(number)
             self.thrown_out += 1
+            if why:
+                log.warning(why, held.address if held else "one", self._unfinished.room)
             if held is not None:
                 held.shut_down()
         if held is not None:
             held.close()
+
+    async def _watch(self, meter: Meter) -> NoReturn:
+        """End those who send a message without end, until cancelled.
+
+        There is no event to wait for: libzmq tells nobody what it gathers, nor does the kernel. So
+        this looks now and then, while anybody is connected; at all of them when the process's
+        memory has grown, and else at a few in each turn, should what is gathered go into memory
+        that was free.
+        """
+        lowest = math.inf
+        grown = False
+        the_round = iter(self._presence.living())
+        while True:
+            if not self._presence:
+                self._somebody = trio.Event()
+                await self._somebody.wait()
+            await trio.sleep(BRIEF if grown else PAUSE)
+            memory = meter.memory()
+            grown = memory >= lowest + GROWTH
+            lowest = memory if grown else min(lowest, memory)
+            for _ in range(2 + len(self._presence) // SLICE if grown else 1):
+                some = tuple(islice(the_round, SLICE))
+                self._look(meter, some)
+                if len(some) < SLICE:
+                    the_round = iter(self._presence.living())
+                await trio.lowlevel.checkpoint()
+
+    def _look(self, meter: Meter, some: Sequence[tuple[int, int]]) -> None:
+        """Look at some connections, and end those whose message has no end."""
+        unfinished = self._unfinished
+        self.read_monitor()
+        now = trio.current_time()
+        asked_about = []
+        for descriptor, number in some:
+            # If it has gone just now, what is counted is another's: `_end` will find that out.
+            if self._presence.holder(descriptor) == number and unfinished.is_notable(
+                number, meter.received(descriptor)
+            ):
+                least, most = meter.taken(descriptor)
+                if unfinished.weigh(number, least, most, now):
+                    asked_about.append((descriptor, number))
+        if asked_about:
+            dry = self._read_up()
+            for descriptor, number in asked_about:
+                if unfinished.is_endless(number, len(self._presence), dry=dry):
+                    self._end(descriptor, number, ENDLESS)
 
     def _catch_up(self) -> int:
         """Take in all that was before now; returns the stamp of that.
@@ -197,12 +272,19 @@ class Router:
         The ROUTER too: until it has been read dry, libzmq keeps the routing ids of those who
         went, and would ignore a newcomer under one of them, for good.
         """
+        self._read_up()
+        return self.read_monitor()
+
+    def _read_up(self) -> bool:
+        """Read what has come; returns whether that was all."""
+        dry = False
         for _ in range(CATCH_UP):
-            if not self._read():
+            dry = not self._read()
+            if dry:
                 break
         self._host.start()
         self._router.nudge()
-        return self.read_monitor()
+        return dry
 
     def _read(self) -> bool:
         """Read a batch, see who has gone since, then let the server have what came.
@@ -260,6 +342,8 @@ class Router:
                 else:
                     link.session.arrived(frames)
             self.release()
+            if self._unfinished.watched:
+                self._unfinished.heard([link.client.id for link, _ in batch if link is not None])
         return bool(batch)
 
     def _is_routing_id(self, frame: zmq.Frame, link: RouterLink) -> bool:

@@ -15,6 +15,7 @@ import zmq
 from . import _endpoint, _held
 from ._curve import KeyPair
 from ._errors import EndpointError
+from ._meter import Meter
 from ._zsocket import ZSocket
 
 DOMAIN = b"trioreq"
@@ -49,6 +50,8 @@ class Sockets(Protocol):
         gate: Who may come in (ZeroMQ RFC 27).
         endpoints: The addresses as really bound.
         room: Connections are to have descriptors below this one.
+        max_message_size: Bytes that a frame may have.
+        meter: What the kernel counts of the connections; None if there is no kernel.
     """
 
     router: ZSocket
@@ -56,6 +59,8 @@ class Sockets(Protocol):
     gate: ZSocket
     endpoints: tuple[str, ...]
     room: int
+    max_message_size: int
+    meter: Meter | None
 
     def hold(self, descriptor: int) -> Connection | None:
         """Hold the connection that has a descriptor now; None if it has none."""
@@ -95,6 +100,8 @@ class BoundSockets:
             )
         self._files: list[_endpoint.BoundFile] = []
         self.room = _room()
+        self.max_message_size = max_message_size
+        self.meter: Meter | None = Meter()
         # One I/O thread: with more, libzmq does not promise the order that presence needs.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:

@@ -43,10 +43,10 @@ ENDLESS = (
     "honest, raise max_message_size"
 )
 CATCH_UP = 8  # batches read before newcomers are let in, at the most
-PAUSE = 0.1  # seconds between two looks for a message without end
-BRIEF = 0.02  # seconds instead, while the process's memory grows
-GROWTH = 16 * 1024 * 1024  # bytes of it that are worth looking at everybody
-SLICE = 100  # connections to look at in one step, a microsecond each
+PAUSE = 0.25  # seconds between two looks for a message without end
+BRIEF = 0.02  # seconds instead, while the process's memory grows; more if a look takes long
+GROWTH = 4 * 1024 * 1024  # bytes of it that are worth looking at everybody
+SLICE = 100  # connections to look at in one step, one or two microseconds each
 EVENT = struct.Struct("=Hi")
 
 
@@ -224,27 +224,30 @@ class Router:
         """End those who send a message without end, until cancelled.
 
         There is no event to wait for: libzmq tells nobody what it gathers, nor does the kernel. So
-        this looks now and then, while anybody is connected; at all of them when the process's
-        memory has grown, and else at a few in each turn, should what is gathered go into memory
-        that was free.
+        this looks now and then, while anybody is connected: at all of them if the process's memory
+        has grown, else at some in each turn, since what is gathered may go into memory that C has
+        kept from earlier.
         """
         lowest = math.inf
-        grown = False
-        the_round = iter(self._presence.living())
+        pause = PAUSE
+        others = iter(self._presence.living())  # whose turn is still to come
         while True:
             if not self._presence:
                 self._somebody = trio.Event()
                 await self._somebody.wait()
-            await trio.sleep(BRIEF if grown else PAUSE)
+            await trio.sleep(pause)
+            begun = trio.current_time()
             memory = meter.memory()
             grown = memory >= lowest + GROWTH
             lowest = memory if grown else min(lowest, memory)
             for _ in range(2 + len(self._presence) // SLICE if grown else 1):
-                some = tuple(islice(the_round, SLICE))
+                some = tuple(islice(others, SLICE))
                 self._look(meter, some)
                 if len(some) < SLICE:
-                    the_round = iter(self._presence.living())
+                    others = iter(self._presence.living())
                 await trio.lowlevel.checkpoint()
+            spent = trio.current_time() - begun
+            pause = max(BRIEF, 10 * spent) if grown else PAUSE
 
     def _look(self, meter: Meter, some: Sequence[tuple[int, int]]) -> None:
         """Look at some connections, and end those whose message has no end."""

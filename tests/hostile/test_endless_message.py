@@ -1,22 +1,43 @@
-"""One message without end: what libzmq does with it, and what ends it (docs/hostile.md).
+"""One message without end: what libzmq does with it, and how a server ends it (docs/hostile.md).
 
-Nothing of trioreq is used: a stock ROUTER of the test's own. Time is real; what the kernel says it
-has received is waited for.
+Time is real. What is waited for is what the kernel says it has received, the end of a connection,
+and the server's looks, which are counted.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import socket
 import struct
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import trio
+from support.clients import Clients
+from support.handlers import Worker
+from support.servers import open_server
+from support.serving import poll, serving, until
 from support.stock import ACCEPTED, DISCONNECTED, Stock, open_stock, readable
-from support.zmtp import MORE, RawPeer, frame
+from support.zmtp import MORE, RawPeer, frame, message
+
+import trioreq
+from trioreq import _router
+from trioreq._meter import Meter
+from trioreq._unfinished import EXTRA
 
 MIB = 2**20
+ENDLESS = {
+    "frames of 1 MiB": frame(bytes(MIB), MORE),
+    "frames of 1,000 bytes": frame(bytes(1000), MORE) * 1000,
+    "empty frames": frame(b"", MORE) * 50_000,
+}
 BYTES_RECEIVED = 128  # its offset in the kernel's struct tcp_info
 
 
@@ -58,3 +79,228 @@ def test_libzmq_gathers_one_message_without_end_and_a_shutdown_gives_it_back() -
         stock.serve_until(lambda: stock.count(DISCONNECTED) == 1)
         stock.serve_until(lambda: not readable(stock.router) and memory() - before < 8 * MIB)
         assert stock.messages == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ENDLESS)
+async def test_a_message_without_end_ends_its_connection(kind: str, clients: Clients) -> None:
+    with trio.fail_after(30):
+        async with open_server(max_message_size=MIB, watchdog=None) as server:
+            client = clients.connect(server.endpoint)
+            assert await client.request(b"echo") == [b"echo"]
+            before = (await server.state())["memory"]
+            with RawPeer(server.endpoint) as peer:
+                peer.shake_hands()
+                ended = trio.Event()
+                async with trio.open_nursery() as nursery:
+
+                    @nursery.start_soon
+                    async def flood() -> None:
+                        sent = await trio.to_thread.run_sync(peer.send_until_end, ENDLESS[kind])
+                        assert sent > MIB + EXTRA
+                        ended.set()
+
+                    while not ended.is_set():  # and others are served meanwhile
+                        assert await client.request(b"echo") == [b"echo"]
+            [(_, said)] = [told for told in server.told if told[0] == "log"]
+            assert said == _router.ENDLESS % ("127.0.0.1", MIB + EXTRA)
+            state = await server.until(lambda state: state["memory"] < before + 8 * MIB)
+            assert state["statistics"][0]["thrown_out"] == 1
+            assert state["statistics"][0]["connections"] == 1
+            assert await client.request(b"echo") == [b"echo"]
+
+
+class Looks:
+    """The looks that a server has taken.
+
+    Attributes:
+        number: How many.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.number = 0
+        look = _router.Router._look
+
+        def counted(router: _router.Router, *arguments: Any) -> None:
+            look(router, *arguments)
+            self.number += 1
+
+        monkeypatch.setattr(_router.Router, "_look", counted)
+        monkeypatch.setattr(_router, "PAUSE", 0.001)
+        monkeypatch.setattr(_router, "BRIEF", 0.001)
+
+    async def more(self, server: trioreq.Server) -> None:
+        """Wait until it has looked once more, from the beginning to the end, or nobody is there."""
+        enough = self.number + 2
+        await until(lambda: self.number >= enough or not server.statistics().connections)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    return Looks(monkeypatch)
+
+
+@pytest.mark.slow
+async def test_one_who_spoke_and_then_trickles_is_ended_too(
+    looks: Looks, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker()
+    part = frame(bytes(32 * 1024), MORE)
+    async with serving(worker, max_message_size=32 * 1024) as server:
+        with RawPeer(server.endpoints[0]) as peer:
+            await trio.to_thread.run_sync(peer.shake_hands)
+            peer.send(message(b"", b"wait"))
+            await worker.log.wait("started wait")
+            parts = 0
+            while server.statistics().connections:
+                peer.send(part)
+                parts += 1
+                await looks.more(server)  # never more than one part between two of them
+            assert len(part) * parts > EXTRA
+            assert len(part) * parts < 2 * EXTRA
+            await trio.to_thread.run_sync(peer.read_end)
+        await worker.log.wait("cancelled wait: disconnected")
+        assert server.statistics().thrown_out == 1
+        assert server.statistics().cancelled_by_disconnect == 1
+    [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert record.getMessage().startswith("ended the connection of 127.0.0.1: ")
+
+
+def honest(size: int, frames: int) -> bytes:
+    """A message of as many bytes on the wire, to the byte, as one may have."""
+    room = MIB + EXTRA - len(message(b"", *[bytes(size)] * frames))
+    whole = message(b"", *[bytes(size)] * frames, bytes(room - (9 if room > 300 else 2)))
+    assert len(whole) == MIB + EXTRA
+    return whole
+
+
+def send_often(peer: RawPeer, data: bytes, times: int) -> None:
+    for _ in range(times):
+        peer.send(data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("one", "times"),
+    [
+        (message(b"", b"x"), 200_000),
+        (honest(1000, 1500), 300),
+        (honest(MIB - 1000, 1), 1500),  # more than 2 GiB
+    ],
+    ids=["small", "many frames", "large"],
+)
+async def test_who_sends_whole_messages_is_never_ended(
+    one: bytes, times: int, looks: Looks, clients: Clients
+) -> None:
+    """Also if the loop stands still meanwhile, and with looks all the time."""
+
+    async def handler(request: trioreq.Request) -> bytes:
+        if request.body == b"block":
+            time.sleep(1)  # noqa: ASYNC251  # this is the point
+        return b""
+
+    options: dict[str, Any] = {
+        "max_message_size": MIB,
+        "max_queued_per_client": 10**6,
+        "watchdog": None,
+    }
+    async with serving(handler, **options) as server:
+        client = clients.connect(server.endpoints[0])
+        with RawPeer(server.endpoints[0]) as peer:
+            await trio.to_thread.run_sync(peer.shake_hands)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(trio.to_thread.run_sync, send_often, peer, one, times))
+                await until(lambda: server.statistics().requests > times // 10)
+                await client.send(b"block")
+            await until(lambda: server.statistics().requests == times + 1)
+            assert looks.number > 1
+            assert server.statistics().thrown_out == 0
+            assert server.statistics().connections == 2
+
+
+async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
+    looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One who sends without end goes, and the next has its descriptor, just before the end."""
+    async with serving(Worker(), max_message_size=1000) as server:
+        (endpoint,) = server.endpoints
+        router = server._transport
+        hold = router._sockets.hold
+        held: list[int] = []
+        peer = RawPeer(endpoint)
+        newcomers: list[RawPeer] = []
+
+        def hold_late(descriptor: int) -> Any:
+            peer.close()
+            assert poll(router._monitor)
+            newcomers.append(RawPeer(endpoint))
+            newcomers[0].ask()
+            assert router._sockets.gate.raw.poll(5000)  # type: ignore[attr-defined]
+            held.append(descriptor)
+            return hold(descriptor)
+
+        monkeypatch.setattr(router._sockets, "hold", hold_late)
+        await trio.to_thread.run_sync(peer.shake_hands)
+        while not held:
+            peer.send(frame(bytes(1000), MORE) * 50)
+            await looks.more(server)
+        with newcomers[0] as newcomer:
+            router._sockets.gate.nudge()  # the poll above has eaten its edge
+            await trio.to_thread.run_sync(newcomer.enter)
+            newcomer.send(message(b"", b"echo"))
+            assert await trio.to_thread.run_sync(newcomer.read_frame) == b""
+            assert await trio.to_thread.run_sync(newcomer.read_frame) == b"re:echo"
+            assert [link.descriptor for link in router._links.values()] == held  # the same one
+            assert server.statistics().thrown_out == 0
+            assert server.statistics().connections == 1
+
+
+async def test_on_ipc_nobody_can_tell(looks: Looks, tmp_path: Path) -> None:
+    """What is promised for tcp is not for ipc: the kernel does not count the bytes there."""
+    async with serving(Worker(), f"ipc://{tmp_path}/x", max_message_size=1000) as server:
+        with RawPeer(server.endpoints[0]) as peer:
+            await trio.to_thread.run_sync(peer.shake_hands)
+            for _ in range(100):
+                peer.send(frame(bytes(1000), MORE) * 50)
+                await looks.more(server)
+            peer.send(frame(b""))  # it does end, after 5 MB
+            await until(lambda: server.statistics().requests == 1)
+            assert server.statistics().thrown_out == 0
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as near,
+    ):
+        far, _ = listener.accept()
+        with far:
+            yield near, far
+
+
+def test_the_meter_counts_what_has_come_and_what_was_read(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = pair
+    meter = Meter()
+    assert (meter.received(far.fileno()), meter.taken(far.fileno())) == (0, (0, 0))
+    near.sendall(bytes(1000))
+    assert len(far.recv(600)) == 600
+    far.recv(400, socket.MSG_PEEK | socket.MSG_WAITALL)
+    assert (meter.received(far.fileno()), meter.taken(far.fileno())) == (1000, (600, 600))
+
+
+def test_the_meter_counts_nothing_where_nothing_is_to_be_counted() -> None:
+    meter = Meter()
+    near, far = socket.socketpair()
+    with near, far:
+        near.sendall(b"x")
+        descriptor = far.fileno()
+        assert meter.received(descriptor) == 0
+    assert meter.received(descriptor) == 0  # it is closed
+    assert meter.taken(descriptor) == (0, 0)
+
+
+def test_the_meter_knows_the_memory() -> None:
+    assert abs(Meter().memory() - psutil.Process().memory_info().rss) < 2 * MIB

@@ -18,6 +18,7 @@ FLOORS = [
     "_errors",
     "_wire",
     "_presence",
+    "_unfinished",
     "_statistics",
     "_turns",
     "_transport",
@@ -32,6 +33,7 @@ FLOORS = [
     "_admission",
     "_limits",
     "_held",
+    "_meter",
     "_sockets",
     "_gate",
     "_router",
@@ -54,6 +56,7 @@ PURE = {
     "_statistics",
     "_transport",
     "_turns",
+    "_unfinished",
     "_wire",
 }
 USES_ZMQ = {"_curve", "_admission", "_zsocket", "_sockets", "_router", "_dealer"}

@@ -6,6 +6,7 @@ It can do what a libzmq client never would. It blocks, with a timeout on everyth
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterable
@@ -134,6 +135,26 @@ class RawPeer:
                 pass
         except ConnectionResetError:
             pass
+
+    def send_until_end(self, data: bytes) -> int:
+        """Send the same again and again, until the other side has closed; returns how many bytes.
+
+        A plain `send` would not do: it goes on waiting when nobody will ever read.
+        """
+        self.socket.setblocking(False)
+        sent = 0
+        try:
+            while True:
+                read, write, _ = select.select([self.socket], [self.socket], [], LIMIT)
+                assert read or write, "the other side neither reads nor closes"
+                if read and not self.socket.recv(65536):
+                    return sent
+                if write:
+                    sent += self.socket.send(data[sent % len(data) :])
+        except (ConnectionResetError, BrokenPipeError):
+            return sent
+        finally:
+            self.socket.settimeout(LIMIT)
 
     def unread(self) -> bytes:
         """What has come and was not read; does not wait."""

@@ -17,6 +17,7 @@ from typing import Any
 import trio
 import zmq
 
+from .._meter import Meter
 from .._zsocket import POLLIN, ZSocket
 from ._ways import Timers, Watch, Way
 
@@ -224,7 +225,7 @@ class MemorySockets:
 
     endpoints: tuple[str, ...] = ("memory",)
     room: int = sys.maxsize
-    meter: None = None  # so nobody looks at it now and then, and time can jump
+    meter: Meter | None = None  # so nobody looks at it now and then, and time can jump
 
     def __init__(
         self,

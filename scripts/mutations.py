@@ -229,8 +229,8 @@ MUTATIONS = [
     Mutation(
         "G6 the reader is not told when the gate has eaten the edge",
         "_router.py",
-        "        self._router.nudge()\n        return self.read_monitor()\n",
-        "        return self.read_monitor()\n",
+        "        self._router.nudge()\n        return dry\n",
+        "        return dry\n",
         WIRE,
     ),
     Mutation(
@@ -599,8 +599,10 @@ MUTATIONS = [
     Mutation(
         "endless: whoever has the descriptor by now is ended",
         "_router.py",
-        "        if self._presence.holder(descriptor) == number:\n            self._presence.forget(descriptor)\n            self._left(number)\n",
-        "        if True:\n            self._presence.forget(descriptor)\n            self._left(number)\n",
+        "        if self._presence.holder(descriptor) == number:\n"
+        "            self._presence.forget(descriptor)\n"
+        "            self._left",
+        "        if True:\n            self._presence.forget(descriptor)\n            self._left",
         ENDLESS,
         machine=False,
     ),
@@ -623,7 +625,9 @@ MUTATIONS = [
     Mutation(
         "endless: who is beyond the room is not given time to be heard",
         "_unfinished.py",
-        "            if watch.marked is None:\n                watch.marked = most\n            elif least > watch.marked:\n",
+        "            if watch.marked is None:\n"
+        "                watch.marked = most\n"
+        "            elif least > watch.marked:\n",
         "            if True:\n",
         UNFINISHED,
         machine=False,

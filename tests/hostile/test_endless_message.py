@@ -218,6 +218,27 @@ async def test_who_sends_whole_messages_is_never_ended(
             assert server.statistics().connections == 2
 
 
+async def test_what_has_come_is_read_before_anybody_is_ended() -> None:
+    """The loop does not turn from here to the last look, so nothing is read in between."""
+    async with serving(Worker(), max_message_size=1000) as server:
+        router, meter = server._transport, Meter()
+        with RawPeer(server.endpoints[0]) as peer:
+            await trio.to_thread.run_sync(peer.shake_hands)
+            [(descriptor, number)] = router._presence.living()
+            handshake, _ = meter.taken(descriptor)
+            one = message(b"", *[bytes(1000)] * 300)
+            for sent in range(1, 5):  # watched, beyond the room with the second more, and on
+                peer.send(one)
+                end = time.monotonic() + 5
+                while meter.taken(descriptor)[0] < handshake + sent * len(one):
+                    assert time.monotonic() < end
+                router._look(meter, [(descriptor, number)])
+                assert (number in router._unfinished.watched) is (sent < 4)
+            assert server.statistics().thrown_out == 0
+            assert server.statistics().connections == 1
+            await until(lambda: server.statistics().requests == 4)
+
+
 async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
     looks: Looks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,6 @@ follows and the reasons for them.
 from __future__ import annotations
 
 import logging
-import math
 import struct
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -44,7 +43,7 @@ ENDLESS = (
 )
 CATCH_UP = 8  # batches read before newcomers are let in, at the most
 PAUSE = 0.25  # seconds between two looks for a message without end
-BRIEF = 0.02  # seconds instead, while the process's memory grows; more if a look takes long
+BRIEF = 0.02  # seconds instead, while the process's memory grows
 GROWTH = 4 * 1024 * 1024  # bytes of it that are worth looking at everybody
 SLICE = 100  # connections to look at in one step, one or two microseconds each
 EVENT = struct.Struct("=Hi")
@@ -228,7 +227,7 @@ class Router:
         has grown, else at some in each turn, since what is gathered may go into memory that C has
         kept from earlier.
         """
-        lowest = math.inf
+        lowest = meter.memory()
         pause = PAUSE
         others = iter(self._presence.living())  # whose turn is still to come
         while True:
@@ -236,18 +235,18 @@ class Router:
                 self._somebody = trio.Event()
                 await self._somebody.wait()
             await trio.sleep(pause)
-            begun = trio.current_time()
             memory = meter.memory()
             grown = memory >= lowest + GROWTH
             lowest = memory if grown else min(lowest, memory)
+            pause = BRIEF if grown else PAUSE
             for _ in range(2 + len(self._presence) // SLICE if grown else 1):
+                begun = trio.current_time()
                 some = tuple(islice(others, SLICE))
                 self._look(meter, some)
                 if len(some) < SLICE:
                     others = iter(self._presence.living())
+                pause += 10 * (trio.current_time() - begun)  # not all the time, with many
                 await trio.lowlevel.checkpoint()
-            spent = trio.current_time() - begun
-            pause = max(BRIEF, 10 * spent) if grown else PAUSE
 
     def _look(self, meter: Meter, some: Sequence[tuple[int, int]]) -> None:
         """Look at some connections, and end those whose message has no end."""

@@ -500,6 +500,14 @@ MUTATIONS = [
         machine=False,
     ),
     Mutation(
+        "G6 a lane that finds more to read lets nobody else run",
+        "_lanes.py",
+        " or self.in_a_row >= IN_A_ROW:",
+        ":",
+        MEMORY,
+        machine=False,
+    ),
+    Mutation(
         "G6 a full monitor stops libzmq",
         "_sockets.py",
         "        monitor.rcvhwm = 0",

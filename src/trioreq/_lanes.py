@@ -30,6 +30,9 @@ class Lanes:
     Args:
         handler: An async function.
         desk: Whose turns they take.
+
+    Attributes:
+        in_a_row: Requests that were taken since trio's other tasks had their turn.
     """
 
     abandoned = 0
@@ -43,6 +46,7 @@ class Lanes:
         self._parked: list[trio.lowlevel.Task] = []  # the one that has run last at the end
         self._led = False  # whether a lane waits for what comes next
         self._eager = 1  # lanes to call up when the next handler waits
+        self.in_a_row = 0
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Read, and run handlers, until cancelled."""
@@ -77,7 +81,8 @@ class Lanes:
         """Return when a request has its turn, and trio's other tasks had theirs."""
         turns = self._turns
         self._carrier.release()
-        if turns.granted:
+        if turns.granted or self.in_a_row >= IN_A_ROW:  # to read more is no rest: there may be more
+            self.in_a_row = 0
             await trio.lowlevel.checkpoint()
         while not turns.granted:
             if self._led:
@@ -160,7 +165,7 @@ class Lane:
         handler = self._lanes.handler
         turns = self._lanes.desk.turns
         granted = turns.granted
-        for _ in range(IN_A_ROW):
+        for taken in range(1, IN_A_ROW + 1):
             if not granted:
                 break
             self._call = call = granted.popleft()
@@ -175,6 +180,7 @@ class Lane:
                 turns.release()
             if not call.finish(result) or copy_context() != before:
                 return False
+        self._lanes.in_a_row += taken
         return True
 
     @coroutine

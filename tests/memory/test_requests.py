@@ -254,3 +254,24 @@ async def test_a_drain_ends_with_the_last_request_though_a_refused_one_has_given
             await net.server._closed.wait()
         net.server._drained.set()  # or else the test would wait with it
     assert not scope.cancelled_caught
+
+
+async def test_g6_where_there_is_always_more_to_read_other_tasks_run_too(
+    autojump_clock: MockClock,
+) -> None:
+    asked = passes = 0
+
+    async def handler(request: trioreq.Request) -> bytes:
+        nonlocal asked
+        asked += 1
+        if asked < 10_000:
+            client.send(b"the next one")  # it has come before anybody can look
+        return b""
+
+    async with serving(handler, max_in_flight=4) as net:
+        client = net.connect(socket_type="DEALER")
+        client.send(b"the first one")
+        while asked < 10_000:
+            await trio.lowlevel.checkpoint()
+            passes += 1
+    assert passes > 10_000 / 200  # after each 128 requests, and not at the end alone

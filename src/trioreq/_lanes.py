@@ -165,7 +165,7 @@ class Lane:
         handler = self._lanes.handler
         turns = self._lanes.desk.turns
         granted = turns.granted
-        for taken in range(1, IN_A_ROW + 1):
+        for taken in range(1, IN_A_ROW + 1):  # noqa: B007  # it is used behind the loop
             if not granted:
                 break
             self._call = call = granted.popleft()

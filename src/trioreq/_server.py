@@ -191,7 +191,8 @@ async def serve(
         heartbeat: Seconds in which a client that is stopped or cut off is noticed, by ZMTP
             heartbeats; one that closes or dies is noticed at once anyway. None sends none, for
             REQ clients older than libzmq 4.3.0, which break on them.
-        max_message_size: Bytes that a frame may have; who sends more is disconnected.
+        max_message_size: Bytes that a frame may have; who sends more is disconnected. On tcp a
+            message may have 512 KiB more than that in all its frames together.
         send_queue: Replies that may wait for a client that does not read. More are dropped.
         watchdog: Seconds that a handler may hold trio's loop up before the log names it, and
             shows where it is. None for no look at it; so it is with a `Network`.

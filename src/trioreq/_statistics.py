@@ -80,7 +80,7 @@ class Statistics:
     refused: int
     """Connections that were not let in."""
     thrown_out: int
-    """Connections that were ended because their key was taken off the list."""
+    """Connections that were ended: their key is off the list, or their message had no end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ MUTATIONS = [
     Mutation(
         "G2 what follows a frame is taken for the same message",
         "_router.py",
-        "frame.more and self._is_routing_id(frame, link)",
+        "more and self._is_routing_id(frame, link)",
         "False",
         "",
     ),
@@ -108,8 +108,8 @@ MUTATIONS = [
     Mutation(
         "G3 a granted request is started though it has ended",
         "_lanes.py",
-        "                        if call.ended:\n",
-        "                        if False:\n",
+        "                if call.ended:\n",
+        "                if False:\n",
         f"{MEMORY} {CONTRACT}",
     ),
     Mutation(
@@ -324,11 +324,10 @@ MUTATIONS = [
     Mutation(
         "turns: the result that comes too late keeps its turn",
         "_lanes.py",
-        "                        current_request.reset(token)\n"
-        "                        turns.release()\n",
-        "                        current_request.reset(token)\n"
-        "                        if not call.ended:\n"
-        "                            turns.release()\n",
+        "            finally:\n                turns.release()\n",
+        "            finally:\n"
+        "                if not call.ended:\n"
+        "                    turns.release()\n",
         "",
     ),
     Mutation(

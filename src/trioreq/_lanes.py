@@ -22,6 +22,7 @@ from ._request import current_request
 from ._workers import Handler, ends_program
 
 IN_A_ROW = 128  # requests that a lane may take before trio's other tasks have their turn
+FIRST = 16 * 1024  # bytes to read after a wait, before what came is worked on: some eight messages
 
 
 class Lanes:
@@ -90,7 +91,7 @@ class Lanes:
                 continue
             self._led = True
             try:
-                await self._carrier.receive()
+                await self._carrier.receive(FIRST)
             finally:
                 self._led = False
             self._eager = 1

@@ -99,6 +99,7 @@ class Router:
         self._automatic: dict[bytes, RouterLink] = {}  # routing id -> link, while it lives
         self.outbox: list[tuple[RouterLink, Sequence[bytes]]] = []
         self.holding = False
+        self._appetite = BATCH
         self.handed_over = 0
         self.thrown_out = 0
         self._unwelcome: list[tuple[int, int]] = []  # descriptor, connection
@@ -127,15 +128,21 @@ class Router:
             if self._sockets.meter is not None:
                 nursery.start_soon(self._watch, self._sockets.meter)
 
-    async def receive(self) -> None:
+    async def receive(self, first: int = BATCH) -> None:
         """Let the server have what has come; waits for it if there is nothing.
 
         For one task at a time.
+
+        Args:
+            first: Bytes in the first batch after a wait; each further one has twice as many. If
+                few, libzmq reads and writes while these are worked on; if many, it is cheaper.
         """
         if not self._router.readable():
+            self._appetite = first
             await self._router.wait()
-        while not self._read():  # then it has found that there is nothing
+        while not self._read(self._appetite):  # then it has found that there is nothing
             await self._router.wait()
+        self._appetite = min(2 * self._appetite, BATCH)
 
     def gather(self, work: Callable[[], object]) -> None:
         """Do what may send many messages, and hand them over together: it is cheaper."""
@@ -288,7 +295,7 @@ class Router:
         self._router.nudge()
         return dry
 
-    def _read(self) -> bool:
+    def _read(self, room: int = BATCH) -> bool:
         """Read a batch, see who has gone since, then let the server have what came.
 
         Returns:
@@ -297,7 +304,6 @@ class Router:
         recv = self._router.recv
         known = self._automatic
         batch: list[tuple[RouterLink | None, list[bytes]]] = []
-        room = BATCH
         routing_id = b""
         try:
             while room > 0 or routing_id:

@@ -93,8 +93,12 @@ class Carrier(Protocol):
     def release(self) -> None:
         """Let go out what is held."""
 
-    async def receive(self) -> None:
-        """Wait until something has arrived; for one task at a time."""
+    async def receive(self, first: int = ...) -> None:
+        """Wait until something has arrived; for one task at a time.
+
+        Args:
+            first: Bytes to read after a wait, at the most, before what came is worked on.
+        """
 
 
 class Asker(Protocol):

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate",
         type=float,
         nargs="+",
-        help=f"requests a second ({FIXED:.0f}, and {SHARE:.0%} of what raw can do here)",
+        help=f"requests a second ({FIXED:.0f}, and {SHARE:.0%}% of what raw can do here)",
     )
     names = [name for name, contestant in CONTESTANTS.items() if contestant.protocol == "zmtp"]
     parser.add_argument("--only", nargs="+", choices=names, default=SERVERS, metavar="NAME")

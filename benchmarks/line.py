@@ -22,6 +22,8 @@ from support import cable
 from support.clients import open_peer
 from support.servers import open_server
 
+from trioreq._options import heartbeat_times
+
 HEARTBEAT = 10.0  # seconds, as by default
 LOSS = 0.05
 DELAY = 0.2  # seconds
@@ -37,7 +39,7 @@ async def cut(heartbeat: float) -> float:
         await peer.connect(server.endpoint)
         await peer.send("wait for the cut")
         await server.wait("started", "for the cut")
-        await trio.sleep(random.uniform(0, heartbeat / 2))  # anywhere between two heartbeats
+        await trio.sleep(random.uniform(0, heartbeat_times(heartbeat)[0]))  # anywhere between PINGs
         line.cut()
         start = time.monotonic()
         return await server.wait("disconnected", "for the cut") - start

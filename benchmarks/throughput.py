@@ -28,7 +28,7 @@ class Column:
     title: str
     clients: int
     in_flight: int = 1
-    bytes: int = 32
+    bytes: int = 64
 
 
 COLUMNS = [

@@ -17,6 +17,7 @@ import zmq
 from . import _endpoint
 from ._curve import CurveClient
 from ._errors import EndpointError
+from ._options import heartbeat_times
 from ._transport import Asker
 from ._zsocket import ZSocket
 
@@ -95,8 +96,9 @@ class Dealer:
             dealer.curve_publickey = self._curve.keys.public.encode()
             dealer.curve_secretkey = self._curve.keys.secret.encode()
         if self._heartbeat is not None:
-            half = max(1, round(self._heartbeat * 500))  # as the server does it
-            dealer.heartbeat_ivl = dealer.heartbeat_timeout = half
+            interval, timeout = heartbeat_times(self._heartbeat)
+            dealer.heartbeat_ivl = max(1, round(interval * 1000))
+            dealer.heartbeat_timeout = max(1, round(timeout * 1000))
         self._opened += 1
         address = f"inproc://trioreq.monitor.{self._opened}"  # the last one may not be free yet
         dealer.monitor(address, WATCHED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MOST = 2**31 - 1  # libzmq's options are ints, its times in milliseconds
+PATIENCE = 2.5  # seconds that a PONG may take, unless that is more than a half of the heartbeat
 
 
 def check_count(name: str, value: int, least: int) -> None:
@@ -27,3 +28,20 @@ def check_seconds(name: str, value: float | None) -> None:
         raise TypeError(f"{name} is a number of seconds, or None, not {value!r}")
     if not 0 < value < MOST / 1000:
         raise ValueError(f"{name} is a number of seconds above 0, or None, not {value}")
+
+
+def heartbeat_times(heartbeat: float) -> tuple[float, float]:
+    """How a heartbeat is made, so that silence is noticed within it.
+
+    libzmq's I/O thread looks for a connection's timer among all of them whenever a PONG comes, in
+    the order of time. So with many connections, short waits and rare PINGs are cheap; but a line
+    that is slow needs time.
+
+    Args:
+        heartbeat: Seconds in which it is to be noticed.
+
+    Returns:
+        Seconds between two PINGs, and seconds in which each is to be answered.
+    """
+    timeout = max(heartbeat / 4, min(heartbeat / 2, PATIENCE))
+    return heartbeat - timeout, timeout

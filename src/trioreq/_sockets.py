@@ -16,6 +16,7 @@ from . import _endpoint, _held
 from ._curve import KeyPair
 from ._errors import EndpointError
 from ._meter import Meter
+from ._options import heartbeat_times
 from ._zsocket import ZSocket
 
 DOMAIN = b"trioreq"
@@ -132,9 +133,11 @@ class BoundSockets:
         router.backlog = BACKLOG
         router.handshake_ivl = round(HANDSHAKE * 1000)
         if heartbeat is not None:
-            # Who stops right after a PONG is sent the next PING after one half of the time,
-            # and has failed to answer it after the other.
-            router.heartbeat_ivl = router.heartbeat_timeout = max(1, round(heartbeat * 500))
+            # Who stops right after a PONG is sent the next PING after the interval, and has failed
+            # to answer it after the timeout.
+            interval, timeout = heartbeat_times(heartbeat)
+            router.heartbeat_ivl = max(1, round(interval * 1000))
+            router.heartbeat_timeout = max(1, round(timeout * 1000))
         router.monitor(MONITOR, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         return router
 

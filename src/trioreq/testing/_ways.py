@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import trio
 
 from .._deadlines import Deadlines, Timer
+from .._options import heartbeat_times
 
 T = TypeVar("T")
 
@@ -79,24 +80,25 @@ class Way(Generic[T]):
 class Watch:
     """A heartbeat: it ends what has been silent for too long, and costs nothing meanwhile.
 
-    A PING goes out each half of the time, and is to be answered within the other half.
+    A PING goes out at each interval, and is to be answered in time (`heartbeat_times`).
     """
 
     def __init__(
         self, timers: Timers, heartbeat: float | None, give_up: Callable[[], None]
     ) -> None:
         self._timers = timers
-        self._half = None if heartbeat is None else heartbeat / 2
+        self._times = None if heartbeat is None else heartbeat_times(heartbeat)
         self._give_up = give_up
         self._begun = trio.current_time()
         self._timer: Timer[Callable[[], None]] | None = None
 
     def silent(self) -> None:
         """No PING is answered from now on."""
-        if self._half is None or self._timer is not None:
+        if self._times is None or self._timer is not None:
             return
-        pings = math.floor((trio.current_time() - self._begun) / self._half) + 1
-        self._timer = self._timers.add(self._begun + (pings + 1) * self._half, self._give_up)
+        interval, timeout = self._times
+        pings = math.floor((trio.current_time() - self._begun) / interval) + 1
+        self._timer = self._timers.add(self._begun + pings * interval + timeout, self._give_up)
 
     def heard(self) -> None:
         """They are again, or there is nothing to watch any more."""

@@ -153,6 +153,8 @@ class Client:
         seconds = self._timeout if timeout is None else timeout
         deadline = math.inf if seconds is None else trio.current_time() + seconds
         call = _Call(body, deadline)
+        if seconds is None:  # a scope that never ends it costs a fifth of a request
+            return list(await self._try(call))
         with trio.move_on_at(deadline):
             return list(await self._try(call))
         if not call.sent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MOST = 2**31 - 1  # libzmq's options are ints, its times in milliseconds
-PATIENCE = 2.5  # seconds that a PONG may take, unless that is more than a half of the heartbeat
+PATIENCE = 5.0  # seconds that a PONG may take, unless that is more than a half of the heartbeat
 
 
 def check_count(name: str, value: int, least: int) -> None:

@@ -157,7 +157,7 @@ async def serve(
     max_in_flight: int = 1000,
     max_queued_per_client: int = 1000,
     timeout: float | None = None,  # of each request, not of this call
-    heartbeat: float | None = 10.0,
+    heartbeat: float | None = 15.0,
     max_message_size: int = 16 * 1024 * 1024,
     send_queue: int = 1000,
     watchdog: float | None = 1.0,

@@ -72,13 +72,13 @@ async def test_loss_and_delay_end_nobody() -> None:
     with trio.fail_after(LIMIT):
         async with (
             cable.open_cable(loses=lambda number: number % 20 == 19, delay=0.2) as line,
-            # A PONG has 2.5 s, as with the default of 10 s, but PINGs are more frequent.
-            open_server(f"tcp://{line.address}:0", inside=line.near, heartbeat=6.0) as server,
+            # A PONG has 5 s, as by default, but PINGs are more frequent.
+            open_server(f"tcp://{line.address}:0", inside=line.near, heartbeat=10.0) as server,
             open_peer(line.far) as peer,
         ):
             for number in clients:
                 await peer.connect(server.endpoint, number=number)
-                await peer.send("work 11", number=number)  # three PINGs
+                await peer.send("work 11", number=number)  # two PINGs
             for number in clients:
                 assert await peer.receive(number) == ["work 11"]
             statistics = (await server.state())["statistics"][0]

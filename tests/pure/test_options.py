@@ -11,7 +11,13 @@ from trioreq._options import heartbeat_times
 
 @pytest.mark.parametrize(
     ("heartbeat", "times"),
-    [(10.0, (7.5, 2.5)), (60.0, (45.0, 15.0)), (5.0, (2.5, 2.5)), (6.0, (3.5, 2.5)), (2.0, (1, 1))],
+    [
+        (15.0, (10.0, 5.0)),
+        (60.0, (45.0, 15.0)),
+        (20.0, (15.0, 5.0)),
+        (10.0, (5.0, 5.0)),
+        (2.0, (1, 1)),
+    ],
 )
 def test_a_pong_has_a_quarter_of_the_time_but_not_too_little(
     heartbeat: float, times: tuple[float, float]

@@ -557,8 +557,8 @@ MUTATIONS = [
     Mutation(
         "client: a cancelled caller does not take its request back",
         "_client.py",
-        "            self._take_back(correlation)\n\n        return await waiting",
-        "\n        return await waiting",
+        "            self._take_back(correlation)\n            return",
+        "            return",
         f"{MEMORY} {CONTRACT} tests/wire/test_client.py",
         machine=False,
     ),

@@ -53,30 +53,6 @@ class _Call:
     sent: bool = False
 
 
-class _Waiting:
-    """A caller who waits for a reply."""
-
-    __slots__ = ("task",)
-
-    async def wait(self, gives_up: Callable[[], None]) -> Frames:
-        """Wait. `gives_up` is called if the caller is woken by something else than `answer`.
-
-        It is called when that is decided, before the caller runs: nobody may wake it twice.
-        """
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            gives_up()
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self.task = trio.lowlevel.current_task()
-        reply: Frames = await trio.lowlevel.wait_task_rescheduled(abort)
-        return reply
-
-    def answer(self, reply: outcome.Outcome[Frames]) -> None:
-        """Wake the caller."""
-        trio.lowlevel.reschedule(self.task, reply)
-
-
 class Client:
     """A client of one server; `open_client` makes it. Any number of tasks may use it at once."""
 
@@ -94,7 +70,7 @@ class Client:
         self._timeout = timeout
         self._retries = retries
         self._connect_timeout = math.inf if connect_timeout is None else connect_timeout
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, trio.lowlevel.Task] = {}  # callers, by what their reply carries
         self._correlation = 0
         self._ready = trio.Event()  # replaced when the connection is lost
         self._closed = False
@@ -153,10 +129,11 @@ class Client:
         seconds = self._timeout if timeout is None else timeout
         deadline = math.inf if seconds is None else trio.current_time() + seconds
         call = _Call(body, deadline)
+        asking = self._try(call) if self._retries else self._ask(call)
         if seconds is None:  # a scope that never ends it costs a fifth of a request
-            return list(await self._try(call))
+            return list(await asking)
         with trio.move_on_at(deadline):
-            return list(await self._try(call))
+            return list(await asking)
         if not call.sent:
             raise self._not_connected()
         raise RequestTimeout(f"{self._endpoint} has not answered within {seconds} s")
@@ -182,15 +159,18 @@ class Client:
             await self._connected(call)
         call.sent = True
         self._counts["requests"] += 1
-        waiting = self._waiting[correlation] = _Waiting()
+        self._waiting[correlation] = trio.lowlevel.current_task()
 
-        def give_up() -> None:  # cancelled, out of time, or Ctrl-C
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            """It is cancelled, out of time, or Ctrl-C: decided now, so nobody wakes it twice."""
             del self._waiting[correlation]
             late = trio.current_time() >= call.deadline
             self._counts["timed_out" if late else "cancelled"] += 1
             self._take_back(correlation)
+            return trio.lowlevel.Abort.SUCCEEDED
 
-        return await waiting.wait(give_up)
+        reply: Frames = await trio.lowlevel.wait_task_rescheduled(give_up)
+        return reply
 
     async def _connected(self, call: _Call) -> None:
         """Wait for a connection."""
@@ -223,8 +203,8 @@ class Client:
             return False
         if self._speaks is None:
             correlation |= _wire.WANTS_HELLO
-        left = _wire.milliseconds(deadline - trio.current_time())
-        header = _wire.Header(kind, correlation, left).pack()
+        left = 0 if deadline == math.inf else _wire.milliseconds(deadline - trio.current_time())
+        header = _wire.HEADER.pack(_wire.MAGIC, kind, correlation, left)
         return self._line.send((header, _wire.DELIMITER, *body))
 
     def _take_back(self, correlation: int) -> None:
@@ -282,13 +262,14 @@ class Client:
         self._learn(speaks=header.left == _wire.SPEAKS)
         if header.left == _wire.SPEAKS and header.correlation == _wire.WANTS_HELLO:
             return  # that was the hello
-        waiting = self._waiting.pop(header.correlation & ~_wire.WANTS_HELLO, None)
-        if waiting is None:
+        caller = self._waiting.pop(header.correlation & ~_wire.WANTS_HELLO, None)
+        if caller is None:
             self._counts["stale"] += 1
             return
         error = self._error(header, parts[1])
         self._counts["failed" if error else "replied"] += 1
-        waiting.answer(outcome.Error(error) if error else outcome.Value(parts[1]))
+        reply = outcome.Error(error) if error else outcome.Value(parts[1])
+        trio.lowlevel.reschedule(caller, reply)
 
     def _learn(self, *, speaks: bool) -> None:
         if self._speaks is None:
@@ -322,7 +303,7 @@ class Client:
         waiting, self._waiting = self._waiting, {}
         self._counts["lost"] += len(waiting)
         for caller in waiting.values():
-            caller.answer(outcome.Error(error()))
+            trio.lowlevel.reschedule(caller, outcome.Error(error()))
 
 
 @asynccontextmanager

@@ -436,6 +436,22 @@ MUTATIONS = [
         f"{MEMORY} {CONTRACT}",
     ),
     Mutation(
+        "G5 a lane that waits holds its last request",
+        "_lanes.py",
+        "        self._call = None\n        current_request.set(None)\n",
+        "        current_request.set(None)\n",
+        MEMORY,
+        machine=False,
+    ),
+    Mutation(
+        "G5 the context of a lane that waits holds its last request",
+        "_lanes.py",
+        "        self._call = None\n        current_request.set(None)\n",
+        "        self._call = None\n",
+        MEMORY,
+        machine=False,
+    ),
+    Mutation(
         "context: a new lane inherits what a handler left in another",
         "_lanes.py",
         "self.context.run(self._nursery.start_soon, Lane(self).run)",

@@ -7,6 +7,7 @@ wait for it.
 from __future__ import annotations
 
 import contextvars
+import gc
 import math
 
 import pytest
@@ -275,3 +276,20 @@ async def test_g6_where_there_is_always_more_to_read_other_tasks_run_too(
             await trio.lowlevel.checkpoint()
             passes += 1
     assert passes > 10_000 / 200  # after each 128 requests, and not at the end alone
+
+
+def requests_in_memory() -> list[trioreq.Request]:
+    gc.collect()
+    return [thing for thing in gc.get_objects() if isinstance(thing, trioreq.Request)]
+
+
+async def test_g5_a_lane_that_waits_holds_no_request() -> None:
+    async def handler(request: trioreq.Request) -> bytes:
+        return request.body
+
+    others = requests_in_memory()  # of other tests
+    async with serving(handler) as net:
+        client = net.connect()
+        assert await client.request(b"x") == [b"x"]
+        await trio.testing.wait_all_tasks_blocked()
+        assert [one for one in requests_in_memory() if one not in others] == []

@@ -452,6 +452,14 @@ MUTATIONS = [
         machine=False,
     ),
     Mutation(
+        "shutdown: Ctrl-C comes into the sending of a reply",
+        "_connection.py",
+        "    @trio.lowlevel.enable_ki_protection  # half a message would begin the next one\n",
+        "",
+        MEMORY,
+        machine=False,
+    ),
+    Mutation(
         "context: a new lane inherits what a handler left in another",
         "_lanes.py",
         "self.context.run(self._nursery.start_soon, Lane(self).run)",

@@ -158,7 +158,8 @@ class Lane:
     async def _row(self, scope: trio.CancelScope) -> bool:
         """Run handlers one after the other, while requests are there to be taken.
 
-        Ctrl-C may come meanwhile, and ends the server whatever it interrupts.
+        Ctrl-C may come meanwhile, except into `Call.finish`, and ends the server whatever it
+        interrupts.
 
         Returns:
             Whether the lane is as it was before.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import gc
 import math
+from typing import Any
 
 import pytest
 import trio
@@ -19,6 +20,7 @@ from support.outcomes import outcomes
 from trio.testing import MockClock
 
 import trioreq
+from trioreq._connection import Connection
 from trioreq.testing import MemoryClient, MemoryNetwork
 
 
@@ -293,3 +295,27 @@ async def test_g5_a_lane_that_waits_holds_no_request() -> None:
         assert await client.request(b"x") == [b"x"]
         await trio.testing.wait_all_tasks_blocked()
         assert [one for one in requests_in_memory() if one not in others] == []
+
+
+async def test_ctrl_c_may_come_into_a_handler_but_not_into_the_sending_of_its_reply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    protected = []
+    end = Connection.end
+
+    def watched(*arguments: Any, **options: Any) -> None:
+        protected.append(("reply", trio.lowlevel.currently_ki_protected()))
+        end(*arguments, **options)
+
+    async def handler(request: trioreq.Request) -> bytes:
+        protected.append(("handler", trio.lowlevel.currently_ki_protected()))
+        if request.body == b"fail":
+            raise trioreq.ReplyError("no", "no")
+        return request.body
+
+    monkeypatch.setattr(Connection, "end", watched)
+    async with serving(handler) as net:
+        client = net.connect()
+        for body in (b"x", b"fail"):
+            await client.request(body)
+    assert protected == [("handler", False), ("reply", True)] * 2

@@ -6,9 +6,13 @@ bounded by its construction. A function learns that its request has ended in `ch
 
 Each thread is one long call of `trio.to_thread.run_sync`, so `trio.from_thread` works in it. The
 threads take the granted requests from the queue themselves. One is called up for any number of
-them; if it finds more than one it calls up two others before it starts. So functions that are
-quick are run in a row by few threads, and those that take their time have all threads soon. What
-is done is collected: however many are done before the loop looks, it is woken once.
+them, and before it runs a function, which may take its time, it calls up another for what is left;
+unless one is on its way already, which will do the same. So functions that are quick are run in a
+row by few threads, and those that take their time have all threads soon. What is done is
+collected: however many are done before the loop looks, it is woken once.
+
+All of this rests on one rule: who writes, writes first, and then looks whether somebody is there to
+read it; who is about to park parks first, and then looks whether there is anything to read.
 """
 
 from __future__ import annotations
@@ -16,7 +20,6 @@ from __future__ import annotations
 from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
-from queue import SimpleQueue
 from threading import Lock
 
 import trio
@@ -33,10 +36,11 @@ Done = tuple[Call, object, BaseException | None]
 class SharedTurns(Turns[Connection, Call]):
     """Turns that threads give back themselves, each when it is through with its request.
 
-    `release` may be called in any thread, and everything else in the loop's. What is given back
-    is put aside, for the loop to take when it has no free slot left. So a lock is needed only
-    where somebody waits, or may. Who gives back looks for one who waits afterwards, and who
-    queues one looks for what was given back afterwards: one of the two sees the other.
+    `release` and `grant` may be called in any thread, and everything else in the loop's. What is
+    given back is put aside, and granted in bulk: by a thread that finds nothing granted, and by
+    the loop when it has queued some. A thread gives back first, and then looks for those who
+    wait; the loop queues first, and then looks for what was given back: one of the two sees the
+    other. So there is a lock for each lot of them, and not for each.
     """
 
     __slots__ = ("_lock", "_returned")
@@ -51,12 +55,24 @@ class SharedTurns(Turns[Connection, Call]):
         """As in `Turns`."""
         return self._free + len(self._returned)
 
-    def release(self) -> None:
+    @property
+    def waiting(self) -> int:
         """As in `Turns`."""
+        with self._lock:
+            return super().waiting
+
+    def release(self) -> None:
+        """As in `Turns`, as soon as somebody calls `grant`."""
         self._returned.append(None)
-        if self._queues:
+
+    def grant(self) -> bool:
+        """As in `Turns`."""
+        if self._queues and self._returned:
             with self._lock:
-                self._grant()
+                while self._queues and self._returned:
+                    self._returned.popleft()
+                    Turns.release(self)  # by name: `super()` costs as much as what is called
+        return bool(self.granted)
 
     def withdraw(self, client: Connection, item: Call) -> None:
         """As in `Turns`."""
@@ -70,15 +86,7 @@ class SharedTurns(Turns[Connection, Call]):
                 for _ in range(self._free):
                     self._returned.popleft()
                 return self.enter(client, item)
-            accepted = super()._queue(client, item)
-            if self._returned:
-                self._grant()
-            return accepted
-
-    def _grant(self) -> None:
-        while self._queues and self._returned:
-            self._returned.popleft()
-            Turns.release(self)  # by name: `super()` costs as much as what is called
+            return super()._queue(client, item)
 
 
 class Threads:
@@ -94,9 +102,10 @@ class Threads:
         self._desk = desk
         self._turns = desk.turns
         self._limiter = trio.CapacityLimiter(desk.turns.slots)
-        self._threads = 0
-        self._calls_up: SimpleQueue[bool] = SimpleQueue()  # False: to end
-        self._running: set[Call] = set()  # changed by the threads
+        self._working: set[Worker] = set()
+        self._parked: deque[Lock] = deque()  # the one that has run last at the end
+        self._coming = False  # whether one is called up that has not looked around yet
+        self._closed = False
         self._done: deque[Done] = deque()
         self._told = False  # whether the loop knows that something is done
         self._fatal: list[BaseException] = []
@@ -105,7 +114,8 @@ class Threads:
     @property
     def abandoned(self) -> int:
         """Threads that still run for a request that has ended."""
-        return sum(call.ended for call in tuple(self._running))
+        calls = [worker.call for worker in self._working]
+        return sum(call.ended for call in calls if call is not None)
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Run handlers, until cancelled."""
@@ -118,17 +128,26 @@ class Threads:
                 await self._failed.wait()
                 raise self._fatal[0]
         finally:
-            for _ in range(self._threads):
-                self._calls_up.put(False)
+            self._closed = True
+            for _ in self._working:
+                self._call_up()
 
     def start(self) -> None:
         """See that the requests that have a turn are taken by threads."""
-        if self._turns.granted:
+        if self._turns.grant():
             # One for each request that is not done: none waits for another's thread.
-            while self._threads < self._turns.slots - self._turns.free:
-                self._threads += 1
-                self._context.run(self._nursery.start_soon, self._thread)
-            self._calls_up.put(True)
+            while len(self._working) < self._turns.slots - self._turns.free:
+                worker = Worker()
+                self._working.add(worker)
+                self._context.run(self._nursery.start_soon, self._thread, worker)
+            self._call_up()
+
+    def _call_up(self) -> None:
+        """Call one up that is parked, if there is one. It looks around, at all that is here."""
+        with suppress(IndexError):
+            wake = self._parked.pop()
+            self._coming = True
+            wake.release()
 
     @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
@@ -137,43 +156,44 @@ class Threads:
             self.start()
             await trio.lowlevel.checkpoint()
 
-    async def _thread(self) -> None:
+    async def _thread(self, worker: Worker) -> None:
         await trio.to_thread.run_sync(
-            self._work, limiter=self._limiter, abandon_on_cancel=True, thread_name="trioreq"
+            self._work,
+            worker,
+            limiter=self._limiter,
+            abandon_on_cancel=True,
+            thread_name="trioreq",
         )
 
-    def _work(self) -> None:
+    def _work(self, worker: Worker) -> None:
         """Take requests whenever called up (in a thread)."""
-        granted, done, calls_up = self._turns.granted, self._done, self._calls_up
-        call_handler, new_context = self._call, self._context.copy
-        while calls_up.get():
-            if len(granted) > 1:
-                calls_up.put(True)
-                calls_up.put(True)
-            while granted:
-                try:
-                    call = granted.popleft()
-                except IndexError:  # another thread was quicker
-                    break
-                done.append(new_context().run(call_handler, call))
-                # The next function may take its time. Whoever is called up after now will tell.
-                if calls_up.empty():
-                    self._tell()
+        wake = Lock()
+        wake.acquire()
+        while not self._closed:
+            self._coming = False
             self._tell()
+            self._take_all(worker)
+            self._tell()
+            self._parked.append(wake)
+            if self._turns.granted or self._closed:  # since it has looked
+                self._call_up()
+            wake.acquire()
 
-    def _call(self, call: Call) -> Done:
-        """Run the handler for a request, in a context of its own, and say how that ended."""
-        current_request.set(call)
-        self._running.add(call)
-        try:
-            call.scope = UNSTOPPABLE
-            call.check_cancelled()  # the loop writes the reason first, and then reads the scope
-            return call, self._handler(call), None
-        except BaseException as error:  # noqa: BLE001  # it is raised, or answered, in the loop
-            return call, None, error
-        finally:
-            self._running.discard(call)
-            self._turns.release()
+    def _take_all(self, worker: Worker) -> None:
+        turns, granted, done = self._turns, self._turns.granted, self._done
+        new_context, run, handler = self._context.copy, worker.run, self._handler
+        while granted or turns.grant():
+            try:
+                call = granted.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            # The function may take its time. Who comes sees what is left, and what is done.
+            if not self._coming:
+                if granted or turns.grant():
+                    self._call_up()
+                if not self._coming:
+                    self._tell()
+            done.append(new_context().run(run, handler, turns, call))
 
     def _tell(self) -> None:
         """Let the loop know that something is done, unless it knows."""
@@ -201,3 +221,30 @@ class Threads:
                 raise error
             else:
                 call.fail(error)
+
+
+class Worker:
+    """What runs handlers, one at a time: a thread.
+
+    Attributes:
+        call: Whose handler runs here.
+    """
+
+    __slots__ = ("call",)
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+
+    def run(self, handler: Handler, turns: Turns[Connection, Call], call: Call) -> Done:
+        """Run the handler for a request, in a context of its own, and say how that ended."""
+        current_request.set(call)
+        self.call = call
+        try:
+            call.scope = UNSTOPPABLE
+            call.check_cancelled()  # the loop writes the reason first, and then reads the scope
+            return call, handler(call), None
+        except BaseException as error:  # noqa: BLE001  # it is raised, or answered, in the loop
+            return call, None, error
+        finally:
+            self.call = None
+            turns.release()

@@ -23,16 +23,14 @@ class Turns(Generic[C, T]):
     Attributes:
         slots: How many there are.
         granted: Items that have a slot, to be taken from the left and begun.
-        waiting: How many items wait for one.
     """
 
-    __slots__ = ("_free", "_per_client", "_queues", "granted", "slots", "waiting")
+    __slots__ = ("_free", "_per_client", "_queues", "granted", "slots")
 
     def __init__(self, slots: int, per_client: int) -> None:
         self.slots: int = slots
         self._free: int = slots
         self.granted: deque[T] = deque()
-        self.waiting: int = 0
         self._per_client = per_client
         self._queues: OrderedDict[C, deque[T]] = OrderedDict()
 
@@ -40,6 +38,11 @@ class Turns(Generic[C, T]):
     def free(self) -> int:
         """How many slots nobody holds."""
         return self._free
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait for one."""
+        return sum(map(len, self._queues.values()))
 
     def enter(self, client: C, item: T) -> bool:
         """Grant a slot, or queue; returns False, and forgets the item, if the queue is full."""
@@ -51,12 +54,14 @@ class Turns(Generic[C, T]):
 
     def _queue(self, client: C, item: T) -> bool:
         queue = self._queues.get(client)
-        if len(queue or ()) >= self._per_client:
-            return False
         if queue is None:
-            queue = self._queues[client] = deque()
-        queue.append(item)
-        self.waiting += 1
+            if not self._per_client:
+                return False
+            self._queues[client] = deque((item,))
+        elif len(queue) < self._per_client:
+            queue.append(item)
+        else:
+            return False
         return True
 
     def withdraw(self, client: C, item: T) -> None:
@@ -65,7 +70,6 @@ class Turns(Generic[C, T]):
         if queue is None or item not in queue:
             return
         queue.remove(item)
-        self.waiting -= 1
         if not queue:
             del self._queues[client]
 
@@ -76,6 +80,9 @@ class Turns(Generic[C, T]):
             return
         client, queue = self._queues.popitem(last=False)
         self.granted.append(queue.popleft())
-        self.waiting -= 1
         if queue:
             self._queues[client] = queue  # at the end of the round
+
+    def grant(self) -> bool:
+        """See that no slot is kept from those who wait; returns whether any item has one now."""
+        return bool(self.granted)

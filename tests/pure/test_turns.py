@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -45,12 +46,16 @@ class TurnsMachine(RuleBasedStateMachine):
     @rule()
     def release(self) -> None:
         self.turns.release()
+        assert self.turns.grant() is bool(self.round)
+        self.expect_granted()
+
+    def expect_granted(self) -> None:
         if not self.round:
             self.held -= 1
             assert not self.turns.granted
             return
         client = self.round.pop(0)
-        assert self.turns.granted.pop() == self.model[client].pop(0)
+        assert self.turns.granted.popleft() == self.model[client].pop(0)
         if self.model[client]:
             self.round.append(client)
 
@@ -75,6 +80,17 @@ class TurnsMachine(RuleBasedStateMachine):
 class SharedTurnsMachine(TurnsMachine):
     kind = SharedTurns
 
+    @precondition(lambda self: self.held > 1)
+    @rule()
+    def release_several(self) -> None:
+        several = self.held
+        for _ in range(several):
+            self.turns.release()
+        assert self.turns.grant() is bool(self.round)
+        for _ in range(several):
+            self.expect_granted()
+        assert not self.turns.granted
+
 
 TestTurns = TurnsMachine.TestCase
 TestTurns.settings = settings(max_examples=200, deadline=None)
@@ -93,38 +109,61 @@ def test_clients_take_turns_however_much_one_of_them_sends() -> None:
     assert served == ["a1", "a2", "b1", "c1", "a3"]
 
 
+class Interrupted:
+    """A lock that lets another thread do something before it is taken."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.work = [work]
+
+    def __enter__(self) -> None:
+        while self.work:
+            self.work.pop()()
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 def test_a_thread_gives_back_while_the_loop_is_about_to_queue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     turns: Any = SharedTurns(1, 10)
     assert turns.enter("a", "a1")
-
-    class Lock:
-        def __enter__(self) -> None:
-            if turns.free == 0:
-                turns.release()
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-    monkeypatch.setattr(turns, "_lock", Lock())
+    monkeypatch.setattr(turns, "_lock", Interrupted(turns.release))
     assert turns.enter("b", "b1")
     assert list(turns.granted) == ["a1", "b1"]
     assert (turns.waiting, turns.free) == (0, 0)
 
 
-def test_a_thread_gives_back_after_the_loop_has_looked_and_before_it_queues(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("gives_back_first", [False, True])
+def test_whoever_of_thread_and_loop_is_second_grants_to_the_one_who_waits(
+    monkeypatch: pytest.MonkeyPatch, *, gives_back_first: bool
 ) -> None:
     turns: Any = SharedTurns(1, 10)
     assert turns.enter("a", "a1")
-    queue = Turns._queue
+    if gives_back_first:
+        queue = Turns._queue
 
-    def queue_late(self: Any, client: str, item: str) -> bool:
-        turns.release()
-        return queue(self, client, item)
+        def queue_late(self: Any, client: str, item: str) -> bool:
+            turns.release()
+            turns.granted.clear()
+            assert not turns.grant()  # the thread has looked, and ends its round
+            return queue(self, client, item)
 
-    monkeypatch.setattr(Turns, "_queue", queue_late)
+        monkeypatch.setattr(Turns, "_queue", queue_late)
     assert turns.enter("b", "b1")
-    assert list(turns.granted) == ["a1", "b1"]
+    if not gives_back_first:
+        turns.release()
+    assert turns.grant()
+    assert turns.granted[-1] == "b1"
+    assert (turns.waiting, turns.free) == (0, 0)
+
+
+def test_two_threads_grant_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: Any = SharedTurns(1, 10)
+    for item in ("a1", "a2"):
+        assert turns.enter("a", item)
+    turns.release()
+    monkeypatch.setattr(turns, "_lock", Interrupted(turns.grant))
+    assert turns.grant()
+    assert list(turns.granted) == ["a1", "a2"]
     assert (turns.waiting, turns.free) == (0, 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import socket
+import threading
 import time
 
 import psutil
@@ -15,9 +16,9 @@ import pytest
 import trio
 import zmq
 from support.clients import Clients, ClientSocket, Peer, open_peer
-from support.handlers import Worker
+from support.handlers import ThreadWorker, Worker
 from support.serving import poll, serving, until
-from support.zmtp import RawPeer, message
+from support.zmtp import LIMIT, RawPeer, message
 
 import trioreq
 from trioreq._router import BATCH, CATCH_UP, MESSAGE, Router
@@ -217,6 +218,31 @@ async def test_g6_a_reply_that_finds_no_room_does_not_put_the_reader_to_sleep(
         with trio.fail_after(5):
             assert (await other.receive())[0].startswith(b"re:echo")
         assert server.statistics().replies_dropped.queue_full > 10
+
+
+async def test_g6_a_reply_does_not_wait_for_what_its_thread_does_next() -> None:
+    """Nor for another thread, if none is free to say that it is ready."""
+    slow = ThreadWorker()
+    begun = threading.Event()
+
+    def handle(request: trioreq.Request) -> bytes:
+        if request.body == b"quick":
+            assert begun.wait(LIMIT)  # the other thread is taken
+            return b"done"
+        begun.set()
+        return slow(request)
+
+    async with serving(handle, "tcp://127.0.0.1:0", workers=2) as server:
+
+        def ask() -> None:
+            with RawPeer(server.endpoints[0]) as peer:
+                peer.shake_hands()
+                bodies = (b"quick", b"wait a", b"wait b")
+                peer.send(b"".join(message(b"", body) for body in bodies))
+                assert [peer.read_frame(), peer.read_frame()] == [b"", b"done"]
+
+        await trio.to_thread.run_sync(ask)
+        await slow.log.wait("cancelled wait b: disconnected")
 
 
 async def test_g6_what_the_gate_leaves_in_the_router_is_read(clients: Clients) -> None:

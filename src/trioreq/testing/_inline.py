@@ -7,7 +7,7 @@ import time
 import trio
 
 from .._connection import Call, Desk
-from .._threads import Threads
+from .._threads import Threads, Worker
 from .._workers import Handler
 
 try:
@@ -31,12 +31,17 @@ class InlineThreads(Threads):
 
     def start(self) -> None:
         """Run the requests that have a turn, each in a task."""
-        while self._turns.granted:
+        while self._turns.grant():
             call = self._turns.granted.popleft()
             self._context.run(self._outer.start_soon, self._inline, call)
 
     async def _inline(self, call: Call) -> None:
-        self._done.append(await greenback.with_portal_run_sync(self._call, call))
+        worker = Worker()
+        self._working.add(worker)
+        self._done.append(
+            await greenback.with_portal_run_sync(worker.run, self._handler, self._turns, call)
+        )
+        self._working.remove(worker)
         self.start()  # the turn that it gave back may be another's now
         self._collect()
 

@@ -1,0 +1,226 @@
+"""What a thread does between two requests. Pure: the test is the thread, and it is alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextvars import copy_context
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from trioreq import _threads
+from trioreq._threads import SharedTurns, Threads, Worker
+
+
+class Token:
+    """Counts how often the loop is woken."""
+
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def run_sync_soon(self, _: object) -> None:
+        self.woken += 1
+
+
+class Wake:
+    """A lock on which nobody can wait, since nobody is there to release it."""
+
+    def __init__(self) -> None:
+        self.held = False
+
+    def acquire(self) -> None:
+        assert not self.held, "it would sleep for ever"
+        self.held = True
+
+    def release(self) -> None:
+        self.held = False
+
+
+class Threaded:
+    """Threads without any: the test is one, and others only seem to be parked."""
+
+    def __init__(self, slots: int, **meanwhile: Callable[[], object]) -> None:
+        self.meanwhile = meanwhile  # what happens while a request's handler runs
+        self.turns: Any = SharedTurns(slots, 10)
+        self.token = Token()
+        self.seen: list[str] = []
+        desk: Any = SimpleNamespace(turns=self.turns)
+        self.threads = cast("Any", Threads(self.handle, desk))
+        self.threads._context = copy_context()
+        self.threads._token = self.token
+        self.threads._parked = Parked(self)
+
+    def handle(self, call: Any) -> str:
+        self.seen.append(call.name)
+        self.meanwhile.get(call.name, lambda: None)()
+        return str(call.name)
+
+    def arrive(self, *names: str) -> None:
+        for name in names:
+            call = SimpleNamespace(name=name, scope=None, check_cancelled=lambda: None)
+            assert self.turns.enter("client", call)
+
+    def another_parks(self) -> None:
+        wake = Wake()
+        wake.acquire()
+        self.threads._parked.others.append(wake)
+
+    def another_comes_and_parks(self) -> None:
+        self.threads._coming = False
+        self.another_parks()
+
+    def run(self) -> None:
+        """Do all that there is to do, as one that is called up; park, and end."""
+        self.threads._work(Worker())
+
+    @property
+    def parked(self) -> int:
+        return len(self.threads._parked.others)
+
+    @property
+    def granted(self) -> list[str]:
+        return [call.name for call in self.turns.granted]
+
+
+class Parked:
+    """The other threads that are parked; and what happens when the test's parks."""
+
+    def __init__(self, threaded: Threaded) -> None:
+        self.threaded = threaded
+        self.others: deque[Wake] = deque()
+        self.mine: list[Wake] = []
+
+    def append(self, wake: Wake) -> None:
+        self.mine.append(wake)
+        self.threaded.meanwhile.pop("parked", self.close)()
+
+    def close(self) -> None:
+        self.threaded.threads._closed = True
+
+    def pop(self) -> Wake:
+        return self.mine.pop() if self.mine else self.others.pop()
+
+
+@pytest.fixture(autouse=True)
+def _no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lock(Wake):
+        def __enter__(self) -> None:
+            self.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.release()
+
+    monkeypatch.setattr(_threads, "Lock", Lock)
+
+
+def test_one_other_is_called_up_for_what_is_left() -> None:
+    parked = []
+    threaded = Threaded(9, a=lambda: parked.append(threaded.parked))
+    for _ in range(3):
+        threaded.another_parks()
+    threaded.arrive("a", "b", "c")
+    threaded.run()
+    assert threaded.seen == ["a", "b", "c"]
+    assert parked == [2]
+    assert threaded.parked == 2  # the one that was called up will see what is left
+
+
+def test_nobody_is_called_up_for_a_request_that_is_alone() -> None:
+    threaded = Threaded(9)
+    threaded.another_parks()
+    threaded.arrive("a")
+    threaded.run()
+    assert threaded.parked == 1
+
+
+def test_another_is_called_up_if_the_first_has_come_and_gone() -> None:
+    threaded = Threaded(9, a=lambda: threaded.another_comes_and_parks())
+    threaded.another_parks()
+    threaded.arrive("a", "b", "c")
+    threaded.run()
+    assert threaded.parked == 0
+
+
+def test_those_who_wait_are_granted_before_the_last_one_takes_its_time() -> None:
+    granted = []
+    threaded = Threaded(
+        2,
+        a=lambda: threaded.another_comes_and_parks(),
+        b=lambda: granted.append((threaded.granted, threaded.parked)),
+    )
+    threaded.another_parks()
+    threaded.arrive("a", "b", "c")
+    threaded.run()
+    assert granted == [(["c"], 0)]
+    assert threaded.seen == ["a", "b", "c"]
+
+
+def test_who_is_through_looks_for_those_who_wait() -> None:
+    threaded = Threaded(1)
+    threaded.arrive("a", "b", "c")
+    threaded.run()
+    assert threaded.seen == ["a", "b", "c"]
+
+
+def test_who_parks_looks_again_for_what_has_come_meanwhile() -> None:
+    threaded = Threaded(9, parked=lambda: threaded.arrive("a"))
+    threaded.run()
+    assert threaded.seen == ["a"]
+
+
+def test_who_parks_while_the_server_ends_ends() -> None:
+    threaded = Threaded(9)
+    threaded.run()
+    assert not threaded.threads._parked.mine
+
+
+def test_the_loop_is_told_before_the_next_function_takes_its_time() -> None:
+    woken = []
+    threaded = Threaded(2, b=lambda: woken.append(threaded.token.woken))
+    threaded.arrive("a", "b")
+    threaded.run()
+    assert woken == [1]
+
+
+def test_the_loop_is_told_at_the_end_if_another_comes_and_would_do_it_otherwise() -> None:
+    woken = []
+    threaded = Threaded(3, c=lambda: woken.append(threaded.token.woken))
+    threaded.another_parks()
+    threaded.arrive("a", "b", "c")
+    threaded.run()
+    assert woken == [0]
+    assert threaded.token.woken == 1
+
+
+def test_who_comes_tells_what_others_have_done() -> None:
+    woken = []
+    threaded = Threaded(9, a=lambda: woken.append(threaded.token.woken))
+    threaded.another_parks()
+    threaded.threads._done.append(object())
+    threaded.arrive("a", "b")
+    threaded.run()
+    assert woken == [1]
+
+
+def test_who_has_come_is_not_on_its_way_any_more() -> None:
+    threaded = Threaded(9)
+    threaded.another_parks()
+    threaded.arrive("a", "b")
+    threaded.threads._coming = True
+    threaded.run()
+    assert threaded.parked == 0
+
+
+def test_the_loop_grants_what_was_given_back_while_it_queued() -> None:
+    threaded = Threaded(1)
+    threaded.threads._working.add(Worker())
+    threaded.another_parks()
+    threaded.arrive("a")
+    threaded.turns.granted.clear()  # it runs
+    threaded.arrive("b")
+    threaded.turns.release()  # its thread had looked just before b was queued
+    threaded.threads.start()
+    assert threaded.granted == ["b"]
+    assert threaded.parked == 0

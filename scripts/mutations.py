@@ -80,7 +80,7 @@ MUTATIONS = [
     Mutation(
         "G2 what follows a frame is taken for the same message",
         "_router.py",
-        "more and self._is_routing_id(frame, link)",
+        "more and content and self._is_routing_id(content, frame, link)",
         "False",
         "",
     ),
@@ -194,7 +194,7 @@ MUTATIONS = [
     Mutation(
         "G5 names of the ended are kept",
         "_connection.py",
-        "            del self.named[_name(call.envelope, call.header)]\n",
+        "            del self.named[call.name]\n",
         "            pass\n",
         "",
     ),
@@ -664,6 +664,30 @@ MUTATIONS = [
         "                while self._read():  # what came before the end counts\n"
         "                    pass\n",
         "",
+        "tests/wire/test_client.py",
+        machine=False,
+    ),
+    Mutation(
+        "client: what was not handed over goes out on the next connection",
+        "_dealer.py",
+        "                self._outbox.clear()\n",
+        "",
+        "tests/wire/test_client.py",
+        machine=False,
+    ),
+    Mutation(
+        "client: what follows the first of a pass is not handed over",
+        "_dealer.py",
+        "            if self._outbox:\n                self._flush()\n",
+        "            pass\n",
+        "tests/wire/test_client.py",
+        machine=False,
+    ),
+    Mutation(
+        "client: a message overtakes those that wait to be handed over",
+        "_dealer.py",
+        "        outbox, self._outbox = self._outbox, []\n",
+        "        outbox, self._outbox = self._outbox[::-1], []\n",
         "tests/wire/test_client.py",
         machine=False,
     ),

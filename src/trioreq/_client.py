@@ -77,6 +77,7 @@ class Client:
         self._refusal: str | None = None  # why there is no connection, if the server has said so
         self._turned_away = False
         self._speaks: bool | None = None  # whether the server does; None until it has said so
+        self._asking = 0  # the request that asks it
         self._taken_back: list[int] = []  # what it is to be told, if it does
         self._counts = dict.fromkeys(ClientStatistics.__dataclass_fields__, 0)
         self._begun = trio.current_time()
@@ -108,10 +109,11 @@ class Client:
             UnexpectedReply: The reply has several frames; `request_multipart` takes those.
             trio.ClosedResourceError: The client is closed.
         """
-        reply = await self.request_multipart([body], timeout=timeout)
+        frames = (body,) if type(body) is bytes else _wire.body("the request is", [body])
+        reply = await self._answer(frames, timeout)
         if len(reply) != 1:
             raise UnexpectedReply(
-                f"the reply has {len(reply)} frames, not one: use request_multipart", tuple(reply)
+                f"the reply has {len(reply)} frames, not one: use request_multipart", reply
             )
         return reply[0]
 
@@ -124,16 +126,21 @@ class Client:
         """
         if isinstance(frames, bytes | bytearray | memoryview | str):
             raise TypeError("frames is a sequence of bytes; for one frame use request")
-        check_seconds("timeout", timeout)
-        body = _wire.body("the request is", list(frames))
-        seconds = self._timeout if timeout is None else timeout
-        deadline = math.inf if seconds is None else trio.current_time() + seconds
-        call = _Call(body, deadline)
-        asking = self._try(call) if self._retries else self._ask(call)
+        return list(await self._answer(_wire.body("the request is", list(frames)), timeout))
+
+    async def _answer(self, body: Frames, timeout: float | None) -> Frames:
+        """The body of the reply, in time."""
+        seconds = self._timeout
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+            seconds = timeout
+        ask = self._try if self._retries else self._ask
         if seconds is None:  # a scope that never ends it costs a fifth of a request
-            return list(await asking)
+            return await ask(_Call(body, math.inf))
+        deadline = trio.current_time() + seconds
+        call = _Call(body, deadline)
         with trio.move_on_at(deadline):
-            return list(await asking)
+            return await ask(call)
         if not call.sent:
             raise self._not_connected()
         raise RequestTimeout(f"{self._endpoint} has not answered within {seconds} s")
@@ -201,7 +208,8 @@ class Client:
             raise trio.ClosedResourceError("the client is closed")
         if not self._ready.is_set():
             return False
-        if self._speaks is None:
+        if self._speaks is None and self._asking not in self._waiting:
+            self._asking = correlation
             correlation |= _wire.WANTS_HELLO
         left = 0 if deadline == math.inf else _wire.milliseconds(deadline - trio.current_time())
         header = _wire.HEADER.pack(_wire.MAGIC, kind, correlation, left)
@@ -254,34 +262,33 @@ class Client:
 
     def arrived(self, frames: Sequence[bytes]) -> None:
         """A message came: a reply, perhaps."""
-        parts = _wire.split_untrusted(frames)
-        header = _wire.header_untrusted(parts[0]) if parts else None
-        if parts is None or header is None:
+        _, header, body = _wire.request_untrusted(frames)
+        if header is None:
             self._counts["stale"] += 1
             return
-        self._learn(speaks=header.left == _wire.SPEAKS)
+        if self._speaks is None:
+            self._learn(speaks=header.left == _wire.SPEAKS)
         if header.left == _wire.SPEAKS and header.correlation == _wire.WANTS_HELLO:
             return  # that was the hello
-        caller = self._waiting.pop(header.correlation & ~_wire.WANTS_HELLO, None)
+        caller = self._waiting.pop(header.correlation & _wire.CORRELATION, None)
         if caller is None:
             self._counts["stale"] += 1
             return
-        error = self._error(header, parts[1])
-        self._counts["failed" if error else "replied"] += 1
-        reply = outcome.Error(error) if error else outcome.Value(parts[1])
-        trio.lowlevel.reschedule(caller, reply)
+        if header.kind == _wire.OK or header.left != _wire.SPEAKS:  # an echo reports no error
+            self._counts["replied"] += 1
+            trio.lowlevel.reschedule(caller, outcome.Value(body))
+        else:
+            self._counts["failed"] += 1
+            trio.lowlevel.reschedule(caller, outcome.Error(self._error(header, body)))
 
     def _learn(self, *, speaks: bool) -> None:
-        if self._speaks is None:
-            self._speaks = speaks
-            taken_back, self._taken_back = self._taken_back, []
-            for correlation in taken_back:
-                self._take_back(correlation)
+        self._speaks = speaks
+        taken_back, self._taken_back = self._taken_back, []
+        for correlation in taken_back:
+            self._take_back(correlation)
 
-    def _error(self, header: _wire.Header, body: Frames) -> Exception | None:
-        """The error that a reply reports, if it does. An echoed header reports none."""
-        if header.left != _wire.SPEAKS or header.kind == _wire.OK:
-            return None
+    def _error(self, header: _wire.Header, body: Frames) -> Exception:
+        """The error that a reply reports."""
         error = _wire.error_untrusted(body)
         if error is None or not error[0]:
             return UnexpectedReply(f"an error of status {header.kind} without a code", body)

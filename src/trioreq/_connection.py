@@ -112,9 +112,12 @@ class Call(Request):
     Attributes:
         scope: What its handler is stopped with; None before it is started.
         ended: Whether it has ended, which it does exactly once.
+        name: What its client names it by; unset where it has no header.
     """
 
-    __slots__ = ("connection", "ended", "envelope", "header", "scope", "timer")
+    __slots__ = ("connection", "ended", "envelope", "header", "name", "scope", "timer")
+
+    name: Name
 
     def __init__(
         self,
@@ -218,28 +221,32 @@ class Connection:
         """Make a request of what came, and let it run, or wait, or answer at once."""
         desk = self.desk
         envelope, header = _wire.BARE_ENVELOPE, None
+        name: Name = ((), 0)
         body: Frames
         if len(frames) == 2 and not frames[0]:  # what every REQ sends that has one frame
             body = (frames[1],)
         else:
             envelope, header, body = _wire.request_untrusted(frames)
-            if header is not None and header.kind == _wire.CANCEL:
-                self._cancel_named(_name(envelope, header))
-                return
+            if header is not None:
+                name = _name(envelope, header)
+                if header.kind == _wire.CANCEL:
+                    self._cancel_named(name)
+                    return
         desk.tally.requests += 1
         if self.gone:
             desk.tally.ended["never_started"] += 1
             return
         if self.calls and self.lock_step:
             self.cancel_all(CancelReason.SUPERSEDED)  # it waits no more
-        if not body or (header is not None and self._is_malformed(envelope, header)):
+        if not body or (header is not None and self._is_malformed(header, name)):
             self._log_once("malformed", "sent what is no request; it is told so each time")
             self._refuse(envelope, header, "malformed", Code.MALFORMED)
             return
         if desk.closing:
             self._refuse(envelope, header, "shut_down", Code.SHUTTING_DOWN)
             return
-        deadline = desk.deadline(header) if desk.timed or header is not None else math.inf
+        timed = desk.timed or (header is not None and header.left)
+        deadline = desk.deadline(header) if timed else math.inf
         call = Call(self, envelope, header, body, deadline)
         if not desk.turns.enter(self, call):
             self._log_once("overloaded", "has too many requests waiting; more are refused")
@@ -249,7 +256,8 @@ class Connection:
         if deadline != math.inf:
             call.timer = desk.deadlines.add(deadline, call)
         if header is not None:
-            self.named[_name(envelope, header)] = call
+            call.name = name
+            self.named[name] = call
             if header.correlation & _wire.WANTS_HELLO:
                 self._say_hello(envelope)
 
@@ -282,7 +290,7 @@ class Connection:
         desk.tally.ended[outcome] += 1
         del self.calls[call]
         if call.header is not None:
-            del self.named[_name(call.envelope, call.header)]
+            del self.named[call.name]
         if call.timer is not None:
             desk.deadlines.forget(call.timer)
         if call.scope is None:
@@ -311,12 +319,9 @@ class Connection:
         hello = _wire.Header(_wire.REQUEST, _wire.WANTS_HELLO)
         self.link.send(_wire.answer(envelope, hello, _wire.OK, (b"",)))
 
-    def _is_malformed(self, envelope: Frames, header: Header) -> bool:
-        return (
-            header.kind != _wire.REQUEST
-            or header.correlation in (0, _wire.WANTS_HELLO)  # whose reply would be a hello
-            or _name(envelope, header) in self.named
-        )
+    def _is_malformed(self, header: Header, name: Name) -> bool:
+        # The reply of a correlation of 0 would be a hello.
+        return header.kind != _wire.REQUEST or not name[1] or name in self.named
 
     def _refuse(
         self, envelope: Frames, header: Header | None, outcome: Outcome, code: Code
@@ -337,7 +342,7 @@ class Connection:
 
 def _name(envelope: Frames, header: Header) -> Name:
     """What names a request on its connection, which many clients may share behind a proxy."""
-    return envelope[:-2], header.correlation & ~_wire.WANTS_HELLO
+    return envelope[:-2], header.correlation & _wire.CORRELATION
 
 
 _ENDS: dict[CancelReason, tuple[Outcome, Code | None]] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import NoReturn
 
 import trio
 import zmq
@@ -22,6 +23,7 @@ from ._transport import Asker
 from ._zsocket import ZSocket
 
 BATCH = 128  # messages read before trio's other tasks have their turn
+TOGETHER = 16  # messages that are handed over together, at the most
 RECONNECT = 0.05  # seconds before the first try to connect again; each further one doubles it
 RECONNECT_MOST = 2.0
 EVENT = struct.Struct("=Hi")
@@ -56,6 +58,7 @@ class Dealer:
         self._max_message_size = max_message_size
         self._curve = curve
         self._opened = 0
+        self._resting = trio.lowlevel.ParkingLot()
         self._turned_away = 0  # in a row
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:
@@ -73,6 +76,7 @@ class Dealer:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._monitor.keep_reading, self._read_monitor)
                 nursery.start_soon(self._dealer.keep_reading, self._read)
+                nursery.start_soon(self._keep_flushing)
                 await self._over.wait()
                 if not self._up and self._refused:
                     await trio.sleep(RECONNECT_MOST)  # the socket itself tries no more
@@ -108,6 +112,7 @@ class Dealer:
         monitor.linger = 0
         monitor.connect(address)
         self._up = self._refused = False
+        self._outbox: list[Sequence[bytes]] = []
         self._over = trio.Event()
         dealer.connect(self._endpoint)
 
@@ -117,12 +122,34 @@ class Dealer:
         self._raw.close()
 
     def send(self, frames: Sequence[bytes]) -> bool:
-        """Hand a message over; returns False, and forgets it, if there is no connection."""
+        """Hand a message over, soon; returns False, and forgets it, if there is no connection.
+
+        The first in a pass of trio's loop goes out at once, and others together: each time that
+        libzmq's thread is called costs more than a message.
+        """
         if not self._up:
             return False
-        self._dealer.send_message(frames)
-        self._dealer.nudge()
+        self._outbox.append(frames)
+        if self._resting:
+            self._resting.unpark()
+            self._flush()
+        elif len(self._outbox) == TOGETHER:
+            self._flush()
         return True
+
+    @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
+    def _flush(self) -> None:
+        """Hand over what is in the outbox."""
+        outbox, self._outbox = self._outbox, []
+        self._dealer.send_messages(outbox)
+        self._dealer.nudge()
+
+    async def _keep_flushing(self) -> NoReturn:
+        """Hand over what the others have sent in a pass, after the first of them, for ever."""
+        while True:
+            if self._outbox:
+                self._flush()
+            await self._resting.park()
 
     async def aclose(self) -> None:
         """Close at once."""
@@ -157,6 +184,7 @@ class Dealer:
                 while self._read():  # what came before the end counts
                     pass
                 self._up = False
+                self._outbox.clear()
                 self._asker.lost()
                 self._over.set()
 

@@ -160,7 +160,7 @@ class Gate:
             properties = {STAMP: stamp, PUBLIC_KEY: verdict.public_key}
             if verdict.why:
                 self.turned_away(question[3].decode(errors="backslashreplace"), verdict.why)
-            self._socket.send_message([sender, b"", *reply(question, verdict, properties)])
+            self._socket.send_messages([(sender, b"", *reply(question, verdict, properties))])
 
     def turned_away(self, address: str, why: str) -> None:
         """Count one that is not let in, and log it unless that has just been done."""

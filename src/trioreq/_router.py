@@ -322,11 +322,12 @@ class Router:
                     batch.append((link, frames))
                     frame = recv(NOBLOCK, copy=False)
                     more = frame.more
-                    if more and self._is_routing_id(frame, link):
-                        routing_id = frame.bytes
+                    content = frame.bytes
+                    if more and content and self._is_routing_id(content, frame, link):
+                        routing_id = content
                         room -= MESSAGE + len(frames[0])
                         continue
-                    frames.append(frame.bytes)
+                    frames.append(content)
                 while more:
                     frame = recv(NOBLOCK, copy=False)
                     more = frame.more
@@ -354,15 +355,12 @@ class Router:
                 self._unfinished.heard([link.client.id for link, _ in batch if link is not None])
         return bool(batch)
 
-    def _is_routing_id(self, frame: zmq.Frame, link: RouterLink) -> bool:
+    def _is_routing_id(self, content: bytes, frame: zmq.Frame, link: RouterLink) -> bool:
         """Whether a frame that follows one of a link's begins the next message.
 
         Then it came on another connection, or is what the connection itself has for a routing
         id. No client knows that, since libzmq made it.
         """
-        content = frame.bytes
-        if not content:
-            return False
         return content == link.routing_id or self._sender(frame) != link.client.id
 
     def _sender(self, frame: zmq.Frame) -> int | None:

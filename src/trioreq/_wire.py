@@ -34,6 +34,8 @@ REQUEST, CANCEL = 0, 1
 OK = 0
 WANTS_HELLO = 1 << 63
 """The correlation's top bit: the client asks whether the server speaks the header."""
+CORRELATION = WANTS_HELLO - 1
+"""The correlation without that bit."""
 SPEAKS = 0xFFFFFFFF
 """In the place of the milliseconds: the reply's header is a server's, and no echo."""
 MOST_MILLISECONDS = 0xFFFFFFFE
@@ -74,6 +76,9 @@ def request_untrusted(frames: Sequence[bytes]) -> tuple[Frames, Header | None, F
 
     What is no request has no body.
     """
+    if len(frames) > 2 and frames[0] and not frames[1]:  # a header before the delimiter
+        envelope = (frames[0], DELIMITER)
+        return envelope, header_untrusted(envelope), tuple(frames[2:])
     parts = split_untrusted(frames)
     if parts is None:
         return BARE_ENVELOPE, None, ()

@@ -7,7 +7,7 @@ said no, and who uses the socket while its reader sleeps calls `nudge` afterward
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, Protocol
 
@@ -85,18 +85,21 @@ class ZSocket:
 
     def receive_message(self) -> list[bytes]:
         """Read a message; `zmq.Again` if there is none. Faster than `recv_multipart`."""
-        frame = self.recv(NOBLOCK, copy=False)
+        recv = self.recv
+        frame = recv(NOBLOCK, copy=False)
         frames = [frame.bytes]
         while frame.more:
-            frame = self.recv(NOBLOCK, copy=False)
+            frame = recv(NOBLOCK, copy=False)
             frames.append(frame.bytes)
         return frames
 
-    def send_message(self, frames: Sequence[bytes]) -> None:
-        """Send a message, and do not block. Faster than `send_multipart`."""
-        for frame in frames[:-1]:
-            self.send(frame, MORE)
-        self.send(frames[-1], NOBLOCK)
+    def send_messages(self, messages: Iterable[Sequence[bytes]]) -> None:
+        """Send messages, and do not block. Faster than `send_multipart`."""
+        send = self.send
+        for *others, last in messages:
+            for frame in others:
+                send(frame, MORE)
+            send(last, NOBLOCK)
 
     def readable(self) -> bool:
         """Whether there is a message to read."""

@@ -185,6 +185,27 @@ async def test_a_reply_in_the_same_breath_as_the_cancel_is_late(autojump_clock: 
     assert (stats.cancelled, stats.stale, stats.lost) == (1, 1, 0)
 
 
+async def test_of_a_burst_one_asks_whether_the_server_understands(
+    autojump_clock: MockClock,
+) -> None:
+    """Each hello takes room in the server's send queue."""
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        callers = [Caller(line.client, b"x") for _ in range(3)]
+        for caller in callers:
+            nursery.start_soon(caller)
+        await wait_all_tasks_blocked()
+        ask = [bool(header.correlation & _wire.WANTS_HELLO) for header, _ in line.sent]
+        assert ask == [True, False, False]
+        for caller in callers:  # who has asked may be gone for good
+            caller.scope.cancel()
+        nursery.start_soon(Caller(line.client, b"y"))
+        await wait_all_tasks_blocked()
+        assert line.sent[-1][0].correlation & _wire.WANTS_HELLO
+        nursery.cancel_scope.cancel()
+
+
 async def test_it_is_told_as_soon_as_the_server_is_known_to_understand(
     autojump_clock: MockClock,
 ) -> None:

@@ -8,16 +8,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import psutil
 import pytest
 import trio
+import trio.testing
 import zmq
 from support.handlers import Worker
+from support.plain import plain_server
 from support.serving import poll, serving, until
 
 import trioreq
-from trioreq._dealer import Dealer
+from trioreq._dealer import TOGETHER, Dealer
 
 pytestmark = pytest.mark.slow
 
@@ -113,6 +116,78 @@ async def test_a_reply_counts_that_came_just_before_the_end() -> None:
                 assert poll(line._monitor)
                 line._read_monitor()  # as if its task were the first to wake
                 assert client.statistics().replied == 1
+
+
+class Told:
+    """What a dealer tells of its connection."""
+
+    def __init__(self) -> None:
+        self.up = trio.Event()
+        self.down = trio.Event()
+
+    def connecting(self) -> None:
+        pass
+
+    def connected(self) -> None:
+        self.up.set()
+
+    def lost(self) -> None:
+        self.up = trio.Event()
+        self.down.set()
+
+    def arrived(self, frames: object) -> None:
+        raise AssertionError(frames)
+
+
+async def test_what_is_sent_in_one_pass_goes_out_in_order_and_together() -> None:
+    bodies = [b"%d" % number for number in range(100)]
+    with plain_server(zmq.ROUTER) as (endpoint, server):
+        dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
+        told: Any = Told()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dealer.run, told)
+            await told.up.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            for body in bodies:
+                assert dealer.send((b"", body))
+            assert len(dealer._outbox) == 99 % TOGETHER  # the rest in the next pass
+            with trio.fail_after(10):
+                assert [(await server.receive())[-1] for _ in bodies] == bodies
+            nursery.cancel_scope.cancel()
+        await dealer.aclose()
+
+
+async def test_what_was_not_handed_over_is_forgotten_with_the_connection(tmp_path: object) -> None:
+    """Who sent it is told of the loss, and may have sent it again."""
+    endpoint = f"ipc://{tmp_path}/socket"
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    server = context.socket(zmq.ROUTER)
+    server.bind(endpoint)
+    dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
+    told: Any = Told()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dealer.run, told)
+        with trio.fail_after(10):
+            await told.up.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            for body in (b"goes out", b"waits", b"waits too"):
+                assert dealer.send((b"", body))
+            assert len(dealer._outbox) == 2
+            context.destroy(linger=0)
+            while not told.down.is_set():  # within the same pass of trio's loop
+                assert dealer._monitor.raw.poll(10_000)  # type: ignore[attr-defined]
+                dealer._read_monitor()
+            assert not dealer._outbox
+            context = zmq.Context()
+            server = context.socket(zmq.ROUTER)
+            server.bind(endpoint)
+            await told.up.wait()
+            assert dealer.send((b"", b"new"))
+            received = await trio.to_thread.run_sync(server.recv_multipart)
+            assert received[-1] == b"new"
+        nursery.cancel_scope.cancel()
+    await dealer.aclose()
+    context.destroy(linger=0)
 
 
 async def test_a_plain_rep_server_answers_and_is_never_told_of_a_cancel() -> None:

@@ -668,6 +668,22 @@ MUTATIONS = [
         machine=False,
     ),
     Mutation(
+        "the end: the linger is libzmq's until the socket is closed",
+        "_sockets.py",
+        "        router.linger = round(LINGER * 1000)\n",
+        "",
+        "tests/wire/test_lifetime.py",
+        machine=False,
+    ),
+    Mutation(
+        "client: of a burst all ask for the hello",
+        "_client.py",
+        "        if self._speaks is None and self._asking not in self._waiting:\n",
+        "        if self._speaks is None:\n",
+        MEMORY,
+        machine=False,
+    ),
+    Mutation(
         "client: what was not handed over goes out on the next connection",
         "_dealer.py",
         "                self._outbox.clear()\n",

@@ -128,6 +128,9 @@ class BoundSockets:
         router = self._context.socket(zmq.ROUTER)
         router.zap_domain = DOMAIN
         router.router_mandatory = True
+        # Before it is bound: a connection that breaks while the socket is closed takes the linger
+        # that its listener was bound with. Without a limit it can wait for ever.
+        router.linger = round(LINGER * 1000)
         router.sndhwm = send_queue
         router.maxmsgsize = max_message_size
         router.backlog = BACKLOG
@@ -175,7 +178,7 @@ class BoundSockets:
         self.gate.raw.close()
         self._router.disable_monitor()
         self.monitor.raw.close()
-        self._router.close(linger=round(LINGER * 1000))
+        self._router.close()
         with trio.CancelScope(shield=True):  # bounded by the linger
             await trio.to_thread.run_sync(self._context.term)
 

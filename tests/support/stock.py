@@ -38,6 +38,7 @@ class Stock:
         self.router = self.context.socket(zmq.ROUTER)
         self.router.zap_domain = b"tested"
         self.router.router_mandatory = True
+        self.router.linger = 0  # before it is bound: else the context may never end
         self.router.backlog = 4096
         for name, value in options.items():
             self.router.setsockopt(getattr(zmq, name), value)

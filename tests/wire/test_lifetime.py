@@ -21,6 +21,7 @@ from support.handlers import Worker
 from support.serving import serving, until
 
 import trioreq
+from trioreq._sockets import LINGER, BoundSockets
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +40,30 @@ async def test_a_client_that_does_not_read_holds_the_end_up_for_a_bounded_time(
         peer.stop()
         before = time.monotonic()
     assert time.monotonic() - before < 5
+
+
+def test_the_linger_is_set_before_an_address_is_bound(
+    addr: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that breaks just then takes what its listener was bound with.
+
+    With libzmq's own, which is none, one such end in a thousand lasted for ever.
+    """
+    bound = []
+    bind = BoundSockets._bind
+
+    def spy(self: BoundSockets, addr: str) -> str:
+        bound.append(self._router.linger)
+        return bind(self, addr)
+
+    monkeypatch.setattr(BoundSockets, "_bind", spy)
+
+    async def main() -> None:
+        async with serving(Worker(), addr) as server:
+            assert server.endpoints
+
+    trio.run(main)
+    assert bound == [round(LINGER * 1000)]
 
 
 @pytest.mark.parametrize("how", ["cancel", "drain"])

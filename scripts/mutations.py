@@ -725,7 +725,7 @@ MUTATIONS = [
     ),
     Mutation(
         "endless: the reader is not asked first",
-        "_router.py",
+        "_lookout.py",
         "            dry = self._read_up()\n",
         "            dry = True\n",
         ENDLESS,

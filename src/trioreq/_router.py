@@ -10,15 +10,14 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import trio
 import zmq
 
 from ._gate import PUBLIC_KEY, STAMP, Gate, Rules
 from ._limits import Limits
-from ._meter import Meter
+from ._lookout import Lookout
 from ._presence import Presence
 from ._sockets import Connection, Sockets
 from ._transport import Peer, Unsent
@@ -37,15 +36,7 @@ FULL = (
     "the process has nearly as many file descriptors open as it may (ulimit -n), and newcomers are "
     "ended until some are free"
 )
-ENDLESS = (
-    "ended the connection of %s: it has sent more than %d bytes and no whole message; if it was "
-    "honest, raise max_message_size"
-)
 CATCH_UP = 8  # batches read before newcomers are let in, at the most
-PAUSE = 0.25  # seconds between two looks for a message without end
-BRIEF = 0.02  # seconds instead, while the process's memory grows
-GROWTH = 4 * 1024 * 1024  # bytes of it that are worth looking at everybody
-SLICE = 100  # connections to look at in one step, one or two microseconds each
 EVENT = struct.Struct("=Hi")
 
 
@@ -93,7 +84,9 @@ class Router:
         self._limits = limits
         self._presence = Presence()
         self._unfinished = Unfinished(sockets.max_message_size)
-        self._somebody = trio.Event()  # is connected
+        self._lookout = Lookout(
+            self._presence, self._unfinished, self.read_monitor, self._read_up, self._end
+        )
         self._room = sockets.room
         self._links: dict[int, RouterLink] = {}
         self._automatic: dict[bytes, RouterLink] = {}  # routing id -> link, while it lives
@@ -126,7 +119,7 @@ class Router:
             nursery.start_soon(self._monitor.keep_reading, self.read_monitor)
             nursery.start_soon(self._gate.run, self._throw_out)
             if self._sockets.meter is not None:
-                nursery.start_soon(self._watch, self._sockets.meter)
+                nursery.start_soon(self._lookout.run, self._sockets.meter)
 
     async def receive(self, first: int = BATCH) -> None:
         """Let the server have what has come; waits for it if there is nothing.
@@ -162,7 +155,7 @@ class Router:
             recv(NOBLOCK)  # the endpoint, which nobody asks for
             if event == zmq.EVENT_ACCEPTED:
                 number = self._presence.opened(descriptor)
-                self._somebody.set()
+                self._lookout.somebody.set()
                 counts = descriptor >= self._room or not self._limits.unlimited
                 if counts and (held := self._sockets.hold(descriptor)):
                     came.append((descriptor, self._presence.stamp, held))
@@ -225,55 +218,6 @@ class Router:
                 held.shut_down()
         if held is not None:
             held.close()
-
-    async def _watch(self, meter: Meter) -> NoReturn:
-        """End those who send a message without end, until cancelled.
-
-        There is no event to wait for: libzmq tells nobody what it gathers, nor does the kernel. So
-        this looks now and then, while anybody is connected: at all of them if the process's memory
-        has grown, else at some in each turn, since what is gathered may go into memory that C has
-        kept from earlier.
-        """
-        lowest = meter.memory()
-        pause = PAUSE
-        others = iter(self._presence.living())  # whose turn is still to come
-        while True:
-            if not self._presence:
-                self._somebody = trio.Event()
-                await self._somebody.wait()
-            await trio.sleep(pause)
-            memory = meter.memory()
-            grown = memory >= lowest + GROWTH
-            lowest = memory if grown else min(lowest, memory)
-            pause = BRIEF if grown else PAUSE
-            for _ in range(2 + len(self._presence) // SLICE if grown else 1):
-                begun = trio.current_time()
-                some = tuple(islice(others, SLICE))
-                self._look(meter, some)
-                if len(some) < SLICE:
-                    others = iter(self._presence.living())
-                pause += 10 * (trio.current_time() - begun)  # not all the time, with many
-                await trio.lowlevel.checkpoint()
-
-    def _look(self, meter: Meter, some: Sequence[tuple[int, int]]) -> None:
-        """Look at some connections, and end those whose message has no end."""
-        unfinished = self._unfinished
-        self.read_monitor()
-        now = trio.current_time()
-        asked_about = []
-        for descriptor, number in some:
-            # If it has gone just now, what is counted is another's: `_end` will find that out.
-            if self._presence.holder(descriptor) == number and unfinished.is_notable(
-                number, meter.received(descriptor)
-            ):
-                least, most = meter.taken(descriptor)
-                if unfinished.weigh(number, least, most, now):
-                    asked_about.append((descriptor, number))
-        if asked_about:
-            dry = self._read_up()
-            for descriptor, number in asked_about:
-                if unfinished.is_endless(number, len(self._presence), dry=dry):
-                    self._end(descriptor, number, ENDLESS)
 
     def _catch_up(self) -> int:
         """Take in all that was before now; returns the stamp of that.

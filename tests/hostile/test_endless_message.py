@@ -28,7 +28,8 @@ from support.stock import ACCEPTED, DISCONNECTED, Stock, open_stock, readable
 from support.zmtp import MORE, RawPeer, frame, message
 
 import trioreq
-from trioreq import _router
+from trioreq import _lookout
+from trioreq._lookout import Lookout
 from trioreq._meter import Meter
 from trioreq._unfinished import EXTRA
 
@@ -103,7 +104,7 @@ async def test_a_message_without_end_ends_its_connection(kind: str, clients: Cli
                     while not ended.is_set():  # and others are served meanwhile
                         assert await client.request(b"echo") == [b"echo"]
             [(_, said)] = [told for told in server.told if told[0] == "log"]
-            assert said == _router.ENDLESS % ("127.0.0.1", MIB + EXTRA)
+            assert said == _lookout.ENDLESS % ("127.0.0.1", MIB + EXTRA)
             state = await server.until(lambda state: state["memory"] < before + 8 * MIB)
             assert state["statistics"][0]["thrown_out"] == 1
             assert state["statistics"][0]["connections"] == 1
@@ -119,15 +120,15 @@ class Looks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.number = 0
-        look = _router.Router._look
+        look = Lookout.look
 
-        def counted(router: _router.Router, *arguments: Any) -> None:
-            look(router, *arguments)
+        def counted(lookout: Lookout, *arguments: Any) -> None:
+            look(lookout, *arguments)
             self.number += 1
 
-        monkeypatch.setattr(_router.Router, "_look", counted)
-        monkeypatch.setattr(_router, "PAUSE", 0.001)
-        monkeypatch.setattr(_router, "BRIEF", 0.001)
+        monkeypatch.setattr(Lookout, "look", counted)
+        monkeypatch.setattr(_lookout, "PAUSE", 0.001)
+        monkeypatch.setattr(_lookout, "BRIEF", 0.001)
 
     async def more(self, server: trioreq.Server) -> None:
         """Wait until it has looked once more, from the beginning to the end, or nobody is there."""
@@ -232,7 +233,7 @@ async def test_what_has_come_is_read_before_anybody_is_ended() -> None:
                 end = time.monotonic() + 5
                 while meter.taken(descriptor)[0] < handshake + sent * len(one):
                     assert time.monotonic() < end
-                router._look(meter, [(descriptor, number)])
+                router._lookout.look(meter, [(descriptor, number)])
                 assert (number in router._unfinished.watched) is (sent < 4)
             assert server.statistics().thrown_out == 0
             assert server.statistics().connections == 1

@@ -36,6 +36,7 @@ FLOORS = [
     "_meter",
     "_sockets",
     "_gate",
+    "_lookout",
     "_router",
     "_dealer",
     "_connection",

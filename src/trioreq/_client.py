@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import outcome
 import trio
@@ -110,7 +111,7 @@ class Client:
             trio.ClosedResourceError: The client is closed.
         """
         frames = (body,) if type(body) is bytes else _wire.body("the request is", [body])
-        reply = await self._answer(frames, timeout)
+        reply = await self._reply(frames, timeout)
         if len(reply) != 1:
             raise UnexpectedReply(
                 f"the reply has {len(reply)} frames, not one: use request_multipart", reply
@@ -126,21 +127,25 @@ class Client:
         """
         if isinstance(frames, bytes | bytearray | memoryview | str):
             raise TypeError("frames is a sequence of bytes; for one frame use request")
-        return list(await self._answer(_wire.body("the request is", list(frames)), timeout))
+        return list(await self._reply(_wire.body("the request is", list(frames)), timeout))
 
-    async def _answer(self, body: Frames, timeout: float | None) -> Frames:
-        """The body of the reply, in time."""
+    def _reply(self, body: Frames, timeout: float | None) -> Coroutine[object, Any, Frames]:
+        """What is to be awaited for the body of the reply."""
         seconds = self._timeout
         if timeout is not None:
             check_seconds("timeout", timeout)
             seconds = timeout
-        ask = self._try if self._retries else self._ask
         if seconds is None:  # a scope that never ends it costs a fifth of a request
-            return await ask(_Call(body, math.inf))
+            call = _Call(body, math.inf)
+            return self._try(call) if self._retries else self._ask(call)
+        return self._in_time(body, seconds)
+
+    async def _in_time(self, body: Frames, seconds: float) -> Frames:
+        """Ask, and wait no longer than this."""
         deadline = trio.current_time() + seconds
         call = _Call(body, deadline)
         with trio.move_on_at(deadline):
-            return await ask(call)
+            return await (self._try(call) if self._retries else self._ask(call))
         if not call.sent:
             raise self._not_connected()
         raise RequestTimeout(f"{self._endpoint} has not answered within {seconds} s")

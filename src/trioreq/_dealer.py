@@ -159,12 +159,12 @@ class Dealer:
 
     def _read(self) -> bool:
         """Read a batch; returns whether there may be more."""
-        for _ in range(BATCH):
-            try:
-                frames = self._dealer.receive_message()
-            except zmq.Again:
-                return False
-            self._asker.arrived(frames)
+        receive, arrived = self._dealer.receive_message, self._asker.arrived
+        try:
+            for _ in range(BATCH):
+                arrived(receive())
+        except zmq.Again:
+            return False
         return True
 
     def _read_monitor(self) -> None:

@@ -29,6 +29,8 @@ BARE_ENVELOPE: Frames = (DELIMITER,)
 
 HEADER = struct.Struct("!4sBQI")
 """Magic, kind or status, correlation, milliseconds left; network order, 17 bytes."""
+FIELDS = struct.Struct("!4xBQI")
+"""The same without the magic."""
 MAGIC = b"TRQ\x01"
 REQUEST, CANCEL = 0, 1
 OK = 0
@@ -92,8 +94,7 @@ def header_untrusted(envelope: Frames) -> Header | None:
     frame = envelope[-2]
     if len(frame) != HEADER.size or not frame.startswith(MAGIC):
         return None
-    _, kind, correlation, left = HEADER.unpack(frame)
-    return Header(kind, correlation, left)
+    return Header._make(FIELDS.unpack(frame))
 
 
 def milliseconds(seconds: float) -> int:

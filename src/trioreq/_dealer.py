@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 import trio
@@ -58,7 +59,8 @@ class Dealer:
         self._max_message_size = max_message_size
         self._curve = curve
         self._opened = 0
-        self._resting = trio.lowlevel.ParkingLot()
+        self._resting = trio.lowlevel.ParkingLot()  # where the flusher is until it is called
+        self._flusher_comes = False
         self._turned_away = 0  # in a row
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:
@@ -130,8 +132,8 @@ class Dealer:
         if not self._up:
             return False
         self._outbox.append(frames)
-        if self._resting:
-            self._resting.unpark()
+        if not self._flusher_comes:
+            self._flusher_comes = bool(self._resting.unpark())
             self._flush()
         elif len(self._outbox) == TOGETHER:
             self._flush()
@@ -140,15 +142,17 @@ class Dealer:
     @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
     def _flush(self) -> None:
         """Hand over what is in the outbox."""
-        outbox, self._outbox = self._outbox, []
-        self._dealer.send_messages(outbox)
-        self._dealer.nudge()
+        if self._outbox:
+            outbox, self._outbox = self._outbox, []
+            with suppress(zmq.Again):  # there is no connection any more: the monitor tells it next
+                self._dealer.send_messages(outbox)
+            self._dealer.nudge()
 
     async def _keep_flushing(self) -> NoReturn:
         """Hand over what the others have sent in a pass, after the first of them, for ever."""
         while True:
-            if self._outbox:
-                self._flush()
+            self._flusher_comes = False
+            self._flush()
             await self._resting.park()
 
     async def aclose(self) -> None:
@@ -160,11 +164,12 @@ class Dealer:
     def _read(self) -> bool:
         """Read a batch; returns whether there may be more."""
         receive, arrived = self._dealer.receive_message, self._asker.arrived
-        try:
-            for _ in range(BATCH):
-                arrived(receive())
-        except zmq.Again:
-            return False
+        for _ in range(BATCH):
+            try:
+                frames = receive()
+            except zmq.Again:
+                return False
+            arrived(frames)
         return True
 
     def _read_monitor(self) -> None:

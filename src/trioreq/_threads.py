@@ -69,10 +69,13 @@ class SharedTurns(Turns[Connection, Call]):
         """As in `Turns`."""
         if self._queues and self._returned:
             with self._lock:
-                while self._queues and self._returned:
-                    self._returned.popleft()
-                    Turns.release(self)  # by name: `super()` costs as much as what is called
+                self._grant()
         return bool(self.granted)
+
+    def _grant(self) -> None:
+        while self._queues and self._returned:
+            self._returned.popleft()
+            Turns.release(self)  # by name: `super()` costs as much as what is called
 
     def withdraw(self, client: Connection, item: Call) -> None:
         """As in `Turns`."""
@@ -81,7 +84,8 @@ class SharedTurns(Turns[Connection, Call]):
 
     def _queue(self, client: Connection, item: Call) -> bool:
         with self._lock:
-            if self._returned and not self._queues:
+            self._grant()  # there may be room in the queue then
+            if self._returned:
                 self._free = len(self._returned)
                 for _ in range(self._free):
                     self._returned.popleft()
@@ -134,12 +138,17 @@ class Threads:
 
     def start(self) -> None:
         """See that the requests that have a turn are taken by threads."""
-        if self._turns.grant():
-            # One for each request that is not done: none waits for another's thread.
-            while len(self._working) < self._turns.slots - self._turns.free:
+        turns = self._turns
+        granted = turns.grant()
+        if len(self._working) < turns.slots:
+            # One for each request that is not done: none waits for another's thread. While others
+            # wait, a turn that is free now may be theirs in a moment.
+            busy = turns.slots if turns.waiting else turns.slots - turns.free
+            while len(self._working) < busy:
                 worker = Worker()
                 self._working.add(worker)
                 self._context.run(self._nursery.start_soon, self._thread, worker)
+        if granted:
             self._call_up()
 
     def _call_up(self) -> None:

@@ -224,3 +224,29 @@ def test_the_loop_grants_what_was_given_back_while_it_queued() -> None:
     threaded.threads.start()
     assert threaded.granted == ["b"]
     assert threaded.parked == 0
+
+
+@pytest.mark.parametrize("pops", [False, True])
+def test_there_is_a_thread_for_one_who_waits_though_a_turn_is_given_back_just_now(
+    monkeypatch: pytest.MonkeyPatch, *, pops: bool
+) -> None:
+    """Who gives it back goes on with "b", and grants it to "c": that needs another thread."""
+    threaded = Threaded(2)
+    threaded.threads._working.add(Worker())
+    threaded.threads._nursery = SimpleNamespace(start_soon=lambda *_: None)
+    threaded.arrive("a")
+    threaded.turns.granted.clear()  # it runs
+    threaded.arrive("b", "c")
+    grant = threaded.turns.grant
+
+    def grant_just_before() -> bool:
+        granted = bool(grant())
+        threaded.turns.release()  # "a" is done
+        if pops:
+            threaded.turns.granted.popleft()
+            granted = False
+        return granted
+
+    monkeypatch.setattr(SharedTurns, "grant", lambda _: grant_just_before())
+    threaded.threads.start()
+    assert len(threaded.threads._working) == 2

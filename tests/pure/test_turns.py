@@ -167,3 +167,14 @@ def test_two_threads_grant_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert turns.grant()
     assert list(turns.granted) == ["a1", "a2"]
     assert (turns.waiting, turns.free) == (0, 0)
+
+
+def test_a_queue_has_room_again_as_soon_as_a_turn_was_given_back() -> None:
+    turns: Any = SharedTurns(1, 1)
+    assert turns.enter("a", "a1")
+    assert turns.enter("a", "a2")
+    assert not turns.enter("a", "a3")
+    turns.release()
+    assert turns.enter("a", "a4")
+    assert list(turns.granted) == ["a1", "a2"]
+    assert (turns.waiting, turns.free) == (1, 0)

@@ -153,6 +153,38 @@ async def test_what_is_sent_in_one_pass_goes_out_in_order_and_together() -> None
             assert len(dealer._outbox) == 99 % TOGETHER  # the rest in the next pass
             with trio.fail_after(10):
                 assert [(await server.receive())[-1] for _ in bodies] == bodies
+            assert dealer.send(
+                (b"", b"first")
+            )  # the flusher is called, and is ended before it comes
+            assert dealer.send((b"", b"second"))
+            nursery.cancel_scope.cancel()
+        assert not dealer._outbox
+        assert dealer.send((b"", b"third"))
+        with trio.fail_after(10):
+            assert [(await server.receive())[-1] for _ in "123"] == [b"first", b"second", b"third"]
+        await dealer.aclose()
+
+
+async def test_a_connection_that_has_just_gone_is_no_error_of_who_sends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The socket may know it before the monitor has told: it takes nothing more."""
+    with plain_server(zmq.ROUTER) as (endpoint, _):
+        dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
+        told: Any = Told()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dealer.run, told)
+            await told.up.wait()
+            await trio.testing.wait_all_tasks_blocked()
+
+            def send(_data: bytes, _flags: int) -> None:
+                raise zmq.Again
+
+            monkeypatch.setattr(dealer._dealer, "send", send)
+            for _ in range(TOGETHER + 2):  # now, when it is enough, and by the flusher
+                assert dealer.send((b"", b"x"))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not dealer._outbox
             nursery.cancel_scope.cancel()
         await dealer.aclose()
 

@@ -58,6 +58,8 @@ class SharedTurns(Turns[Connection, Call]):
     @property
     def waiting(self) -> int:
         """As in `Turns`."""
+        if not self._queues:  # nobody but the loop changes that
+            return 0
         with self._lock:
             return super().waiting
 
@@ -153,10 +155,12 @@ class Threads:
 
     def _call_up(self) -> None:
         """Call one up that is parked, if there is one. It looks around, at all that is here."""
-        with suppress(IndexError):
+        try:
             wake = self._parked.pop()
-            self._coming = True
-            wake.release()
+        except IndexError:
+            return
+        self._coming = True
+        wake.release()
 
     @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
@@ -176,33 +180,31 @@ class Threads:
 
     def _work(self, worker: Worker) -> None:
         """Take requests whenever called up (in a thread)."""
+        turns, granted, done = self._turns, self._turns.granted, self._done
+        new_context, run, handler = self._context.copy, worker.run, self._handler
         wake = Lock()
         wake.acquire()
         while not self._closed:
             self._coming = False
-            self._tell()
-            self._take_all(worker)
+            if done:
+                self._tell()
+            while granted or turns.grant():
+                try:
+                    call = granted.popleft()
+                except IndexError:  # another thread was quicker
+                    break
+                # The function may take its time. Who comes sees what is left, and what is done.
+                if not self._coming:
+                    if granted or turns.grant():
+                        self._call_up()
+                    if done and not self._coming:
+                        self._tell()
+                done.append(new_context().run(run, handler, turns, call))
             self._tell()
             self._parked.append(wake)
-            if self._turns.granted or self._closed:  # since it has looked
+            if granted or self._closed:  # since it has looked
                 self._call_up()
             wake.acquire()
-
-    def _take_all(self, worker: Worker) -> None:
-        turns, granted, done = self._turns, self._turns.granted, self._done
-        new_context, run, handler = self._context.copy, worker.run, self._handler
-        while granted or turns.grant():
-            try:
-                call = granted.popleft()
-            except IndexError:  # another thread was quicker
-                break
-            # The function may take its time. Who comes sees what is left, and what is done.
-            if not self._coming:
-                if granted or turns.grant():
-                    self._call_up()
-                if not self._coming:
-                    self._tell()
-            done.append(new_context().run(run, handler, turns, call))
 
     def _tell(self) -> None:
         """Let the loop know that something is done, unless it knows."""

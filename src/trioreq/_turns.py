@@ -78,10 +78,12 @@ class Turns(Generic[C, T]):
         if not self._queues:
             self._free += 1
             return
-        client, queue = self._queues.popitem(last=False)
+        client, queue = next(iter(self._queues.items()))
         self.granted.append(queue.popleft())
         if queue:
-            self._queues[client] = queue  # at the end of the round
+            self._queues.move_to_end(client)  # of the round
+        else:
+            del self._queues[client]
 
     def grant(self) -> bool:
         """See that no slot is kept from those who wait; returns whether any item has one now."""

@@ -723,6 +723,22 @@ MUTATIONS = [
         machine=False,
     ),
     Mutation(
+        "client: a send puts the reader to sleep on a reply",
+        "_dealer.py",
+        "            self._dealer.nudge()\n",
+        "",
+        "tests/wire/test_client.py",
+        machine=False,
+    ),
+    Mutation(
+        "threads: those that are parked do not end with the server",
+        "_threads.py",
+        "            for _ in self._working:\n                self._call_up()\n",
+        "            pass\n",
+        "tests/wire/test_lifetime.py",
+        machine=False,
+    ),
+    Mutation(
         "client: a connection that has just gone ends the client",
         "_dealer.py",
         "            with suppress(zmq.Again):  # there",

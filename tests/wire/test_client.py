@@ -5,9 +5,11 @@ Time is real; everything waits for events, under a limit.
 
 from __future__ import annotations
 
+import select
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import psutil
@@ -162,6 +164,40 @@ async def test_what_is_sent_in_one_pass_goes_out_in_order_and_together() -> None
         assert dealer.send((b"", b"third"))
         with trio.fail_after(10):
             assert [(await server.receive())[-1] for _ in "123"] == [b"first", b"second", b"third"]
+        await dealer.aclose()
+
+
+class Hears(Told):
+    """Takes what comes, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = trio.Event()
+
+    def arrived(self, frames: object) -> None:
+        self.heard.set()
+
+
+async def test_a_send_does_not_put_the_reader_to_sleep_on_a_reply() -> None:
+    """It looks at the socket, and eats the edge of what has come."""
+    with plain_server(zmq.ROUTER) as (endpoint, server):
+        dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
+        told: Any = Hears()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dealer.run, told)
+            with trio.fail_after(10):
+                await told.up.wait()
+                assert dealer.send((b"", b"request"))
+                routing_id, *_ = await server.receive()
+                await trio.testing.wait_all_tasks_blocked()
+                await server.send(routing_id, b"", b"reply")
+                assert not told.heard.is_set()
+                descriptor: Any = dealer._dealer.raw.get(zmq.FD)
+                assert select.select([descriptor], [], [], 5)[0]
+                time.sleep(0.01)  # noqa: ASYNC251  # libzmq looks no more than once in a millisecond
+                assert dealer.send((b"", b"another"))
+                await told.heard.wait()
+            nursery.cancel_scope.cancel()
         await dealer.aclose()
 
 

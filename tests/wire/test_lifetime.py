@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import FrameType, FunctionType
+from typing import Any
 
 import psutil
 import pytest
@@ -19,9 +21,11 @@ import zmq
 from support.clients import Clients, Peer, open_clients
 from support.handlers import Worker
 from support.serving import serving, until
+from support.zmtp import LIMIT
 
 import trioreq
 from trioreq._sockets import LINGER, BoundSockets
+from trioreq._threads import Threads
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +44,37 @@ async def test_a_client_that_does_not_read_holds_the_end_up_for_a_bounded_time(
         peer.stop()
         before = time.monotonic()
     assert time.monotonic() - before < 5
+
+
+def threads_in(function: FunctionType) -> int:
+    """How many threads run a function."""
+    count = 0
+    for frame in sys._current_frames().values():
+        caller: FrameType | None = frame
+        while caller is not None and caller.f_code is not function.__code__:
+            caller = caller.f_back
+        count += caller is not None
+    return count
+
+
+async def test_threads_that_wait_for_work_end_with_the_server(addr: str, clients: Clients) -> None:
+    together = threading.Barrier(3)
+
+    def handler(request: trioreq.Request) -> bytes:
+        together.wait(LIMIT)
+        return b"done"
+
+    work: Any = Threads._work
+    async with serving(handler, addr, workers=3) as server:
+        client = clients.connect(server.endpoints[0], zmq.DEALER)
+        for _ in range(3):
+            await client.send(b"", b"x")
+        for _ in range(3):
+            assert (await client.receive())[-1] == b"done"
+        assert threads_in(work) == 3
+    with trio.fail_after(LIMIT):
+        while threads_in(work):  # noqa: ASYNC110  # nobody waits for them, so no event tells
+            await trio.sleep(0.01)
 
 
 def test_the_linger_is_set_before_an_address_is_bound(

@@ -377,6 +377,14 @@ MUTATIONS = [
         machine=False,
     ),
     Mutation(
+        "threads: one who has come already counts as on its way",
+        "_threads.py",
+        "        self._coming = True\n        wake.release()\n",
+        "        wake.release()\n        self._coming = True\n",
+        "tests/pure/test_threads.py",
+        machine=False,
+    ),
+    Mutation(
         "threads: one parks and does not look again",
         "_threads.py",
         "            if granted or self._closed:  # since",

@@ -250,3 +250,17 @@ def test_there_is_a_thread_for_one_who_waits_though_a_turn_is_given_back_just_no
     monkeypatch.setattr(SharedTurns, "grant", lambda _: grant_just_before())
     threaded.threads.start()
     assert len(threaded.threads._working) == 2
+
+
+def test_who_comes_at_once_is_not_taken_for_one_who_is_on_its_way() -> None:
+    """Else nobody would be called up for what is left, until somebody comes by chance."""
+
+    class Quick(Wake):
+        def release(self) -> None:
+            super().release()
+            threaded.threads._coming = False  # it looks around before the caller goes on
+
+    threaded = Threaded(9)
+    threaded.threads._parked.others.append(Quick())
+    threaded.threads._call_up()
+    assert not threaded.threads._coming

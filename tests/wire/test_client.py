@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psutil
@@ -141,30 +143,44 @@ class Told:
         raise AssertionError(frames)
 
 
-async def test_what_is_sent_in_one_pass_goes_out_in_order_and_together() -> None:
-    bodies = [b"%d" % number for number in range(100)]
-    with plain_server(zmq.ROUTER) as (endpoint, server):
-        dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
-        told: Any = Told()
+@asynccontextmanager
+async def connected(endpoint: str, told: Any) -> AsyncIterator[tuple[Dealer, trio.Nursery]]:
+    """A dealer with a connection, and the nursery in which it runs, to the end of the block."""
+    dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
+    with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(dealer.run, told)
             await told.up.wait()
             await trio.testing.wait_all_tasks_blocked()
+            yield dealer, nursery
+            nursery.cancel_scope.cancel()
+    await dealer.aclose()
+
+
+async def test_what_is_sent_in_one_pass_goes_out_in_order_and_together() -> None:
+    bodies = [b"%d" % number for number in range(100)]
+    with plain_server(zmq.ROUTER) as (endpoint, server):
+        async with connected(endpoint, Told()) as (dealer, _):
             for body in bodies:
                 assert dealer.send((b"", body))
             assert len(dealer._outbox) == 99 % TOGETHER  # the rest in the next pass
-            with trio.fail_after(10):
-                assert [(await server.receive())[-1] for _ in bodies] == bodies
-            assert dealer.send(
-                (b"", b"first")
-            )  # the flusher is called, and is ended before it comes
-            assert dealer.send((b"", b"second"))
+            assert [(await server.receive())[-1] for _ in bodies] == bodies
+
+
+async def test_what_is_sent_goes_out_though_nobody_runs_the_client_any_more() -> None:
+    """As in a `finally` that is shielded: what runs the client was cancelled with its caller."""
+    with plain_server(zmq.ROUTER) as (endpoint, server):
+        async with connected(endpoint, Told()) as (dealer, nursery):
+            assert dealer.send((b"", b"first"))
+            assert dealer.send((b"", b"second"))  # which the flusher has in hand
             nursery.cancel_scope.cancel()
-        assert not dealer._outbox
-        assert dealer.send((b"", b"third"))
-        with trio.fail_after(10):
-            assert [(await server.receive())[-1] for _ in "123"] == [b"first", b"second", b"third"]
-        await dealer.aclose()
+            with trio.CancelScope(shield=True), trio.fail_after(10):
+                await trio.testing.wait_all_tasks_blocked()
+                assert not dealer._outbox
+                assert dealer.send((b"", b"third"))
+                assert not dealer._outbox
+                received = [(await server.receive())[-1] for _ in range(3)]
+            assert received == [b"first", b"second", b"third"]
 
 
 class Hears(Told):
@@ -180,49 +196,36 @@ class Hears(Told):
 
 async def test_a_send_does_not_put_the_reader_to_sleep_on_a_reply() -> None:
     """It looks at the socket, and eats the edge of what has come."""
+    told = Hears()
     with plain_server(zmq.ROUTER) as (endpoint, server):
-        dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
-        told: Any = Hears()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(dealer.run, told)
-            with trio.fail_after(10):
-                await told.up.wait()
-                assert dealer.send((b"", b"request"))
-                routing_id, *_ = await server.receive()
-                await trio.testing.wait_all_tasks_blocked()
-                await server.send(routing_id, b"", b"reply")
-                assert not told.heard.is_set()
-                descriptor: Any = dealer._dealer.raw.get(zmq.FD)
-                assert select.select([descriptor], [], [], 5)[0]
-                time.sleep(0.01)  # noqa: ASYNC251  # libzmq looks no more than once in a millisecond
-                assert dealer.send((b"", b"another"))
-                await told.heard.wait()
-            nursery.cancel_scope.cancel()
-        await dealer.aclose()
+        async with connected(endpoint, told) as (dealer, _):
+            assert dealer.send((b"", b"request"))
+            routing_id, *_ = await server.receive()
+            await trio.testing.wait_all_tasks_blocked()
+            await server.send(routing_id, b"", b"reply")
+            assert not told.heard.is_set()
+            descriptor: Any = dealer._dealer.raw.get(zmq.FD)
+            assert select.select([descriptor], [], [], 5)[0]
+            time.sleep(0.01)  # noqa: ASYNC251  # libzmq looks no more than once in a millisecond
+            assert dealer.send((b"", b"another"))
+            await told.heard.wait()
 
 
 async def test_a_connection_that_has_just_gone_is_no_error_of_who_sends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The socket may know it before the monitor has told: it takes nothing more."""
+
+    def send(_data: bytes, _flags: int) -> None:
+        raise zmq.Again
+
     with plain_server(zmq.ROUTER) as (endpoint, _):
-        dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
-        told: Any = Told()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(dealer.run, told)
-            await told.up.wait()
-            await trio.testing.wait_all_tasks_blocked()
-
-            def send(_data: bytes, _flags: int) -> None:
-                raise zmq.Again
-
+        async with connected(endpoint, Told()) as (dealer, _nursery):
             monkeypatch.setattr(dealer._dealer, "send", send)
             for _ in range(TOGETHER + 2):  # now, when it is enough, and by the flusher
                 assert dealer.send((b"", b"x"))
             await trio.testing.wait_all_tasks_blocked()
             assert not dealer._outbox
-            nursery.cancel_scope.cancel()
-        await dealer.aclose()
 
 
 async def test_what_was_not_handed_over_is_forgotten_with_the_connection(tmp_path: object) -> None:
@@ -231,30 +234,23 @@ async def test_what_was_not_handed_over_is_forgotten_with_the_connection(tmp_pat
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     server = context.socket(zmq.ROUTER)
     server.bind(endpoint)
-    dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
-    told: Any = Told()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(dealer.run, told)
-        with trio.fail_after(10):
-            await told.up.wait()
-            await trio.testing.wait_all_tasks_blocked()
-            for body in (b"goes out", b"waits", b"waits too"):
-                assert dealer.send((b"", body))
-            assert len(dealer._outbox) == 2
-            context.destroy(linger=0)
-            while not told.down.is_set():  # within the same pass of trio's loop
-                assert dealer._monitor.raw.poll(10_000)  # type: ignore[attr-defined]
-                dealer._read_monitor()
-            assert not dealer._outbox
-            context = zmq.Context()
-            server = context.socket(zmq.ROUTER)
-            server.bind(endpoint)
-            await told.up.wait()
-            assert dealer.send((b"", b"new"))
-            received = await trio.to_thread.run_sync(server.recv_multipart)
-            assert received[-1] == b"new"
-        nursery.cancel_scope.cancel()
-    await dealer.aclose()
+    told = Told()
+    async with connected(endpoint, told) as (dealer, _):
+        for body in (b"goes out", b"waits", b"waits too"):
+            assert dealer.send((b"", body))
+        assert len(dealer._outbox) == 2
+        context.destroy(linger=0)
+        while not told.down.is_set():  # within the same pass of trio's loop
+            assert dealer._monitor.raw.poll(10_000)  # type: ignore[attr-defined]
+            dealer._read_monitor()
+        assert not dealer._outbox
+        context = zmq.Context()
+        server = context.socket(zmq.ROUTER)
+        server.bind(endpoint)
+        await told.up.wait()
+        assert dealer.send((b"", b"new"))
+        received = await trio.to_thread.run_sync(server.recv_multipart)
+        assert received[-1] == b"new"
     context.destroy(linger=0)
 
 

@@ -139,7 +139,6 @@ class Call(Request):
         self.ended: bool = False
         self.timer: Timer[Call] | None = None
 
-    @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
     def finish(self, result: object) -> bool:
         """Its handler has returned; returns False if the request had ended before."""
         if self.ended:

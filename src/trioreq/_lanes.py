@@ -158,7 +158,7 @@ class Lane:
     async def _row(self, scope: trio.CancelScope) -> bool:
         """Run handlers one after the other, while requests are there to be taken.
 
-        Ctrl-C may come meanwhile, except into `Call.finish`, and ends the server whatever it
+        Ctrl-C may come meanwhile, except into `_finish`, and ends the server whatever it
         interrupts.
 
         Returns:
@@ -180,7 +180,7 @@ class Lane:
                 result = await handler(call)
             finally:
                 turns.release()
-            if not call.finish(result) or copy_context() != before:
+            if not _finish(call, result) or copy_context() != before:
                 return False
         self._lanes.in_a_row += taken
         return True
@@ -218,3 +218,9 @@ class Lane:
             return copy_context() == self._lanes.context  # at once where nothing was set
         except Exception:  # noqa: BLE001  # some value's own __eq__: it was set, that is enough
             return False
+
+
+@trio.lowlevel.enable_ki_protection  # half a message would begin the next one
+def _finish(call: Call, result: object) -> bool:
+    """Protected here, and not in `Call`: see docs/design.md on what is compiled."""
+    return call.finish(result)

@@ -22,9 +22,9 @@ from ._options import check_count, check_limit, check_seconds
 from ._router import Router
 from ._sockets import BoundSockets, Sockets
 from ._statistics import Statistics
-from ._threads import SharedTurns, Threads
+from ._threads import Threads
 from ._transport import Link
-from ._turns import Turns
+from ._turns import SharedTurns, Turns
 from ._watchdog import Watchdog
 from ._workers import Handler, Workers, is_async
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Hashable
+from threading import Lock
 from typing import Generic, TypeVar
 
 C = TypeVar("C", bound=Hashable)
@@ -88,3 +89,65 @@ class Turns(Generic[C, T]):
     def grant(self) -> bool:
         """See that no slot is kept from those who wait; returns whether any item has one now."""
         return bool(self.granted)
+
+
+class SharedTurns(Turns[C, T]):
+    """Turns that threads give back themselves, each when it is through with its request.
+
+    `release` and `grant` may be called in any thread, and everything else in the loop's. What is
+    given back is put aside, and granted in bulk: by a thread that finds nothing granted, and by
+    the loop when it has queued some. A thread gives back first, and then looks for those who
+    wait; the loop queues first, and then looks for what was given back: one of the two sees the
+    other. So there is a lock for each lot of them, and not for each.
+    """
+
+    __slots__ = ("_lock", "_returned")
+
+    def __init__(self, slots: int, per_client: int) -> None:
+        super().__init__(slots, per_client)
+        self._returned: deque[None] = deque()
+        self._lock = Lock()
+
+    @property
+    def free(self) -> int:
+        """As in `Turns`."""
+        return self._free + len(self._returned)
+
+    @property
+    def waiting(self) -> int:
+        """As in `Turns`."""
+        if not self._queues:  # nobody but the loop changes that
+            return 0
+        with self._lock:
+            return super().waiting
+
+    def release(self) -> None:
+        """As in `Turns`, as soon as somebody calls `grant`."""
+        self._returned.append(None)
+
+    def grant(self) -> bool:
+        """As in `Turns`."""
+        if self._queues and self._returned:
+            with self._lock:
+                self._grant()
+        return bool(self.granted)
+
+    def _grant(self) -> None:
+        while self._queues and self._returned:
+            self._returned.popleft()
+            Turns.release(self)  # by name: `super()` costs as much as what is called
+
+    def withdraw(self, client: C, item: T) -> None:
+        """As in `Turns`."""
+        with self._lock:
+            super().withdraw(client, item)
+
+    def _queue(self, client: C, item: T) -> bool:
+        with self._lock:
+            self._grant()  # there may be room in the queue then
+            if self._returned:
+                self._free = len(self._returned)
+                for _ in range(self._free):
+                    self._returned.popleft()
+                return self.enter(client, item)
+            return super()._queue(client, item)

@@ -42,6 +42,7 @@ FLOORS = [
     "_connection",
     "_workers",
     "_lanes",
+    "_pool",
     "_threads",
     "_network",
     "_client",

@@ -10,8 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from trioreq._threads import SharedTurns
-from trioreq._turns import Turns
+from trioreq._turns import SharedTurns, Turns
 
 
 class TurnsMachine(RuleBasedStateMachine):

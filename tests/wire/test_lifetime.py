@@ -24,8 +24,8 @@ from support.serving import serving, until
 from support.zmtp import LIMIT
 
 import trioreq
+from trioreq._pool import Pool
 from trioreq._sockets import LINGER, BoundSockets
-from trioreq._threads import Threads
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,7 @@ async def test_threads_that_wait_for_work_end_with_the_server(addr: str, clients
         together.wait(LIMIT)
         return b"done"
 
-    work: Any = Threads._work
+    work: Any = Pool.work
     async with serving(handler, addr, workers=3) as server:
         client = clients.connect(server.endpoints[0], zmq.DEALER)
         for _ in range(3):

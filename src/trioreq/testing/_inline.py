@@ -7,7 +7,8 @@ import time
 import trio
 
 from .._connection import Call, Desk
-from .._threads import Threads, Worker
+from .._pool import Worker
+from .._threads import Threads
 from .._workers import Handler
 
 try:
@@ -27,21 +28,23 @@ class InlineThreads(Threads):
 
     def __init__(self, handler: Handler, desk: Desk, nursery: trio.Nursery) -> None:
         super().__init__(handler, desk)
+        self._handler = handler
+        self._turns = desk.turns
         self._outer = nursery
 
     def start(self) -> None:
         """Run the requests that have a turn, each in a task."""
         while self._turns.grant():
             call = self._turns.granted.popleft()
-            self._context.run(self._outer.start_soon, self._inline, call)
+            self._pool.context.run(self._outer.start_soon, self._inline, call)
 
     async def _inline(self, call: Call) -> None:
         worker = Worker()
-        self._working.add(worker)
-        self._done.append(
+        self._pool.working.add(worker)
+        self._pool.done.append(
             await greenback.with_portal_run_sync(worker.run, self._handler, self._turns, call)
         )
-        self._working.remove(worker)
+        self._pool.working.remove(worker)
         self.start()  # the turn that it gave back may be another's now
         self._collect()
 

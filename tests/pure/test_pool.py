@@ -10,18 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from trioreq import _threads
-from trioreq._threads import SharedTurns, Threads, Worker
-
-
-class Token:
-    """Counts how often the loop is woken."""
-
-    def __init__(self) -> None:
-        self.woken = 0
-
-    def run_sync_soon(self, _: object) -> None:
-        self.woken += 1
+from trioreq import _pool, _turns
+from trioreq._pool import Pool, Worker
+from trioreq._turns import SharedTurns
 
 
 class Wake:
@@ -44,13 +35,14 @@ class Threaded:
     def __init__(self, slots: int, **meanwhile: Callable[[], object]) -> None:
         self.meanwhile = meanwhile  # what happens while a request's handler runs
         self.turns: Any = SharedTurns(slots, 10)
-        self.token = Token()
+        self.woken = 0  # how often the loop was
         self.seen: list[str] = []
-        desk: Any = SimpleNamespace(turns=self.turns)
-        self.threads = cast("Any", Threads(self.handle, desk))
-        self.threads._context = copy_context()
-        self.threads._token = self.token
-        self.threads._parked = Parked(self)
+        self.pool = cast("Any", Pool(self.handle, self.turns, self.wake))
+        self.pool.context = copy_context()
+        self.pool._parked = Parked(self)
+
+    def wake(self) -> None:
+        self.woken += 1
 
     def handle(self, call: Any) -> str:
         self.seen.append(call.name)
@@ -65,19 +57,19 @@ class Threaded:
     def another_parks(self) -> None:
         wake = Wake()
         wake.acquire()
-        self.threads._parked.others.append(wake)
+        self.pool._parked.others.append(wake)
 
     def another_comes_and_parks(self) -> None:
-        self.threads._coming = False
+        self.pool._coming = False
         self.another_parks()
 
     def run(self) -> None:
         """Do all that there is to do, as one that is called up; park, and end."""
-        self.threads._work(Worker())
+        self.pool.work(Worker())
 
     @property
     def parked(self) -> int:
-        return len(self.threads._parked.others)
+        return len(self.pool._parked.others)
 
     @property
     def granted(self) -> list[str]:
@@ -97,7 +89,7 @@ class Parked:
         self.threaded.meanwhile.pop("parked", self.close)()
 
     def close(self) -> None:
-        self.threaded.threads._closed = True
+        self.threaded.pool._closed = True
 
     def pop(self) -> Wake:
         return self.mine.pop() if self.mine else self.others.pop()
@@ -112,7 +104,8 @@ def _no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
         def __exit__(self, *_: object) -> None:
             self.release()
 
-    monkeypatch.setattr(_threads, "Lock", Lock)
+    monkeypatch.setattr(_pool, "Lock", Lock)
+    monkeypatch.setattr(_turns, "Lock", Lock)
 
 
 def test_one_other_is_called_up_for_what_is_left() -> None:
@@ -173,12 +166,12 @@ def test_who_parks_looks_again_for_what_has_come_meanwhile() -> None:
 def test_who_parks_while_the_server_ends_ends() -> None:
     threaded = Threaded(9)
     threaded.run()
-    assert not threaded.threads._parked.mine
+    assert not threaded.pool._parked.mine
 
 
 def test_the_loop_is_told_before_the_next_function_takes_its_time() -> None:
     woken = []
-    threaded = Threaded(2, b=lambda: woken.append(threaded.token.woken))
+    threaded = Threaded(2, b=lambda: woken.append(threaded.woken))
     threaded.arrive("a", "b")
     threaded.run()
     assert woken == [1]
@@ -186,19 +179,19 @@ def test_the_loop_is_told_before_the_next_function_takes_its_time() -> None:
 
 def test_the_loop_is_told_at_the_end_if_another_comes_and_would_do_it_otherwise() -> None:
     woken = []
-    threaded = Threaded(3, c=lambda: woken.append(threaded.token.woken))
+    threaded = Threaded(3, c=lambda: woken.append(threaded.woken))
     threaded.another_parks()
     threaded.arrive("a", "b", "c")
     threaded.run()
     assert woken == [0]
-    assert threaded.token.woken == 1
+    assert threaded.woken == 1
 
 
 def test_who_comes_tells_what_others_have_done() -> None:
     woken = []
-    threaded = Threaded(9, a=lambda: woken.append(threaded.token.woken))
+    threaded = Threaded(9, a=lambda: woken.append(threaded.woken))
     threaded.another_parks()
-    threaded.threads._done.append(object())
+    threaded.pool.done.append(object())
     threaded.arrive("a", "b")
     threaded.run()
     assert woken == [1]
@@ -208,20 +201,20 @@ def test_who_has_come_is_not_on_its_way_any_more() -> None:
     threaded = Threaded(9)
     threaded.another_parks()
     threaded.arrive("a", "b")
-    threaded.threads._coming = True
+    threaded.pool._coming = True
     threaded.run()
     assert threaded.parked == 0
 
 
 def test_the_loop_grants_what_was_given_back_while_it_queued() -> None:
     threaded = Threaded(1)
-    threaded.threads._working.add(Worker())
+    threaded.pool.working.add(Worker())
     threaded.another_parks()
     threaded.arrive("a")
     threaded.turns.granted.clear()  # it runs
     threaded.arrive("b")
     threaded.turns.release()  # its thread had looked just before b was queued
-    threaded.threads.start()
+    threaded.pool.start()
     assert threaded.granted == ["b"]
     assert threaded.parked == 0
 
@@ -232,8 +225,7 @@ def test_there_is_a_thread_for_one_who_waits_though_a_turn_is_given_back_just_no
 ) -> None:
     """Who gives it back goes on with "b", and grants it to "c": that needs another thread."""
     threaded = Threaded(2)
-    threaded.threads._working.add(Worker())
-    threaded.threads._nursery = SimpleNamespace(start_soon=lambda *_: None)
+    threaded.pool.working.add(Worker())
     threaded.arrive("a")
     threaded.turns.granted.clear()  # it runs
     threaded.arrive("b", "c")
@@ -248,8 +240,8 @@ def test_there_is_a_thread_for_one_who_waits_though_a_turn_is_given_back_just_no
         return granted
 
     monkeypatch.setattr(SharedTurns, "grant", lambda _: grant_just_before())
-    threaded.threads.start()
-    assert len(threaded.threads._working) == 2
+    threaded.pool.start()
+    assert len(threaded.pool.working) == 2
 
 
 def test_who_comes_at_once_is_not_taken_for_one_who_is_on_its_way() -> None:
@@ -258,9 +250,9 @@ def test_who_comes_at_once_is_not_taken_for_one_who_is_on_its_way() -> None:
     class Quick(Wake):
         def release(self) -> None:
             super().release()
-            threaded.threads._coming = False  # it looks around before the caller goes on
+            threaded.pool._coming = False  # it looks around before the caller goes on
 
     threaded = Threaded(9)
-    threaded.threads._parked.others.append(Quick())
-    threaded.threads._call_up()
-    assert not threaded.threads._coming
+    threaded.pool._parked.others.append(Quick())
+    threaded.pool._call_up()
+    assert not threaded.pool._coming

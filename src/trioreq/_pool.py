@@ -1,0 +1,170 @@
+"""What threads do: they take one granted request after the other, and run its handler.
+
+They take the granted requests from the queue themselves. One is called up for any number of
+them, and before it runs a function, which may take its time, it calls up another for what is left;
+unless one is on its way already, which will do the same. So functions that are quick are run in a
+row by few threads, and those that take their time have all threads soon. What is done is
+collected: however many are done before the loop looks, it is woken once.
+
+All of this rests on one rule: who writes, writes first, and then looks whether somebody is there to
+read it; who is about to park parks first, and then looks whether there is anything to read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from threading import Lock
+
+from ._connection import UNSTOPPABLE, Call, Connection
+from ._request import current_request
+from ._turns import Turns
+from ._workers import Handler, ends_program
+
+Done = tuple[Call, object, BaseException | None]
+"""A request, what its handler has returned, and what it has raised."""
+
+
+class Pool:
+    """The threads of a server, or what they have in common: who starts them is not seen here.
+
+    Args:
+        handler: A plain function.
+        turns: Those that they take, and may give back in any thread.
+        wake: Wakes the loop, which is to call `finish` then; called in any thread.
+
+    Attributes:
+        context: Handlers run in copies of it; set before the first thread works.
+        working: Who is there to do it.
+        done: What is to be answered.
+    """
+
+    context: Context
+
+    def __init__(
+        self, handler: Handler, turns: Turns[Connection, Call], wake: Callable[[], object]
+    ) -> None:
+        self._handler = handler
+        self._turns = turns
+        self._wake = wake
+        self.working: set[Worker] = set()
+        self._parked: deque[Lock] = deque()  # the one that has run last at the end
+        self._coming = False  # whether one is called up that has not looked around yet
+        self._closed = False
+        self.done: deque[Done] = deque()
+        self._told = False  # whether the loop knows that something is done
+
+    @property
+    def abandoned(self) -> int:
+        """Threads that still run for a request that has ended."""
+        calls = [worker.call for worker in self.working]
+        return sum(call.ended for call in calls if call is not None)
+
+    def start(self) -> Sequence[Worker]:
+        """See that the requests that have a turn are taken.
+
+        Returns:
+            Those for whom a thread is to be started, to `work`.
+        """
+        turns = self._turns
+        granted = turns.grant()
+        new = []
+        if len(self.working) < turns.slots:
+            # One for each request that is not done: none waits for another's thread. While others
+            # wait, a turn that is free now may be theirs in a moment.
+            busy = turns.slots if turns.waiting else turns.slots - turns.free
+            while len(self.working) < busy:
+                new.append(Worker())
+                self.working.add(new[-1])
+        if granted:
+            self._call_up()
+        return new
+
+    def close(self) -> None:
+        """Let threads end, each when it is through with what it does."""
+        self._closed = True
+        for _ in self.working:
+            self._call_up()
+
+    def _call_up(self) -> None:
+        """Call one up that is parked, if there is one. It looks around, at all that is here."""
+        try:
+            wake = self._parked.pop()
+        except IndexError:
+            return
+        self._coming = True
+        wake.release()
+
+    def work(self, worker: Worker) -> None:
+        """Take requests whenever called up (in a thread)."""
+        turns, granted, done = self._turns, self._turns.granted, self.done
+        new_context, run, handler = self.context.copy, worker.run, self._handler
+        wake = Lock()
+        wake.acquire()
+        while not self._closed:
+            self._coming = False
+            if done:
+                self._tell()
+            while granted or turns.grant():
+                try:
+                    call = granted.popleft()
+                except IndexError:  # another thread was quicker
+                    break
+                # The function may take its time. Who comes sees what is left, and what is done.
+                if not self._coming:
+                    if granted or turns.grant():
+                        self._call_up()
+                    if done and not self._coming:
+                        self._tell()
+                done.append(new_context().run(run, handler, turns, call))
+            self._tell()
+            self._parked.append(wake)
+            if granted or self._closed:  # since it has looked
+                self._call_up()
+            wake.acquire()
+
+    def _tell(self) -> None:
+        """Let the loop know that something is done, unless it knows."""
+        if self.done and not self._told:
+            self._told = True
+            self._wake()
+
+    def finish(self) -> None:
+        """Answer what is done (in the loop)."""
+        self._told = False  # first: what is done from now on is told anew
+        while self.done:
+            call, result, error = self.done.popleft()
+            if error is None:
+                call.finish(result)
+            elif ends_program(error):
+                raise error
+            else:
+                call.fail(error)
+
+
+class Worker:
+    """What runs handlers, one at a time: a thread.
+
+    Attributes:
+        call: Whose handler runs here.
+    """
+
+    __slots__ = ("call",)
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+
+    def run(self, handler: Handler, turns: Turns[Connection, Call], call: Call) -> Done:
+        """Run the handler for a request, in a context of its own, and say how that ended."""
+        current_request.set(call)
+        self.call = call
+        try:
+            call.scope = UNSTOPPABLE
+            call.check_cancelled()  # the loop writes the reason first, and then reads the scope
+            return call, handler(call), None
+        except BaseException as error:  # noqa: BLE001  # it is raised, or answered, in the loop
+            return call, None, error
+        finally:
+            self.call = None
+            turns.release()

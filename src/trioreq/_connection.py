@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -216,7 +216,7 @@ class Connection:
         self.told: set[str] = set()  # what the log has of it already
         desk.connections[self] = None
 
-    def arrived(self, frames: Sequence[bytes]) -> None:
+    def arrived(self, frames: list[bytes]) -> None:
         """Make a request of what came, and let it run, or wait, or answer at once."""
         desk = self.desk
         envelope, header = _wire.BARE_ENVELOPE, None

@@ -75,7 +75,7 @@ class Pool:
             # wait, a turn that is free now may be theirs in a moment.
             busy = turns.slots if turns.waiting else turns.slots - turns.free
             while len(self.working) < busy:
-                new.append(Worker())
+                new.append(Worker(self._handler, turns))
                 self.working.add(new[-1])
         if granted:
             self._call_up()
@@ -99,7 +99,7 @@ class Pool:
     def work(self, worker: Worker) -> None:
         """Take requests whenever called up (in a thread)."""
         turns, granted, done = self._turns, self._turns.granted, self.done
-        new_context, run, handler = self.context.copy, worker.run, self._handler
+        new_context, run = self.context.copy, worker.run
         wake = Lock()
         wake.acquire()
         while not self._closed:
@@ -117,7 +117,7 @@ class Pool:
                         self._call_up()
                     if done and not self._coming:
                         self._tell()
-                done.append(new_context().run(run, handler, turns, call))
+                done.append(new_context().run(run, call))
             self._tell()
             self._parked.append(wake)
             if granted or self._closed:  # since it has looked
@@ -150,21 +150,23 @@ class Worker:
         call: Whose handler runs here.
     """
 
-    __slots__ = ("call",)
+    __slots__ = ("_handler", "_turns", "call")
 
-    def __init__(self) -> None:
+    def __init__(self, handler: Handler, turns: Turns[Connection, Call]) -> None:
+        self._handler = handler
+        self._turns = turns
         self.call: Call | None = None
 
-    def run(self, handler: Handler, turns: Turns[Connection, Call], call: Call) -> Done:
+    def run(self, call: Call) -> Done:
         """Run the handler for a request, in a context of its own, and say how that ended."""
         current_request.set(call)
         self.call = call
         try:
             call.scope = UNSTOPPABLE
             call.check_cancelled()  # the loop writes the reason first, and then reads the scope
-            return call, handler(call), None
+            return call, self._handler(call), None
         except BaseException as error:  # noqa: BLE001  # it is raised, or answered, in the loop
             return call, None, error
         finally:
             self.call = None
-            turns.release()
+            self._turns.release()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 import zmq
@@ -23,6 +23,7 @@ from ._sockets import Connection, Sockets
 from ._transport import Peer, Unsent
 from ._unfinished import Unfinished
 from ._watchdog import Watchdog
+from ._wire import Frames
 from ._zsocket import MORE, NOBLOCK
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trioreq")
 
-BATCH = 256 * 1024  # bytes read before what came is worked on: what fits a cache, and is soon freed
-MESSAGE = 2048  # bytes that a message counts as, beside its last frame
+BATCH: Final = (
+    256 * 1024
+)  # bytes read before what came is worked on: what fits a cache, and is soon freed
+MESSAGE: Final = 2048  # bytes that a message counts as, beside its last frame
 FULL = (
     "the process has nearly as many file descriptors open as it may (ulimit -n), and newcomers are "
     "ended until some are free"
@@ -55,7 +58,7 @@ class RouterLink:
         self.client = client
         self.gone = False
 
-    def send(self, frames: Sequence[bytes]) -> None:
+    def send(self, frames: Frames) -> None:
         """Hand a message over to this connection or to nobody: now, or with others soon."""
         router = self.router
         router.outbox.append((self, frames))
@@ -90,7 +93,7 @@ class Router:
         self._room = sockets.room
         self._links: dict[int, RouterLink] = {}
         self._automatic: dict[bytes, RouterLink] = {}  # routing id -> link, while it lives
-        self.outbox: list[tuple[RouterLink, Sequence[bytes]]] = []
+        self.outbox: list[tuple[RouterLink, Frames]] = []
         self.holding = False
         self._appetite = BATCH
         self.handed_over = 0

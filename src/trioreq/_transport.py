@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from ._wire import Frames
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -47,14 +49,14 @@ class Link(Protocol):
     def client(self) -> Peer:
         """Who is on the other end."""
 
-    def send(self, frames: Sequence[bytes]) -> None:
+    def send(self, frames: Frames) -> None:
         """Hand a message over, soon, to this connection or to nobody; never waits."""
 
 
 class Session(Protocol):
     """A connection, as the transport sees it: what the server keeps for it."""
 
-    def arrived(self, frames: Sequence[bytes]) -> None:
+    def arrived(self, frames: list[bytes]) -> None:
         """A message came. It may still come after `left`."""
 
     def unsent(self, why: Unsent) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Hashable
+from itertools import islice
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -76,15 +77,25 @@ class Turns(Generic[C, T]):
 
     def release(self) -> None:
         """Give a slot back: it goes to the next client in turn."""
-        if not self._queues:
-            self._free += 1
-            return
-        client, queue = next(iter(self._queues.items()))
-        self.granted.append(queue.popleft())
-        if queue:
-            self._queues.move_to_end(client)  # of the round
-        else:
-            del self._queues[client]
+        self._free += self._give(1)
+
+    def _give(self, slots: int) -> int:
+        """Give slots to those who wait, a request of each client, round after round.
+
+        Returns:
+            How many are left.
+        """
+        queues = self._queues
+        while slots and queues:
+            whole = slots >= len(queues)  # then all move, and none has to
+            for client, queue in list(islice(queues.items(), slots)):
+                self.granted.append(queue.popleft())
+                slots -= 1
+                if not queue:
+                    del queues[client]
+                elif not whole:
+                    queues.move_to_end(client)  # of the round
+        return slots
 
     def grant(self) -> bool:
         """See that no slot is kept from those who wait; returns whether any item has one now."""
@@ -134,8 +145,15 @@ class SharedTurns(Turns[C, T]):
 
     def _grant(self) -> None:
         while self._queues and self._returned:
+            left = self._give(self._take_returned())
+            self._returned.extend([None] * left)
+
+    def _take_returned(self) -> int:
+        """Take what was put aside; returns how many."""
+        slots = len(self._returned)
+        for _ in range(slots):  # not cleared: there may be more by now
             self._returned.popleft()
-            Turns.release(self)  # by name: `super()` costs as much as what is called
+        return slots
 
     def withdraw(self, client: C, item: T) -> None:
         """As in `Turns`."""
@@ -146,8 +164,6 @@ class SharedTurns(Turns[C, T]):
         with self._lock:
             self._grant()  # there may be room in the queue then
             if self._returned:
-                self._free = len(self._returned)
-                for _ in range(self._free):
-                    self._returned.popleft()
+                self._free = self._take_returned()
                 return self.enter(client, item)
             return super()._queue(client, item)

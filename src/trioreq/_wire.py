@@ -16,31 +16,32 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ._errors import Code
 
 Frames = tuple[bytes, ...]
 
-ERROR_MARK = b"trioreq-error"
-DELIMITER = b""
-BARE_ENVELOPE: Frames = (DELIMITER,)
+ERROR_MARK: Final = b"trioreq-error"
+DELIMITER: Final = b""
+BARE_ENVELOPE: Final[Frames] = (DELIMITER,)
 """The envelope of a plain REQ client: nothing but the delimiter."""
 
-HEADER = struct.Struct("!4sBQI")
+HEADER: Final = struct.Struct("!4sBQI")
 """Magic, kind or status, correlation, milliseconds left; network order, 17 bytes."""
-FIELDS = struct.Struct("!4xBQI")
+FIELDS: Final = struct.Struct("!4xBQI")
 """The same without the magic."""
-MAGIC = b"TRQ\x01"
-REQUEST, CANCEL = 0, 1
-OK = 0
-WANTS_HELLO = 1 << 63
+MAGIC: Final = b"TRQ\x01"
+REQUEST: Final = 0
+CANCEL: Final = 1
+OK: Final = 0
+WANTS_HELLO: Final = 1 << 63
 """The correlation's top bit: the client asks whether the server speaks the header."""
-CORRELATION = WANTS_HELLO - 1
+CORRELATION: Final = WANTS_HELLO - 1
 """The correlation without that bit."""
-SPEAKS = 0xFFFFFFFF
+SPEAKS: Final = 0xFFFFFFFF
 """In the place of the milliseconds: the reply's header is a server's, and no echo."""
-MOST_MILLISECONDS = 0xFFFFFFFE
+MOST_MILLISECONDS: Final = 0xFFFFFFFE
 STATUS = {
     Code.HANDLER_FAILED.value: 1,
     Code.TIMED_OUT.value: 2,
@@ -49,7 +50,7 @@ STATUS = {
     Code.SHUTTING_DOWN.value: 6,  # 5 is kept for a request that is too large
 }
 """The status of an error, by its code."""
-OTHER_STATUS = 255
+OTHER_STATUS: Final = 255
 """The status of an error with a code that is the handler's own."""
 
 

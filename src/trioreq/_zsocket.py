@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import trio
 import zmq
 
 POLLIN = int(zmq.POLLIN)  # the enum's own & is slow
 EVENTS = int(zmq.EVENTS)
-NOBLOCK = int(zmq.NOBLOCK)  # plain ints: each call would look the enum's value up
-MORE = int(zmq.SNDMORE | zmq.NOBLOCK)
+NOBLOCK: Final = 1  # zmq.NOBLOCK; a plain int: each call would look the enum's value up
+MORE: Final = 3  # zmq.SNDMORE | zmq.NOBLOCK
 
 
 class Raw(Protocol):

@@ -63,9 +63,14 @@ class Threaded:
         self.pool._coming = False
         self.another_parks()
 
+    def add_worker(self) -> Worker:
+        worker = Worker(self.handle, self.turns)
+        self.pool.working.add(worker)
+        return worker
+
     def run(self) -> None:
         """Do all that there is to do, as one that is called up; park, and end."""
-        self.pool.work(Worker())
+        self.pool.work(self.add_worker())
 
     @property
     def parked(self) -> int:
@@ -208,7 +213,7 @@ def test_who_has_come_is_not_on_its_way_any_more() -> None:
 
 def test_the_loop_grants_what_was_given_back_while_it_queued() -> None:
     threaded = Threaded(1)
-    threaded.pool.working.add(Worker())
+    threaded.add_worker()
     threaded.another_parks()
     threaded.arrive("a")
     threaded.turns.granted.clear()  # it runs
@@ -225,7 +230,7 @@ def test_there_is_a_thread_for_one_who_waits_though_a_turn_is_given_back_just_no
 ) -> None:
     """Who gives it back goes on with "b", and grants it to "c": that needs another thread."""
     threaded = Threaded(2)
-    threaded.pool.working.add(Worker())
+    threaded.add_worker()
     threaded.arrive("a")
     threaded.turns.granted.clear()  # it runs
     threaded.arrive("b", "c")

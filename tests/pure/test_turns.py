@@ -177,3 +177,37 @@ def test_a_queue_has_room_again_as_soon_as_a_turn_was_given_back() -> None:
     assert turns.enter("a", "a4")
     assert list(turns.granted) == ["a1", "a2"]
     assert (turns.waiting, turns.free) == (1, 0)
+
+
+@pytest.mark.parametrize("returned", [1, 2, 3, 4, 5, 6, 9])
+def test_what_is_given_back_together_is_granted_as_one_after_the_other(returned: int) -> None:
+    granted = []
+    for turns in (Turns[str, str](9, 10), SharedTurns[str, str](9, 10)):
+        for number in range(9):
+            assert turns.enter("z", f"z{number}")
+        turns.granted.clear()  # they run
+        for item in ("a1", "a2", "a3", "b1", "b2", "c1"):
+            assert turns.enter(item[0], item)
+        for _ in range(returned):
+            turns.release()
+        turns.grant()
+        granted.append((list(turns.granted), turns.waiting, turns.free))
+    assert granted[0] == granted[1]
+    assert granted[1][1:] == (max(6 - returned, 0), max(returned - 6, 0))
+
+
+def test_a_thread_gives_back_while_another_grants(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: Any = SharedTurns(2, 10)
+    for item in ("a1", "a2", "a3", "a4"):
+        assert turns.enter("a", item)
+    turns.release()
+    give = SharedTurns._give
+
+    def meanwhile(self: Any, slots: int) -> int:
+        if len(turns.granted) == 2:
+            turns.release()
+        return give(self, slots)
+
+    monkeypatch.setattr(SharedTurns, "_give", meanwhile)
+    assert turns.grant()
+    assert list(turns.granted) == ["a1", "a2", "a3", "a4"]

@@ -39,11 +39,9 @@ class InlineThreads(Threads):
             self._pool.context.run(self._outer.start_soon, self._inline, call)
 
     async def _inline(self, call: Call) -> None:
-        worker = Worker()
+        worker = Worker(self._handler, self._turns)
         self._pool.working.add(worker)
-        self._pool.done.append(
-            await greenback.with_portal_run_sync(worker.run, self._handler, self._turns, call)
-        )
+        self._pool.done.append(await greenback.with_portal_run_sync(worker.run, call))
         self._pool.working.remove(worker)
         self.start()  # the turn that it gave back may be another's now
         self._collect()

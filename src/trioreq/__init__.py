@@ -1,7 +1,7 @@
 """A ZeroMQ request/reply server in trio: a client that is gone stops its work."""
 
 from ._admission import Applicant
-from ._client import Client, open_client
+from ._client import Client
 from ._curve import AllowList, CurveClient, CurveServer, KeyPair, load_public_key
 from ._errors import (
     CancelReason,
@@ -17,6 +17,7 @@ from ._errors import (
     TrioreqError,
     UnexpectedReply,
 )
+from ._open_client import open_client
 from ._request import Request, check_cancelled
 from ._server import Server, serve
 from ._statistics import ClientStatistics, RepliesDropped, Statistics, Timings

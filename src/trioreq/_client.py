@@ -12,8 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +20,6 @@ import outcome
 import trio
 
 from . import _wire
-from ._curve import CurveClient
-from ._dealer import Dealer
 from ._errors import (
     Code,
     ConnectionLost,
@@ -32,9 +29,7 @@ from ._errors import (
     RequestTimeout,
     UnexpectedReply,
 )
-from ._network import Network
-from ._nursery import open_own_nursery
-from ._options import check_count, check_seconds
+from ._options import check_seconds
 from ._statistics import ClientStatistics, Timings
 from ._transport import Line
 from ._wire import Frames
@@ -316,72 +311,3 @@ class Client:
         self._counts["lost"] += len(waiting)
         for caller in waiting.values():
             trio.lowlevel.reschedule(caller, outcome.Error(error()))
-
-
-@asynccontextmanager
-async def open_client(
-    endpoint: str | Network,
-    *,
-    timeout: float | None = None,
-    retries: int = 0,
-    connect_timeout: float | None = None,
-    heartbeat: float | None = 10.0,
-    max_message_size: int = 16 * 1024 * 1024,
-    curve: CurveClient | None = None,
-) -> AsyncIterator[Client]:
-    """Open a client of one server. Leaving the block closes it, and cancels what is in flight.
-
-    The server is one of trioreq's, a REP socket, or any ROUTER that sends an envelope back as it
-    came. The connection is made, and made again when it is lost, behind the scenes: a request
-    waits for it.
-
-    Args:
-        endpoint: Where the server is: ``tcp://127.0.0.1:5555``, ``ipc:///run/my-service.sock``.
-        timeout: Seconds that a request may take; None for no limit. It goes with the request,
-            and the server stops working on it when it is over.
-        retries: How often a request is sent again after the connection broke under it. The
-            server may do its work twice then: use it only where that does no harm.
-        connect_timeout: Seconds that a request waits for a connection; None for as long as it
-            has.
-        heartbeat: Seconds in which a server that is stopped or cut off is noticed; None sends
-            no heartbeats.
-        max_message_size: Bytes that a frame of a reply may have; more breaks the connection.
-        curve: The server's key and the client's own, for a server that wants CURVE.
-
-    Raises:
-        EndpointError: The endpoint is no address that can be connected to.
-        TypeError: An option is of the wrong type.
-        ValueError: An option is out of its range.
-
-    Example:
-        >>> async def main():
-        ...     async with trioreq.open_client("tcp://127.0.0.1:5555", timeout=5) as client:
-        ...         print(await client.request(b"hello"))
-        >>> trio.run(main)  # doctest: +SKIP
-    """
-    check_seconds("timeout", timeout)
-    check_seconds("connect_timeout", connect_timeout)
-    check_seconds("heartbeat", heartbeat)
-    check_count("retries", retries, 0)
-    check_count("max_message_size", max_message_size, 1)
-    if curve is not None and not isinstance(curve, CurveClient):
-        raise TypeError(f"curve is a CurveClient, not {type(curve).__name__}")
-    line: Line
-    if isinstance(endpoint, Network):
-        if curve is not None:
-            raise ValueError("a network in memory knows no CURVE: leave it out there")
-        line = endpoint.line(heartbeat=heartbeat, max_message_size=max_message_size)
-    else:
-        line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size, curve=curve)
-    client = Client(
-        line, str(endpoint), timeout=timeout, retries=retries, connect_timeout=connect_timeout
-    )
-    try:
-        async with open_own_nursery() as nursery:
-            nursery.start_soon(line.run, client)
-            try:
-                yield client
-            finally:
-                client.close()
-    finally:
-        await line.aclose()

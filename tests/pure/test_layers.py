@@ -46,6 +46,7 @@ FLOORS = [
     "_threads",
     "_network",
     "_client",
+    "_open_client",
     "_server",
     "__init__",
 ]

@@ -12,6 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import zmq
+
+import trioreq
+
 PACKAGES = ("trioreq", "pyzmq", "trio", "aiozmq", "pynng", "grpcio")
 
 
@@ -98,10 +102,7 @@ def machine() -> dict[str, str]:
             described[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             described[name] = "not installed"
-    try:
-        import zmq
-    except ImportError:
-        return described
+    described["trioreq"] += ", compiled" if trioreq.__compiled__ else ", interpreted"
     return described | {"libzmq": zmq.zmq_version()}
 
 

@@ -1,5 +1,6 @@
 """A ZeroMQ request/reply server in trio: a client that is gone stops its work."""
 
+from . import _wire
 from ._admission import Applicant
 from ._client import Client
 from ._curve import AllowList, CurveClient, CurveServer, KeyPair, load_public_key
@@ -56,6 +57,7 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+__compiled__: bool = not _wire.__file__.endswith(".py")  # see hatch_build.py
 
 for _name in __all__:  # tracebacks and help() show the path that users import
     globals()[_name].__module__ = __name__

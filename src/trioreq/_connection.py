@@ -20,7 +20,7 @@ from . import _wire
 from ._deadlines import Deadlines, Timer
 from ._errors import CancelReason, Code, ReplyError, RequestCancelled
 from ._request import Request
-from ._statistics import Outcome, Tally
+from ._tally import Outcome, Tally
 from ._transport import Carrier, Link, Peer, Unsent
 from ._turns import Turns
 

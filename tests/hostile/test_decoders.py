@@ -17,7 +17,7 @@ from support.memory import serving
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trioreq import _wire
-from trioreq._statistics import Outcome
+from trioreq._tally import Outcome
 
 FRAME = st.one_of(
     st.just(b""),

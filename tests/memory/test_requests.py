@@ -297,6 +297,7 @@ async def test_g5_a_lane_that_waits_holds_no_request() -> None:
         assert [one for one in requests_in_memory() if one not in others] == []
 
 
+@pytest.mark.interpreted
 async def test_ctrl_c_may_come_into_a_handler_but_not_into_the_sending_of_its_reply(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

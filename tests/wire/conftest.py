@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
+import zmq
 from support.clients import Clients, Peer, open_clients, open_peer
+
+from trioreq._sockets import BoundSockets
 
 
 @pytest.fixture
@@ -26,3 +30,24 @@ def addr(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if request.param == "tcp":
         return "tcp://127.0.0.1:0"
     return f"ipc://{tmp_path_factory.mktemp('ipc')}/socket"
+
+
+@pytest.fixture
+def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The last frames of all messages that were handed to a server's ROUTER."""
+    seen: list[bytes] = []
+    init = BoundSockets.__init__
+
+    def spied_on(self: BoundSockets, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        send = self.router.send
+
+        def spy(data: bytes, flags: int = 0) -> object:
+            if not flags & zmq.SNDMORE:
+                seen.append(data)
+            return send(data, flags)
+
+        self.router.send = spy
+
+    monkeypatch.setattr(BoundSockets, "__init__", spied_on)
+    return seen

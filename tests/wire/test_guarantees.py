@@ -26,31 +26,6 @@ from trioreq._router import BATCH, CATCH_UP, MESSAGE, Router
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The last frames of all messages that were handed to the ROUTER socket."""
-    seen: list[bytes] = []
-    release = Router.release
-
-    def spy(self: Router) -> None:
-        socket = self._router
-        send = socket.send
-
-        def spy_on_send(data: bytes, flags: int = 0) -> object:
-            if not flags & zmq.SNDMORE:
-                seen.append(data)
-            return send(data, flags)
-
-        socket.send = spy_on_send
-        try:
-            release(self)
-        finally:
-            socket.send = send
-
-    monkeypatch.setattr(Router, "release", spy)
-    return seen
-
-
 def gone(server: trioreq.Server) -> bool:
     return server.statistics().connections == 0
 

@@ -22,7 +22,6 @@ from support.zmtp import RawPeer
 import trioreq
 from trioreq import _curve, _dealer, _gate
 from trioreq._admission import Verdict, reply
-from trioreq._router import Router
 
 pytestmark = pytest.mark.slow
 
@@ -170,20 +169,6 @@ async def test_a_peer_cannot_say_who_it_is(clients: Clients) -> None:
 
 
 # The guarantees, under CURVE.
-
-
-@pytest.fixture
-def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The last frames of all that was handed over, by connection or not."""
-    seen: list[bytes] = []
-    release = Router.release
-
-    def spy(self: Router) -> None:
-        seen.extend(frames[-1] for link, frames in self.outbox if not link.gone)
-        release(self)
-
-    monkeypatch.setattr(Router, "release", spy)
-    return seen
 
 
 async def test_g1_g4_who_goes_is_seen_to_go(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -146,3 +147,14 @@ def test_public_names_are_listed_and_show_their_public_path() -> None:
     for name in trioreq.__all__:
         assert getattr(trioreq, name).__module__ == "trioreq", name
         assert getattr(trioreq, name).__doc__, name
+
+
+def test_what_is_compiled_leaves_ctrl_c_to_those_who_call_it() -> None:
+    """Trio looks for what is protected in frames, and what is compiled has none."""
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    modules = wheel["hooks"]["custom"]["modules"]
+    assert modules
+    assert set(modules) < set(FLOORS)
+    for module in modules:
+        assert "ki_protection" not in (SOURCE / f"{module}.py").read_text(), module

@@ -90,7 +90,7 @@ class Nothing:
     def release(self) -> None:
         """Hold nothing."""
 
-    async def receive(self, first: int = 0) -> None:
+    async def receive(self, first: int = 0, before_wait: object = None) -> None:
         """Bring nothing."""
 
 

@@ -4,7 +4,8 @@ They take the granted requests from the queue themselves. One is called up for a
 them, and before it runs a function, which may take its time, it calls up another for what is left;
 unless one is on its way already, which will do the same. So functions that are quick are run in a
 row by few threads, and those that take their time have all threads soon. What is done is
-collected: however many are done before the loop looks, it is woken once.
+collected: the loop looks at it when it has read a batch, and before it sleeps, and is woken only
+from sleep.
 
 All of this rests on one rule: who writes, writes first, and then looks whether somebody is there to
 read it; who is about to park parks first, and then looks whether there is anything to read.
@@ -32,12 +33,14 @@ class Pool:
     Args:
         handler: A plain function.
         turns: Those that they take, and may give back in any thread.
-        wake: Wakes the loop, which is to call `finish` then; called in any thread.
+        wake: Wakes the loop; called in any thread.
 
     Attributes:
         context: Handlers run in copies of it; set before the first thread works.
         working: Who is there to do it.
         done: What is to be answered.
+        awake: Whether the loop will call `finish` of its own accord. Who is about to let it sleep
+            unsets that first, and then calls `finish`.
     """
 
     context: Context
@@ -53,7 +56,7 @@ class Pool:
         self._coming = False  # whether one is called up that has not looked around yet
         self._closed = False
         self.done: deque[Done] = deque()
-        self._told = False  # whether the loop knows that something is done
+        self.awake = False
 
     @property
     def abandoned(self) -> int:
@@ -125,14 +128,13 @@ class Pool:
             wake.acquire()
 
     def _tell(self) -> None:
-        """Let the loop know that something is done, unless it knows."""
-        if self.done and not self._told:
-            self._told = True
+        """Wake the loop if something is done, and it sleeps."""
+        if self.done and not self.awake:
+            self.awake = True
             self._wake()
 
     def finish(self) -> None:
         """Answer what is done (in the loop)."""
-        self._told = False  # first: what is done from now on is told anew
         while self.done:
             call, result, error = self.done.popleft()
             if error is None:

@@ -124,7 +124,9 @@ class Router:
             if self._sockets.meter is not None:
                 nursery.start_soon(self._lookout.run, self._sockets.meter)
 
-    async def receive(self, first: int = BATCH) -> None:
+    async def receive(
+        self, first: int = BATCH, before_wait: Callable[[], object] | None = None
+    ) -> None:
         """Let the server have what has come; waits for it if there is nothing.
 
         For one task at a time.
@@ -132,13 +134,22 @@ class Router:
         Args:
             first: Bytes in the first batch after a wait; each further one has twice as many. If
                 few, libzmq reads and writes while these are worked on; if many, it is cheaper.
+            before_wait: Called before each wait; it may send.
         """
         if not self._router.readable():
             self._appetite = first
-            await self._router.wait()
+            await self._wait(before_wait)
         while not self._read(self._appetite):  # then it has found that there is nothing
-            await self._router.wait()
+            await self._wait(before_wait)
         self._appetite = min(2 * self._appetite, BATCH)
+
+    async def _wait(self, before: Callable[[], object] | None) -> None:
+        """Wait until there may be something to read; the last look has found nothing."""
+        if before is not None:
+            before()
+            if self._router.readable():  # it may have sent, and that eats the edge
+                return
+        await self._router.wait()
 
     def gather(self, work: Callable[[], object]) -> None:
         """Do what may send many messages, and hand them over together: it is cheaper."""

@@ -59,9 +59,16 @@ class Threads:
     @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
         while True:
-            await self._desk.carrier.receive()
+            await self._desk.carrier.receive(before_wait=self._before_wait)
+            self._pool.awake = True
             self.start()
+            self._collect()
             await trio.lowlevel.checkpoint()
+
+    def _before_wait(self) -> None:
+        """Take what is done; what is done from now on is to be told."""
+        self._pool.awake = False
+        self._collect()
 
     async def _thread(self, worker: Worker) -> None:
         await trio.to_thread.run_sync(
@@ -73,9 +80,9 @@ class Threads:
         )
 
     def _wake(self) -> None:
-        """Let the loop take what is done (in any thread)."""
+        """Let the loop take what is done, in its sleep (in any thread)."""
         with suppress(trio.RunFinishedError):  # abandoned, and now nobody is there to be told
-            self._token.run_sync_soon(self._collect)
+            self._token.run_sync_soon(self._before_wait)
 
     def _collect(self) -> None:
         """Take what is done: turns are free, and replies can go out."""

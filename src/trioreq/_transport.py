@@ -95,11 +95,14 @@ class Carrier(Protocol):
     def release(self) -> None:
         """Let go out what is held."""
 
-    async def receive(self, first: int = ...) -> None:
+    async def receive(
+        self, first: int = ..., before_wait: Callable[[], object] | None = None
+    ) -> None:
         """Wait until something has arrived; for one task at a time.
 
         Args:
             first: Bytes to read after a wait, at the most, before what came is worked on.
+            before_wait: Called before each wait; it may send.
         """
 
 

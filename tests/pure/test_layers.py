@@ -151,7 +151,7 @@ def test_public_names_are_listed_and_show_their_public_path() -> None:
 
 def test_what_is_compiled_leaves_ctrl_c_to_those_who_call_it() -> None:
     """Trio looks for what is protected in frames, and what is compiled has none."""
-    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
     modules = wheel["hooks"]["custom"]["modules"]
     assert modules

@@ -22,6 +22,7 @@ from support.zmtp import LIMIT, RawPeer, message
 
 import trioreq
 from trioreq._router import BATCH, CATCH_UP, MESSAGE, Router
+from trioreq._threads import Threads
 
 pytestmark = pytest.mark.slow
 
@@ -255,3 +256,29 @@ async def test_ipc_tells_who_asks(peer: Peer, tmp_path: object) -> None:
     assert seen[0].pid == peer.pid
     assert seen[0].uid == psutil.Process(peer.pid).uids().real
     assert seen[0].socket_type == "REQ"
+
+
+async def test_g6_what_comes_while_the_loop_takes_what_is_done_is_read(
+    addr: str, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handler(request: trioreq.Request) -> bytes:
+        return request.body
+
+    late: list[object] = []
+    before_wait = Threads._before_wait
+    async with serving(handler, addr) as server:
+        router = server._transport
+        assert isinstance(router, Router)
+        client = clients.connect(server.endpoints[0], zmq.DEALER)
+
+        def spy(self: Threads) -> None:
+            before_wait(self)
+            if not late and not router._router._asleep:
+                late.append(client.raw.send_multipart([b"", b"late"]))
+                assert poll(router._router)  # that eats the edge, as a send does
+
+        assert (await client.request(b"", b"first"))[-1] == b"first"
+        monkeypatch.setattr(Threads, "_before_wait", spy)
+        assert (await client.request(b"", b"second"))[-1] == b"second"
+        with trio.fail_after(LIMIT):
+            assert (await client.receive())[-1] == b"late"

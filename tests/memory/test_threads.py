@@ -1,0 +1,94 @@
+"""How the loop hears of what threads have done. There is no thread but the test's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import trio
+
+from trioreq._threads import Threads
+from trioreq._turns import SharedTurns
+
+
+class Carrier:
+    """A transport that has something for the loop each time, until it runs out of it."""
+
+    def __init__(self, *batches: Callable[[], object]) -> None:
+        self.batches = list(batches)
+        self.meanwhile: Callable[[], object] = lambda: None  # at the end of `gather`
+        self.emptied = trio.Event()
+
+    async def receive(
+        self, first: int = 0, before_wait: Callable[[], object] | None = None
+    ) -> None:
+        if not self.batches:
+            self.emptied.set()
+            await trio.sleep_forever()
+        self.batches.pop(0)()
+
+    def gather(self, work: Callable[[], object]) -> None:
+        work()
+        self.meanwhile()
+
+
+class Call:
+    """A request; only its answer counts."""
+
+    def __init__(self, answers: list[object]) -> None:
+        self.finish = answers.append
+
+
+def made(carrier: Carrier) -> Any:
+    desk: Any = SimpleNamespace(carrier=carrier, turns=SharedTurns(1, 1), stop=lambda: None)
+    return Threads(lambda _: b"", desk)
+
+
+async def test_what_is_done_is_answered_while_there_is_always_more_to_read() -> None:
+    answers: list[object] = []
+    seen: list[int] = []
+
+    def one_is_done() -> None:
+        seen.append(len(answers))
+        threads._pool.awake = True  # for the test there is no pause in which it could sleep
+        threads._pool.done.append((Call(answers), b"x", None))
+        threads._pool._tell()
+
+    carrier = Carrier(one_is_done, one_is_done, one_is_done)
+    threads = made(carrier)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(threads.run)
+        await carrier.emptied.wait()
+        nursery.cancel_scope.cancel()
+    assert seen == [0, 1, 2]
+    assert len(answers) == 3
+
+
+def test_what_is_done_just_before_the_loop_sleeps_wakes_it() -> None:
+    carrier = Carrier()
+    threads = made(carrier)
+    woken: list[Callable[[], object]] = []
+    threads._token = SimpleNamespace(run_sync_soon=woken.append)
+    answers: list[object] = []
+
+    def another_is_done() -> None:
+        threads._pool.done.append((Call(answers), b"x", None))
+        threads._pool._tell()
+
+    carrier.meanwhile = another_is_done
+    threads._pool.awake = True
+    threads._pool.done.append((Call(answers), b"x", None))
+    threads._before_wait()
+    assert len(answers) == len(woken) == 1
+    carrier.meanwhile = lambda: None
+    woken[0]()
+    assert len(answers) == 2
+
+
+def test_a_loop_that_is_awake_is_not_woken() -> None:
+    threads = made(Carrier())
+    threads._token = None
+    threads._pool.awake = True
+    threads._pool.done.append((Call([]), b"x", None))
+    threads._pool._tell()

@@ -773,8 +773,8 @@ MUTATIONS = [
     Mutation(
         "G6 the reader sleeps on what came while it sent what was done",
         "_router.py",
-        "            if self._router.readable():  # it may",
-        "            if False:  # it may",
+        "before() and self._router.readable():",
+        "before() and False:",
         "tests/wire/test_guarantees.py",
     ),
     Mutation(

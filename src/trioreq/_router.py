@@ -125,7 +125,7 @@ class Router:
                 nursery.start_soon(self._lookout.run, self._sockets.meter)
 
     async def receive(
-        self, first: int = BATCH, before_wait: Callable[[], object] | None = None
+        self, first: int = BATCH, before_wait: Callable[[], bool] | None = None
     ) -> None:
         """Let the server have what has come; waits for it if there is nothing.
 
@@ -134,7 +134,7 @@ class Router:
         Args:
             first: Bytes in the first batch after a wait; each further one has twice as many. If
                 few, libzmq reads and writes while these are worked on; if many, it is cheaper.
-            before_wait: Called before each wait; it may send.
+            before_wait: Called before each wait; returns whether it may have sent something.
         """
         if not self._router.readable():
             self._appetite = first
@@ -143,12 +143,10 @@ class Router:
             await self._wait(before_wait)
         self._appetite = min(2 * self._appetite, BATCH)
 
-    async def _wait(self, before: Callable[[], object] | None) -> None:
+    async def _wait(self, before: Callable[[], bool] | None) -> None:
         """Wait until there may be something to read; the last look has found nothing."""
-        if before is not None:
-            before()
-            if self._router.readable():  # it may have sent, and that eats the edge
-                return
+        if before is not None and before() and self._router.readable():  # a send eats the edge
+            return
         await self._router.wait()
 
     def gather(self, work: Callable[[], object]) -> None:

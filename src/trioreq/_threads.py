@@ -65,10 +65,12 @@ class Threads:
             self._collect()
             await trio.lowlevel.checkpoint()
 
-    def _before_wait(self) -> None:
-        """Take what is done; what is done from now on is to be told."""
+    def _before_wait(self) -> bool:
+        """Take what is done, if anything is; what is done from now on is to be told."""
         self._pool.awake = False
+        some = bool(self._pool.done)
         self._collect()
+        return some
 
     async def _thread(self, worker: Worker) -> None:
         await trio.to_thread.run_sync(

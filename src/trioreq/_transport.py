@@ -96,13 +96,13 @@ class Carrier(Protocol):
         """Let go out what is held."""
 
     async def receive(
-        self, first: int = ..., before_wait: Callable[[], object] | None = None
+        self, first: int = ..., before_wait: Callable[[], bool] | None = None
     ) -> None:
         """Wait until something has arrived; for one task at a time.
 
         Args:
             first: Bytes to read after a wait, at the most, before what came is worked on.
-            before_wait: Called before each wait; it may send.
+            before_wait: Called before each wait; returns whether it may have sent something.
         """
 
 

@@ -20,9 +20,7 @@ class Carrier:
         self.meanwhile: Callable[[], object] = lambda: None  # at the end of `gather`
         self.emptied = trio.Event()
 
-    async def receive(
-        self, first: int = 0, before_wait: Callable[[], object] | None = None
-    ) -> None:
+    async def receive(self, first: int = 0, before_wait: Callable[[], bool] | None = None) -> None:
         if not self.batches:
             self.emptied.set()
             await trio.sleep_forever()
@@ -79,11 +77,12 @@ def test_what_is_done_just_before_the_loop_sleeps_wakes_it() -> None:
     carrier.meanwhile = another_is_done
     threads._pool.awake = True
     threads._pool.done.append((Call(answers), b"x", None))
-    threads._before_wait()
+    assert threads._before_wait()
     assert len(answers) == len(woken) == 1
     carrier.meanwhile = lambda: None
     woken[0]()
     assert len(answers) == 2
+    assert not threads._before_wait()
 
 
 def test_a_loop_that_is_awake_is_not_woken() -> None:

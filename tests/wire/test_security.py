@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 import zmq
-from support.clients import Clients, ClientSocket
+from support.clients import Clients, ClientSocket, open_clients
 from support.handlers import ThreadWorker, Worker
 from support.serving import poll, serving, until
 from support.zmtp import RawPeer
@@ -355,10 +355,22 @@ async def test_a_key_file_that_is_removed_throws_its_owner_out(
         assert await bob.request(b"echo") == [b"re:echo"]
 
 
-async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
+async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone() -> None:
+    """The thrown out goes by itself, and the next one has its descriptor, before one looks.
+
+    The clients have descriptors of this process too, so now and then the next one has another.
+    """
+    for _ in range(10):
+        with open_clients() as clients, pytest.MonkeyPatch.context() as monkeypatch:
+            if await the_next_one_has_the_descriptor(clients, monkeypatch):
+                return
+    pytest.fail("it never had the same descriptor")
+
+
+async def the_next_one_has_the_descriptor(
     clients: Clients, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The thrown out goes by itself, and the next one has its descriptor, before one looks."""
+) -> bool:
+    """Throw one out who goes just then, and see that the next one stays."""
     settings = curve({ALICE.public: "alice", BOB.public: "bob"})
     assert settings.allow is not None
     worker = Worker()
@@ -389,9 +401,9 @@ async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
         assert held == [link.descriptor]
         router._sockets.gate.nudge()  # the poll above has eaten its edge
         assert await bobs[0].receive() == [b"re:echo"]
-        assert [peer.descriptor for peer in router._links.values()] == held  # the same one
         assert server.statistics().thrown_out == 0
         await worker.log.wait("cancelled wait: disconnected")
+        return [peer.descriptor for peer in router._links.values()] == held
 
 
 # An admit of one's own.

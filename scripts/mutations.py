@@ -757,8 +757,9 @@ MUTATIONS = [
     Mutation(
         "threads: the loop looks for what is done, and then says that it will sleep",
         "_threads.py",
-        "        self._pool.awake = False\n        self._collect()\n",
-        "        self._collect()\n        self._pool.awake = False\n",
+        "        self._collect()\n        return some\n",
+        "        self._pool.awake = True\n        self._collect()\n"
+        "        self._pool.awake = False\n        return some\n",
         "tests/memory/test_threads.py",
         machine=False,
     ),
@@ -776,6 +777,7 @@ MUTATIONS = [
         "before() and self._router.readable():",
         "before() and False:",
         "tests/wire/test_guarantees.py",
+        machine=False,
     ),
     Mutation(
         "threads: those that are parked do not end with the server",

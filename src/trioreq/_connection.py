@@ -144,10 +144,11 @@ class Call(Request):
         if self.ended:
             self.connection.drop_late(self)
             return False
+        if type(result) is bytes:  # what most return
+            self.connection.end(self, "replied", (result,))
+            return True
         try:
-            body = (
-                (result,) if type(result) is bytes else _wire.body("the handler returned", result)
-            )
+            body = _wire.body("the handler returned", result)
         except TypeError as error:
             self.fail(error)
         else:

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trioreq")
 
-BATCH: Final = (
-    256 * 1024
-)  # bytes read before what came is worked on: what fits a cache, and is soon freed
+BATCH: Final = 256 * 1024  # bytes read before they are worked on: what fits a cache
 MESSAGE: Final = 2048  # bytes that a message counts as, beside its last frame
 FULL = (
     "the process has nearly as many file descriptors open as it may (ulimit -n), and newcomers are "

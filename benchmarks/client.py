@@ -38,6 +38,8 @@ PAIRS = [
     Pair("", ASYNC, "load.c to trioreq"),
     Pair("trioreq", ASYNC, "open_client to trioreq"),
     Pair("trioreq", "raw-multipart", "open_client to raw-multipart"),
+    Pair("trioreq-many", ASYNC, "request_many to trioreq"),
+    Pair("trioreq-many", "raw-multipart", "request_many to raw-multipart"),
     Pair("", "pynng", "load.c to pynng", "pynng"),
     Pair("sp", "pynng", "pynng to pynng", "pynng"),
 ]

@@ -21,6 +21,8 @@ from typing import Any
 from .processes import end_with_parent, pin
 from .servers import GRPC_METHOD
 
+CALL = 10_000  # requests of a `request_many`
+
 Request = Callable[[bytes], Awaitable[bytes]]
 
 
@@ -138,6 +140,34 @@ def ask_trioreq(options: argparse.Namespace) -> None:
     trio.run(main)
 
 
+def ask_trioreq_many(options: argparse.Namespace) -> None:
+    """`Client.request_many`; a request has the latency of the call that it is one of."""
+    import trio
+
+    import trioreq
+
+    async def keep_asking(measure: Measure) -> None:
+        address = f"tcp://127.0.0.1:{options.port}"
+        async with trioreq.open_client(address) as client:
+            ended = 0.0
+            while ended < measure.end:
+                bodies = [measure.body() for _ in range(CALL)]
+                begun = time.perf_counter()
+                replies = await client.request_many(bodies, in_flight=options.in_flight)
+                ended = time.perf_counter()
+                for body, reply in zip(bodies, replies, strict=True):
+                    measure.record(begun, ended, right=reply == body)
+
+    async def main() -> None:
+        measure = Measure(options)
+        async with trio.open_nursery() as nursery:
+            for _ in range(options.clients):
+                nursery.start_soon(keep_asking, measure)
+        measure.tell()
+
+    trio.run(main)
+
+
 def ask_pynng(options: argparse.Namespace) -> None:
     """A Req0 a client, with a context for each request in flight."""
     import pynng
@@ -165,7 +195,13 @@ def ask_pynng(options: argparse.Namespace) -> None:
     trio.run(main)
 
 
-KINDS = {"zmtp": ask_zmq, "grpc": ask_grpc, "trioreq": ask_trioreq, "sp": ask_pynng}
+KINDS = {
+    "zmtp": ask_zmq,
+    "grpc": ask_grpc,
+    "trioreq": ask_trioreq,
+    "trioreq-many": ask_trioreq_many,
+    "sp": ask_pynng,
+}
 
 
 def main() -> None:

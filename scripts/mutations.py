@@ -9,6 +9,7 @@ UNFINISHED = "tests/pure/test_unfinished.py"
 ENDLESS = "tests/hostile/test_endless_message.py"
 CONTRACT = "tests/contract"
 MEMORY = "tests/memory"
+MANY = "tests/memory/test_many.py"
 MACHINE = "tests/machine/test_guarantees.py"
 
 
@@ -683,18 +684,58 @@ MUTATIONS = [
     ),
     Mutation(
         "client: a cancelled caller does not take its request back",
-        "_client.py",
-        "            self._take_back(correlation)\n            return",
-        "            return",
+        "_exchange.py",
+        "        self._take_back(inquiry.correlation)\n",
+        "",
         f"{MEMORY} {CONTRACT} tests/wire/test_client.py",
         machine=False,
     ),
     Mutation(
         "client: a caller who gave up can be woken by a reply",
-        "_client.py",
-        "            del self._waiting[correlation]\n            late",
-        "            late",
+        "_exchange.py",
+        "        del self._waiting[inquiry.correlation]\n",
+        "",
         MEMORY,
+        machine=False,
+    ),
+    Mutation(
+        "many: a cancel takes nothing back",
+        "_many.py",
+        "            for one in self._sent:\n                self._exchange.give_up(one)\n",
+        "            pass\n",
+        f"{MANY} tests/contract/test_client.py",
+        machine=False,
+    ),
+    Mutation(
+        "many: who gave up can be woken by a reply",
+        "_many.py",
+        "        self._parked = None\n        return trio.lowlevel.Abort",
+        "        return trio.lowlevel.Abort",
+        MANY,
+        machine=False,
+    ),
+    Mutation(
+        "many: who is out of time is not taken back",
+        "_many.py",
+        "            self._exchange.give_up(one)\n            self.end(",
+        "            self.end(",
+        MANY,
+        machine=False,
+    ),
+    Mutation(
+        "many: what was lost is sent again behind the others",
+        "_many.py",
+        "        self._unsent.extendleft(reversed(lost))\n",
+        "        self._unsent.extend(lost)\n",
+        MANY,
+        machine=False,
+    ),
+    Mutation(
+        "many: more are in flight than may be",
+        "_many.py",
+        "self._in_flight - len(self._sent) - len",
+        "self._in_flight - len",
+        MANY,
         machine=False,
     ),
     Mutation(
@@ -716,7 +757,7 @@ MUTATIONS = [
     ),
     Mutation(
         "client: of a burst all ask for the hello",
-        "_client.py",
+        "_exchange.py",
         "        if self._speaks is None and self._asking not in self._waiting:\n",
         "        if self._speaks is None:\n",
         MEMORY,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ._client import Client
 from ._curve import CurveClient
 from ._dealer import Dealer
+from ._exchange import Exchange
 from ._network import Network
 from ._nursery import open_own_nursery
 from ._options import check_count, check_seconds
@@ -69,15 +71,15 @@ async def open_client(
         line = endpoint.line(heartbeat=heartbeat, max_message_size=max_message_size)
     else:
         line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size, curve=curve)
-    client = Client(
-        line, str(endpoint), timeout=timeout, retries=retries, connect_timeout=connect_timeout
+    exchange = Exchange(
+        line, str(endpoint), math.inf if connect_timeout is None else connect_timeout
     )
     try:
         async with open_own_nursery() as nursery:
-            nursery.start_soon(line.run, client)
+            nursery.start_soon(line.run, exchange)
             try:
-                yield client
+                yield Client(exchange, timeout=timeout, retries=retries)
             finally:
-                client.close()
+                exchange.close()
     finally:
         await line.aclose()

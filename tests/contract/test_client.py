@@ -72,6 +72,36 @@ async def test_what_comes_back(net: Net) -> None:
         assert (stats.failed, stats.in_flight, stats.stale) == (2, 0, 0)
 
 
+async def test_many_requests_of_one_task(net: Net) -> None:
+    server = await net.serve(handler, max_queued_per_client=100)
+    bodies = [b"%d" % number for number in range(1000)]
+    bodies[500] = b"refuse"
+    async with net.open_client() as client:
+        replies = await client.request_many(iter(bodies), in_flight=100)
+        error = replies[500]
+        assert isinstance(error, trioreq.ReplyError)
+        assert error.code == "not-found"
+        replies[500] = b"re:refuse"
+        assert replies == [b"re:" + body for body in bodies]
+        assert outcomes(server) == {"replied": 999, "failed": 1}
+        assert client.statistics().connections == 1
+
+
+async def test_the_cancel_of_many_is_that_of_each_handler(net: Net) -> None:
+    worker = Worker()
+    server = await net.serve(worker)
+    async with net.open_client() as client, trio.open_nursery() as nursery:
+        bodies = [b"wait %d" % number for number in range(9)]
+        nursery.start_soon(client.request_many, bodies)
+        for number in range(9):
+            await worker.log.wait(f"started wait {number}")
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            for number in range(9):
+                await worker.log.wait(f"ended wait {number}")
+    assert outcomes(server) == {"cancelled_by_client": 9}
+
+
 async def test_what_the_block_raises_comes_out_bare(net: Net) -> None:
     await net.serve(handler)
     with pytest.raises(trioreq.ReplyError):
@@ -174,7 +204,9 @@ async def test_a_server_that_ends_gives_its_word_and_then_the_connection_is_lost
             nursery.start_soon(ask)
             await worker.log.wait("started wait")
             await net.stop()
-        await until(lambda: not client._ready.is_set())  # what is sent before that is lost
+        await until(
+            lambda: not client._exchange._ready.is_set()
+        )  # what is sent before that is lost
         await net.serve(Worker())
         assert await client.request(b"echo") == b"re:echo"  # waits for the connection
         stats = client.statistics()

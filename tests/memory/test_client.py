@@ -6,75 +6,16 @@ Deterministic: an autojump clock, and a line that does what the test says.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
+from support.line import FakeLine, asking
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
 from trioreq import _wire
-from trioreq._wire import Frames, Header
-
-
-class FakeLine:
-    """What the client has sent, and a way to answer."""
-
-    def __init__(self) -> None:
-        self.up = False
-        self.sent: list[tuple[Header, Frames]] = []
-        self.client: trioreq.Client
-
-    def connect(self) -> None:
-        self.up = True
-        self.client.connecting()
-        self.client.connected()
-
-    def cut(self) -> None:
-        self.up = False
-        self.client.lost()
-
-    async def run(self, asker: object) -> None:
-        raise AssertionError("not used")
-
-    def send(self, frames: Sequence[bytes]) -> bool:
-        if not self.up:
-            return False
-        parts = _wire.split_untrusted(frames)
-        assert parts is not None
-        header = _wire.header_untrusted(parts[0])
-        assert header is not None
-        self.sent.append((header, parts[1]))
-        return True
-
-    async def aclose(self) -> None:
-        raise AssertionError("not used")
-
-    def answer(self, number: int, *body: bytes, status: int = 0, left: int = _wire.SPEAKS) -> None:
-        """Answer the request that was sent as the number-th."""
-        header = Header(status, self.sent[number][0].correlation, left)
-        self.client.arrived([header.pack(), b"", *body])
-
-    def hello(self) -> None:
-        self.client.arrived([Header(0, _wire.WANTS_HELLO, _wire.SPEAKS).pack(), b"", b""])
-
-    def requests(self) -> list[bytes]:
-        return [body[0] for header, body in self.sent if header.kind == _wire.REQUEST]
-
-    def cancels(self) -> int:
-        return sum(header.kind == _wire.CANCEL for header, _ in self.sent)
-
-
-@asynccontextmanager
-async def asking(line: FakeLine, **options: Any) -> AsyncIterator[trio.Nursery]:
-    """A client on the line, and a nursery for callers."""
-    defaults: dict[str, Any] = {"timeout": None, "retries": 0, "connect_timeout": None}
-    line.client = trioreq.Client(line, "memory", **defaults | options)
-    with trio.fail_after(1e6):
-        async with trio.open_nursery() as nursery:
-            yield nursery
+from trioreq._wire import Frames
 
 
 class Caller:
@@ -240,7 +181,7 @@ async def test_a_plain_server_is_never_sent_a_cancel(autojump_clock: MockClock) 
         third.scope.cancel()
     assert second.reply == b"trioreq-error"
     assert line.cancels() == 0
-    assert not line.client._taken_back
+    assert not line.exchange._taken_back
 
 
 async def test_the_loss_of_the_connection_fails_what_is_in_flight_at_once(
@@ -365,7 +306,7 @@ async def test_what_is_not_understood_is_counted(
     line = FakeLine()
     async with asking(line):
         line.connect()
-        line.client.arrived(frames)
+        line.exchange.arrived(frames)
     assert line.client.statistics().stale == 1
 
 
@@ -378,7 +319,7 @@ async def test_closing_fails_who_waits(autojump_clock: MockClock, connected: boo
         caller = Caller(line.client, b"x")
         nursery.start_soon(caller)
         await wait_all_tasks_blocked()
-        line.client.close()
+        line.exchange.close()
     assert isinstance(caller.error, trio.ClosedResourceError)
     with pytest.raises(trio.ClosedResourceError):
         await line.client.request(b"x")

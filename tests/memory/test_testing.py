@@ -17,6 +17,7 @@ from support.trace import run_traced
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
+from trioreq._exchange import Exchange
 from trioreq.testing import open_memory_network, open_memory_server, sleep
 from trioreq.testing._schedule import scheduled
 
@@ -226,7 +227,8 @@ async def test_only_clients_in_memory_can_be_cut(autojump_clock: MockClock) -> N
     class OnTheWire:
         """The line of a client that is elsewhere."""
 
-    client = trioreq.Client(OnTheWire(), "", timeout=1, retries=0, connect_timeout=1)  # type: ignore[arg-type]
+    exchange = Exchange(OnTheWire(), "", 1)  # type: ignore[arg-type]
+    client = trioreq.Client(exchange, timeout=1, retries=0)
     async with serving(echo) as net:
         with pytest.raises(TypeError, match="not connected to a network in memory"):
             net.cut(client)

@@ -47,6 +47,8 @@ FLOORS = [
     "_pool",
     "_threads",
     "_network",
+    "_exchange",
+    "_many",
     "_client",
     "_open_client",
     "_server",

@@ -115,7 +115,7 @@ async def test_a_reply_counts_that_came_just_before_the_end() -> None:
                 router.rcvtimeo = 5000
                 router.send_multipart(router.recv_multipart())
                 router.close(linger=5000)
-                line = client._line
+                line = client._exchange.line
                 assert isinstance(line, Dealer)
                 assert poll(line._monitor)
                 line._read_monitor()  # as if its task were the first to wake

@@ -40,8 +40,9 @@ class Compile(BuildHookInterface[Any]):
             ignore=shutil.ignore_patterns("*.so"),
         )
         modules = [f"trioreq/{name}.py" for name in self.config["modules"]]
+        # Without a configuration: one that lies in a folder above would be taken.
         mypyc = subprocess.run(  # noqa: S603  # our own words
-            [sys.executable, "-m", "mypyc", *modules],
+            [sys.executable, "-m", "mypyc", "--config-file=", *modules],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

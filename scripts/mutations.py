@@ -9,6 +9,7 @@ UNFINISHED = "tests/pure/test_unfinished.py"
 ENDLESS = "tests/hostile/test_endless_message.py"
 CONTRACT = "tests/contract"
 MEMORY = "tests/memory"
+INTERRUPTS = "tests/wire/test_interrupts.py"
 MANY = "tests/memory/test_many.py"
 MACHINE = "tests/machine/test_guarantees.py"
 
@@ -265,8 +266,8 @@ MUTATIONS = [
     Mutation(
         "G6 the gate is not read again after admit has eaten the edge",
         "_gate.py",
-        "        self._send([(sender, question, verdict)])\n        self._socket.nudge()\n",
-        "        self._send([(sender, question, verdict)])\n",
+        "        self._socket.nudge()\n",
+        "",
         "",
     ),
     Mutation(
@@ -420,7 +421,7 @@ MUTATIONS = [
     Mutation(
         "turns: what threads have given back is never taken",
         "_turns.py",
-        "            if self._returned:\n",
+        "            if self._returned and not self._queues:\n",
         "            if False:\n",
         "tests/pure/test_turns.py",
         machine=False,
@@ -699,6 +700,63 @@ MUTATIONS = [
         machine=False,
     ),
     Mutation(
+        "threads: what is done after the look is sent, and the edge not looked after",
+        "_threads.py",
+        "        if not self._pool.done:  # one look: what is done after it is told\n"
+        "            return False\n        self._collect()\n        return True\n",
+        "        some = bool(self._pool.done)\n        self._collect()\n        return some\n",
+        "tests/memory/test_threads.py",
+        machine=False,
+    ),
+    Mutation(
+        "turns: who comes takes the turn of one who waits",
+        "_turns.py",
+        "            if self._returned and not self._queues:\n",
+        "            if self._returned:\n",
+        "tests/pure/test_turns.py",
+        machine=False,
+    ),
+    Mutation(
+        "Ctrl-C: a second one in the midst of the last words",
+        "_server.py",
+        "    @trio.lowlevel.enable_ki_protection  # a second",
+        "    # a second",
+        INTERRUPTS,
+        machine=False,
+    ),
+    Mutation(
+        "Ctrl-C: in the midst of the word that the time is up",
+        "_server.py",
+        "    @trio.lowlevel.enable_ki_protection  # half",
+        "    # half",
+        INTERRUPTS,
+        machine=False,
+    ),
+    Mutation(
+        "Ctrl-C: in the midst of the gate's answer",
+        "_gate.py",
+        "    @trio.lowlevel.enable_ki_protection  # half",
+        "    # half",
+        INTERRUPTS,
+        machine=False,
+    ),
+    Mutation(
+        "Ctrl-C: in the midst of a look for messages without end",
+        "_lookout.py",
+        "    @trio.lowlevel.enable_ki_protection",
+        "    # ",
+        INTERRUPTS,
+        machine=False,
+    ),
+    Mutation(
+        "Ctrl-C: in the midst of throwing out",
+        "_curve.py",
+        "    @trio.lowlevel.enable_ki_protection",
+        "    # ",
+        INTERRUPTS,
+        machine=False,
+    ),
+    Mutation(
         "many: a cancel takes nothing back",
         "_many.py",
         "            for one in self._sent:\n                self._exchange.give_up(one)\n",
@@ -798,9 +856,9 @@ MUTATIONS = [
     Mutation(
         "threads: the loop looks for what is done, and then says that it will sleep",
         "_threads.py",
-        "        self._collect()\n        return some\n",
+        "        self._collect()\n        return True\n",
         "        self._pool.awake = True\n        self._collect()\n"
-        "        self._pool.awake = False\n        return some\n",
+        "        self._pool.awake = False\n        return True\n",
         "tests/memory/test_threads.py",
         machine=False,
     ),

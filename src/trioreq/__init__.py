@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
-__compiled__: bool = not _wire.__file__.endswith(".py")  # see hatch_build.py
+__compiled__: bool = not _wire.__file__.endswith((".py", ".pyc"))  # see hatch_build.py
 
 for _name in __all__:  # tracebacks and help() show the path that users import
     globals()[_name].__module__ = __name__

@@ -96,10 +96,9 @@ class Client:
     ) -> list[bytes | Exception]:
         """Send many requests of one frame each, and wait for all of their replies.
 
-        It does what a task with a `request` for each would do, in half of the time. Each request
-        ends on its own: in the place of a reply that does not come stands the error that
-        `request` would have raised. When there is no connection in time, that is so for all
-        that are left.
+        It does what `in_flight` tasks would do that take one body after the other and call
+        `request`, with fewer wake-ups. Each request ends on its own: in the place of a reply
+        that does not come stands the error that `request` would have raised.
 
         Args:
             bodies: What to send: bytes, or objects with the buffer interface. It has an end; each

@@ -221,6 +221,7 @@ class AllowList(Mapping[str, str]):
         finally:
             self._listeners.discard(changed)
 
+    @trio.lowlevel.enable_ki_protection  # who listens ends connections: half an event read is none
     def _change(self, users: dict[str, str]) -> None:
         self._users = users
         for changed in tuple(self._listeners):

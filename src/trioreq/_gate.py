@@ -132,7 +132,6 @@ class Gate:
         finally:
             self._asking -= 1
         self._send([(sender, question, verdict)])
-        self._socket.nudge()
 
     async def _admit(self, applicant: Applicant) -> Verdict:
         admit = self.rules.admit
@@ -151,6 +150,7 @@ class Gate:
             return refuse("admit has failed")
         return put_off(f"admit has not decided within {ADMISSION_TIME:g} s")
 
+    @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
     def _send(self, answers: Sequence[tuple[bytes, Sequence[bytes], Verdict]]) -> None:
         if not answers:
             return
@@ -161,6 +161,7 @@ class Gate:
             if verdict.why:
                 self.turned_away(question[3].decode(errors="backslashreplace"), verdict.why)
             self._socket.send_messages([(sender, b"", *reply(question, verdict, properties))])
+        self._socket.nudge()
 
     def turned_away(self, address: str, why: str) -> None:
         """Count one that is not let in, and log it unless that has just been done."""

@@ -79,6 +79,7 @@ class Lookout:
                 pause += 10 * (trio.current_time() - begun)  # not all the time, with many
                 await trio.lowlevel.checkpoint()
 
+    @trio.lowlevel.enable_ki_protection  # what is read may be answered at once
     def look(self, meter: Meter, some: Sequence[tuple[int, int]]) -> None:
         """Look at some connections, and end those whose message has no end."""
         unfinished = self._unfinished

@@ -68,9 +68,10 @@ class Threads:
     def _before_wait(self) -> bool:
         """Take what is done, if anything is; what is done from now on is to be told."""
         self._pool.awake = False
-        some = bool(self._pool.done)
+        if not self._pool.done:  # one look: what is done after it is told
+            return False
         self._collect()
-        return some
+        return True
 
     async def _thread(self, worker: Worker) -> None:
         await trio.to_thread.run_sync(

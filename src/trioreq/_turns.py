@@ -127,7 +127,7 @@ class SharedTurns(Turns[C, T]):
     @property
     def waiting(self) -> int:
         """As in `Turns`."""
-        if not self._queues:  # nobody but the loop changes that
+        if not self._queues:  # nobody but the loop adds to them
             return 0
         with self._lock:
             return super().waiting
@@ -163,7 +163,7 @@ class SharedTurns(Turns[C, T]):
     def _queue(self, client: C, item: T) -> bool:
         with self._lock:
             self._grant()  # there may be room in the queue then
-            if self._returned:
+            if self._returned and not self._queues:
                 self._free = self._take_returned()
                 return self.enter(client, item)
             return super()._queue(client, item)

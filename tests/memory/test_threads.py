@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -87,6 +88,30 @@ def test_what_is_done_just_before_the_loop_sleeps_wakes_it() -> None:
     woken[0]()
     assert len(answers) == 2
     assert not threads._before_wait()
+
+
+def test_the_loop_may_sleep_on_it_that_it_has_sent_nothing() -> None:
+    """What is done just after its look is told: were it answered, the send would eat the edge."""
+    threads = made(Carrier())
+    woken: list[Callable[[], object]] = []
+    threads._token = SimpleNamespace(run_sync_soon=woken.append)
+    answers: list[object] = []
+
+    class Done(deque[Any]):
+        def __bool__(self) -> bool:
+            some = len(self) > 0
+            if not looked:  # here the loop's thread gives way to another
+                looked.append(some)
+                self.append((Call(answers), b"x", None))
+                threads._pool._tell()
+            return some
+
+    looked: list[bool] = []
+    threads._pool.done = Done()
+    assert not threads._before_wait()
+    assert (len(answers), len(woken)) == (0, 1)
+    woken[0]()
+    assert len(answers) == 1
 
 
 def test_a_loop_that_is_awake_is_not_woken() -> None:

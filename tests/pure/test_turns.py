@@ -133,6 +133,27 @@ def test_a_thread_gives_back_while_the_loop_is_about_to_queue(
     assert (turns.waiting, turns.free) == (0, 0)
 
 
+def test_nobody_overtakes_who_waits_though_a_turn_was_just_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a thread, between two steps of the loop."""
+    turns: Any = SharedTurns(1, 10)
+    for client in "ab":
+        assert turns.enter(client, client)
+    grant = SharedTurns._grant
+
+    def and_a_moment_later(self: Any) -> None:
+        grant(self)
+        turns.release()
+
+    monkeypatch.setattr(SharedTurns, "_grant", and_a_moment_later)
+    assert turns.enter("c", "c")
+    monkeypatch.undo()
+    assert turns.grant()
+    assert list(turns.granted) == ["a", "b"]
+    assert (turns.waiting, turns.free) == (1, 0)
+
+
 @pytest.mark.parametrize("gives_back_first", [False, True])
 def test_whoever_of_thread_and_loop_is_second_grants_to_the_one_who_waits(
     monkeypatch: pytest.MonkeyPatch, *, gives_back_first: bool

@@ -1,0 +1,209 @@
+"""Ctrl-C never comes while the server uses its sockets.
+
+The other half of a message that was sent or read by half would be taken for the beginning of the
+next.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+import trio
+import zmq
+from support.clients import Clients
+from support.handlers import Worker
+from support.serving import serving, until
+
+import trioreq
+from trioreq import _lookout
+from trioreq._sockets import BoundSockets
+
+ALICE, SERVER = trioreq.KeyPair.generate(), trioreq.KeyPair.generate()
+
+
+class Uses:
+    """All uses of a server's sockets.
+
+    Attributes:
+        by: The functions that have called for them, at any depth.
+        exposed: The stacks of those into which Ctrl-C could have come.
+    """
+
+    def __init__(self) -> None:
+        self.by: set[str] = set()
+        self.exposed: list[list[str]] = []
+
+    def watch(self, use: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*args: Any, **options: Any) -> Any:
+            frame: FrameType | None = sys._getframe(1)
+            names = []
+            while frame is not None:
+                names.append(frame.f_code.co_name)
+                frame = frame.f_back
+            self.by.update(names)
+            if not trio.lowlevel.currently_ki_protected():
+                self.exposed.append(names)
+            return use(*args, **options)
+
+        return watched
+
+
+@pytest.fixture
+def uses(monkeypatch: pytest.MonkeyPatch) -> Uses:
+    seen = Uses()
+    init = BoundSockets.__init__
+
+    def watched(self: BoundSockets, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        for socket in (self.router, self.monitor, self.gate):
+            for use in ("recv", "send", "_get"):
+                setattr(socket, use, seen.watch(getattr(socket, use)))
+
+    monkeypatch.setattr(BoundSockets, "__init__", watched)
+    return seen
+
+
+def plain(request: trioreq.Request) -> bytes:
+    return request.body
+
+
+async def in_the_loop(request: trioreq.Request) -> bytes:
+    return request.body
+
+
+@pytest.mark.parametrize("handler", [in_the_loop, plain])
+async def test_not_while_requests_are_answered(uses: Uses, clients: Clients, handler: Any) -> None:
+    async with serving(handler) as server:
+        client = clients.connect(server.endpoints[0], zmq.DEALER)
+        for _ in range(3):
+            await client.request(b"", b"echo")
+        assert (await client.request(b"no delimiter"))[1] == b"trioreq-error"
+        await until(lambda: "look" in uses.by)
+    assert {"keep_reading", "_read" if handler is plain else "next"} < uses.by
+    assert not uses.exposed
+
+
+async def test_not_while_a_client_is_told_that_its_time_is_up_nor_at_the_end(
+    uses: Uses, clients: Clients
+) -> None:
+    async with serving(Worker(), timeout=0.1) as server:
+        client = clients.connect(server.endpoints[0], zmq.DEALER)
+        assert (await client.request(b"", b"wait"))[2] == b"timed-out"
+        await client.send(b"", b"wait")
+        await until(lambda: server.statistics().running == 1)
+    assert {"_keep_deadlines", "_stop"} < uses.by
+    assert not uses.exposed
+
+
+async def test_not_while_somebody_is_let_in_nor_while_he_is_thrown_out(
+    uses: Uses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def admit(_: trioreq.Applicant) -> str:
+        await trio.lowlevel.checkpoint()
+        return "anybody"
+
+    curve = trioreq.CurveClient(SERVER.public, ALICE)
+    async with (
+        serving(Worker(), curve=trioreq.CurveServer(SERVER), admit=admit) as server,
+        trioreq.open_client(server.endpoints[0], curve=curve) as client,
+    ):
+        assert await client.request(b"echo") == b"re:echo"
+    settings = trioreq.CurveServer(SERVER, {ALICE.public: "alice"})
+    async with (
+        serving(Worker(), curve=settings) as server,
+        trioreq.open_client(server.endpoints[0], curve=curve) as client,
+    ):
+        assert await client.request(b"echo") == b"re:echo"
+        assert settings.allow is not None
+        settings.allow.replace({})
+        await until(lambda: server.statistics().thrown_out == 1)
+    assert {"_ask", "replace"} < uses.by
+    assert not uses.exposed
+
+
+@pytest.fixture(autouse=True)
+def _looks_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_lookout, "PAUSE", 0.01)
+
+
+INTERRUPTED = """
+import signal, sys
+import trio, trioreq, zmq
+from trioreq._sockets import BoundSockets
+
+word, timeout = sys.argv[1].encode(), float(sys.argv[2])
+init = BoundSockets.__init__
+
+def watched(self, *args, **options):
+    init(self, *args, **options)
+    send = self.router.send
+
+    def spy(data, flags=0):
+        global word
+        if data == word:
+            word = None
+            signal.raise_signal(signal.SIGINT)  # as pyzmq does, which looks for it in each call
+        return send(data, flags)
+
+    self.router.send = spy
+
+BoundSockets.__init__ = watched
+
+async def handler(request):
+    await trio.sleep_forever()
+
+async def main():
+    with zmq.Context() as context:
+        dealers = []
+        try:
+            async with trio.open_nursery() as nursery:
+                server = await nursery.start(
+                    lambda task_status: trioreq.serve(
+                        handler, "tcp://127.0.0.1:0", timeout=timeout, task_status=task_status
+                    )
+                )
+                for number in range(2):
+                    dealer = context.socket(zmq.DEALER)
+                    dealers.append(dealer)
+                    dealer.connect(server.endpoints[0])
+                    dealer.send_multipart([b"", b"x"])
+                    while server.statistics().running <= number:
+                        await trio.sleep(0.01)
+                if word == b"shutting-down":
+                    signal.raise_signal(signal.SIGINT)
+                await trio.sleep_forever()
+        finally:
+            for dealer in dealers:
+                if dealer.poll(1000):
+                    print(dealer.recv_multipart()[:3], flush=True)
+                dealer.close(linger=0)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("word", "timeout"), [("shutting-down", 1000), ("timed-out", 0.3)])
+async def test_each_client_has_its_own_word_and_the_server_ends(word: str, timeout: float) -> None:
+    """With one Ctrl-C for the end, and another in the midst of the last words."""
+    with trio.fail_after(20):  # and killed
+        process = await trio.run_process(
+            [sys.executable, "-c", INTERRUPTED, word, str(timeout)],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            stdin=subprocess.DEVNULL,
+        )
+    assert "KeyboardInterrupt" in process.stderr.decode()
+    words = process.stdout.decode().splitlines()
+    assert len(words) == 2
+    for line in words:
+        assert "[b'', b'trioreq-error', b'" in line
+    assert word in words[0]

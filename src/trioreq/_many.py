@@ -164,7 +164,7 @@ class Many:
         if one.retried == self._retries:
             return False
         one.retried += 1
-        del self._sent[one]
+        self._sent.pop(one, None)
         self._lost.append(one)
         self._wake()
         return True

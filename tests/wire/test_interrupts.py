@@ -95,6 +95,8 @@ async def test_not_while_a_client_is_told_that_its_time_is_up_nor_at_the_end(
     async with serving(Worker(), timeout=0.1) as server:
         client = clients.connect(server.endpoints[0], zmq.DEALER)
         assert (await client.request(b"", b"wait"))[2] == b"timed-out"
+    async with serving(Worker()) as server:
+        client = clients.connect(server.endpoints[0], zmq.DEALER)
         await client.send(b"", b"wait")
         await until(lambda: server.statistics().running == 1)
     assert {"_keep_deadlines", "_stop"} < uses.by
@@ -189,7 +191,7 @@ trio.run(main)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("word", "timeout"), [("shutting-down", 1000), ("timed-out", 0.3)])
+@pytest.mark.parametrize(("word", "timeout"), [("shutting-down", 1000), ("timed-out", 1)])
 async def test_each_client_has_its_own_word_and_the_server_ends(word: str, timeout: float) -> None:
     """With one Ctrl-C for the end, and another in the midst of the last words."""
     with trio.fail_after(20):  # and killed

@@ -102,9 +102,9 @@ class Client:
 
         Args:
             bodies: What to send: bytes, or objects with the buffer interface. It has an end; each
-                is taken when it is sent.
-            in_flight: How many may wait for a reply at once. A server queues 1000 of a client,
-                unless it is told otherwise.
+                is taken when there is room for it.
+            in_flight: How many may wait for a reply at once. What a server neither runs nor queues
+                (1000 of a client, unless it is told otherwise) is ``overloaded``.
             timeout: Seconds until a request is given up; None for the client's own.
 
         Returns:
@@ -153,6 +153,7 @@ class Client:
                 await back_off(retry)
         raise AssertionError("unreachable")
 
+    @trio.lowlevel.enable_ki_protection  # who is to be woken must wait
     async def _ask(self, call: _Call) -> Frames:
         """Send, as soon as there is a connection, and wait for the reply."""
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -87,6 +87,7 @@ class Dealer:
             self._open()
             await trio.sleep(RECONNECT)  # a server that lets in and throws out is not stormed
 
+    @trio.lowlevel.enable_ki_protection  # a socket that is left open holds `aclose` up for ever
     def _open(self) -> None:
         dealer = self._raw = self._context.socket(zmq.DEALER)
         self._dealer = ZSocket(dealer)
@@ -118,6 +119,7 @@ class Dealer:
         self._over = trio.Event()
         dealer.connect(self._endpoint)
 
+    @trio.lowlevel.enable_ki_protection
     def _close(self) -> None:
         self._raw.disable_monitor()
         self._monitor.raw.close()
@@ -155,6 +157,7 @@ class Dealer:
             self._flush()
             await self._resting.park()
 
+    @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
         """Close at once."""
         self._close()
@@ -179,7 +182,8 @@ class Dealer:
             monitor.raw.recv(zmq.NOBLOCK)  # the endpoint
             if event == zmq.EVENT_CONNECTED:
                 self._asker.connecting()
-            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED and not self._over.is_set():
+                # After the end of a connection this socket is closed, though it has a new one.
                 self._up = True
                 self._turned_away = 0
                 self._asker.connected()

@@ -143,9 +143,13 @@ class Exchange:
             f"the connection to {self.endpoint} broke; whether the request was done is unknown"
         )
 
-    def _send(self, kind: int, correlation: int, deadline: float, body: Frames) -> bool:
+    def check_open(self) -> None:
+        """Raise `trio.ClosedResourceError` if the client is closed."""
         if self._closed:
             raise trio.ClosedResourceError("the client is closed")
+
+    def _send(self, kind: int, correlation: int, deadline: float, body: Frames) -> bool:
+        self.check_open()
         if not self._ready.is_set():
             return False
         if self._speaks is None and self._asking not in self._waiting:

@@ -79,35 +79,36 @@ class Many:
             while self._take(left):
                 if self._lost:
                     await self._pause()
-                elif self._send():
-                    await self._something()
-                else:
+                elif self._unsent:
                     await self._connection()
+                else:
+                    await self._something()
+            self._exchange.check_open()
         finally:
             for one in self._sent:
                 self._exchange.give_up(one)
         return self._results
 
     def _take(self, left: Iterator[bytes]) -> bool:
-        """Take as many as may be in flight; returns whether any is not ended."""
-        deadline = trio.current_time() + self._timeout
-        room = self._in_flight - len(self._sent) - len(self._unsent) - len(self._lost)
-        for body in islice(left, room):
-            frames = (body,) if type(body) is bytes else _wire.body("the request is", [body])
-            self._unsent.append(_One(self, len(self._results), frames, deadline))
-            self._results.append(b"")  # until it is there
+        """Take and send as many as may be in flight; returns whether any has not ended."""
+        if not self._lost:  # else those are first
+            self._send()
+            timed = self._timeout != math.inf
+            for body in islice(left, self._in_flight - len(self._sent) - len(self._unsent)):
+                frames = (body,) if type(body) is bytes else _wire.body("the request is", [body])
+                deadline = trio.current_time() + self._timeout if timed else math.inf
+                self._unsent.append(_One(self, len(self._results), frames, deadline))
+                self._results.append(b"")  # until it is there
+                self._send()  # at once: who makes the bodies may take his time
         return bool(self._sent or self._unsent or self._lost)
 
-    def _send(self) -> bool:
-        """Send what is not sent; returns False if there is no connection."""
-        while self._unsent:
-            one = self._unsent[0]
-            if not self._exchange.begin(one):
-                return False
-            self._unsent.popleft()
-            self._sent[one] = None
-        return True
+    @trio.lowlevel.enable_ki_protection  # what is begun is to be given up
+    def _send(self) -> None:
+        """Send what is not sent, if there is a connection."""
+        while self._unsent and self._exchange.begin(self._unsent[0]):
+            self._sent[self._unsent.popleft()] = None
 
+    @trio.lowlevel.enable_ki_protection  # who is parked must not run
     async def _something(self) -> None:
         """Wait until a reply has come, or the time of the first is up."""
         with trio.move_on_at(next(iter(self._sent)).deadline):
@@ -121,14 +122,15 @@ class Many:
             if not await self._exchange.wait_connected():
                 while self._unsent:
                     one = self._unsent.popleft()
-                    self.end(one, self._exchange.unconnected(one))
+                    one.failed(self._exchange.unconnected(one))
         self._expire()
 
     async def _pause(self) -> None:
         """Wait for a while, and send what was lost again, before the others."""
         lost, self._lost = self._lost, []
         self._unsent.extendleft(reversed(lost))
-        await back_off(lost[0].retried - 1)
+        with trio.move_on_at(self._unsent[0].deadline):
+            await back_off(lost[0].retried - 1)
         self._expire()
 
     def _expire(self) -> None:

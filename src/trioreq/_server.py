@@ -97,6 +97,7 @@ class Server:
         self._drained.set()
         await self._closed.wait()
 
+    @trio.lowlevel.enable_ki_protection  # what is shielded is told to end, whatever comes
     async def _run(self, task_status: trio.TaskStatus[Server]) -> None:
         # The work runs in a shield, so that the words of `_stop` go out before the handlers
         # are cancelled, whatever ends the server: a cancel, Ctrl-C, or a crash.
@@ -129,7 +130,6 @@ class Server:
         """Protected here, and not in `Deadlines`: see docs/design.md on what is compiled."""
         await self._desk.deadlines.run()
 
-    @trio.lowlevel.enable_ki_protection  # a second Ctrl-C would leave the shield up for ever
     def _stop(self) -> None:
         """End what is in flight, with a word to each client, and then everything else."""
         self._desk.closing = True

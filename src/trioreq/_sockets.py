@@ -172,7 +172,6 @@ class BoundSockets:
         """Hold the connection that has a descriptor now; None if it has none."""
         return _held.hold(descriptor)
 
-    @trio.lowlevel.enable_ki_protection  # a second Ctrl-C would leave some of it open
     async def aclose(self) -> None:
         """Let what was handed over go out, for a bounded time, and close."""
         self._remove_files()

@@ -6,6 +6,7 @@ Deterministic: an autojump clock, and a line that does what the test says.
 from __future__ import annotations
 
 import math
+import signal
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
 from trioreq import _wire
+from trioreq._exchange import Inquiry
 from trioreq._wire import Frames
 
 
@@ -145,6 +147,42 @@ async def test_of_a_burst_one_asks_whether_the_server_understands(
         await wait_all_tasks_blocked()
         assert line.sent[-1][0].correlation & _wire.WANTS_HELLO
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_ctrl_c_does_not_come_between_a_request_and_the_wait_for_its_reply(many: bool) -> None:
+    """It would leave a caller who does not wait, and is to be woken."""
+
+    async def main() -> None:
+        async with asking(line):
+            line.connect()
+            begin = line.exchange.begin
+
+            def interrupted(inquiry: Inquiry) -> bool:
+                begun = begin(inquiry)
+                signal.raise_signal(signal.SIGINT)
+                return begun
+
+            line.exchange.begin = interrupted  # type: ignore[method-assign]
+            try:
+                if many:
+                    await line.client.request_many([b"x"])
+                else:
+                    await line.client.request(b"x")
+            finally:
+                in_flight.append(line.client.statistics().in_flight)
+                line.exchange.close()
+
+    line = FakeLine()
+    in_flight: list[int] = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(BaseExceptionGroup) as caught:
+            trio.run(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert caught.group_contains(KeyboardInterrupt)
+    assert in_flight == [0]
 
 
 async def test_it_is_told_as_soon_as_the_server_is_known_to_understand(

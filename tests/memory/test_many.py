@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 from support.line import FakeLine, asking
+from support.serving import until
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 import trioreq
@@ -140,6 +141,25 @@ async def test_each_has_its_own_time(autojump_clock: MockClock) -> None:
     assert (stats.timed_out, stats.replied, stats.stale) == (1, 2, 1)
 
 
+async def test_each_is_sent_when_it_is_taken(autojump_clock: MockClock) -> None:
+    """Though it takes its time to make them."""
+
+    def bodies() -> Iterator[bytes]:
+        for number in range(3):
+            sent.append(len(line.sent))
+            autojump_clock.jump(1)
+            yield b"%d" % number
+
+    sent: list[int] = []
+    line = FakeLine()
+    async with asking(line, timeout=2) as nursery:
+        line.connect()
+        nursery.start_soon(Many(line, bodies()))
+        await wait_all_tasks_blocked()
+        assert sent == [0, 1, 2]
+        assert [header.left for header, _ in line.sent] == [2000] * 3
+
+
 async def test_its_own_timeout_is_before_the_clients(autojump_clock: MockClock) -> None:
     line = FakeLine()
     async with asking(line, timeout=1000):
@@ -198,6 +218,20 @@ async def test_with_retries_it_is_sent_again_and_first(autojump_clock: MockClock
     assert (stats.requests, stats.retried, stats.lost, stats.replied) == (5, 2, 3, 2)
 
 
+async def test_what_is_sent_again_is_before_what_could_not_be_sent(
+    autojump_clock: MockClock,
+) -> None:
+    async with asking_many([b"0", b"1", b"2"], in_flight=2, retries=1) as (line, many):
+        line.up = False  # and that is not yet told
+        line.answer(0, b"x")
+        await wait_all_tasks_blocked()
+        line.cut()
+        line.connect()
+        await trio.sleep(10)
+        assert line.requests() == [b"0", b"1", b"1", b"2"]
+        many.scope.cancel()
+
+
 async def test_a_retry_has_the_time_that_is_left(autojump_clock: MockClock) -> None:
     async with asking_many([b"0", b"1"], in_flight=1, timeout=10, retries=1) as (line, many):
         await trio.sleep(4)
@@ -210,6 +244,58 @@ async def test_a_retry_has_the_time_that_is_left(autojump_clock: MockClock) -> N
         line.answer(2, b"y")
         assert trio.current_time() == before + 6.5
     assert many.kinds() == [trioreq.RequestTimeout, b"y"]
+
+
+async def test_a_retry_that_finds_no_connection_in_time_is_one(autojump_clock: MockClock) -> None:
+    async with asking_many([b"x"], retries=2, connect_timeout=3) as (line, many):
+        before = trio.current_time()
+        line.cut()
+        await trio.sleep(4)
+        line.connect()
+        await trio.sleep(3)
+        line.answer(1, b"y")
+        assert trio.current_time() == before + 7
+    assert many.replies == [b"y"]
+
+
+async def test_retries_that_find_no_connection_have_an_end(autojump_clock: MockClock) -> None:
+    async with asking_many([b"x"], retries=2, connect_timeout=3) as (line, many):
+        line.cut()
+    assert many.kinds() == [trioreq.ConnectionLost]
+    assert line.client.statistics().retried == 0
+
+
+async def test_the_pauses_before_retries_grow(autojump_clock: MockClock) -> None:
+    """And are cut short when the time is up."""
+    async with asking_many([b"x"], retries=10, timeout=4) as (line, many):
+        before = trio.current_time()
+        pauses = []
+        while many.replies is None:
+            lost = trio.current_time()
+            line.sent.clear()
+            line.cut()
+            line.connect()
+            await until(lambda: bool(many.replies or line.sent))
+            pauses.append(trio.current_time() - lost)
+        assert pauses[3] > 2 * pauses[0]
+        assert 4 <= trio.current_time() - before < 4.01
+    assert many.kinds() == [trioreq.RequestTimeout]
+
+
+async def test_no_more_are_taken_than_may_be_in_flight(autojump_clock: MockClock) -> None:
+    """Where they wait for a connection, and one comes and goes."""
+    taken = []
+
+    def bodies() -> Iterator[bytes]:
+        for number in range(5):
+            taken.append(number)
+            yield b"x"
+
+    async with asking_many(bodies(), in_flight=2, connected=False) as (line, many):
+        line.exchange.connected()
+        await wait_all_tasks_blocked()
+        assert taken == [0, 1]
+        many.scope.cancel()
 
 
 @pytest.mark.parametrize(("options", "seconds"), [({"connect_timeout": 3}, 6), ({"timeout": 4}, 8)])
@@ -240,9 +326,10 @@ async def test_a_client_that_is_refused(autojump_clock: MockClock) -> None:
     assert many.kinds() == [trioreq.Refused] * 2
 
 
+@pytest.mark.parametrize("left", [0, 1])
 @pytest.mark.parametrize("connected", [True, False])
-async def test_closing_ends_it(autojump_clock: MockClock, connected: bool) -> None:
-    async with asking_many([b"x"] * 3, in_flight=2, connected=connected) as (line, many):
+async def test_closing_ends_it(autojump_clock: MockClock, connected: bool, left: int) -> None:
+    async with asking_many([b"x"] * (2 + left), in_flight=2, connected=connected) as (line, many):
         line.exchange.close()
     assert isinstance(many.error, trio.ClosedResourceError)
     assert line.client.statistics().in_flight == 0

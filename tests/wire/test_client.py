@@ -24,7 +24,7 @@ from support.plain import plain_server
 from support.serving import poll, serving, until
 
 import trioreq
-from trioreq._dealer import TOGETHER, Dealer
+from trioreq._dealer import EVENT, TOGETHER, Dealer
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +120,51 @@ async def test_a_reply_counts_that_came_just_before_the_end() -> None:
                 assert poll(line._monitor)
                 line._read_monitor()  # as if its task were the first to wake
                 assert client.statistics().replied == 1
+
+
+async def test_a_connection_that_comes_before_the_end_of_the_last_is_seen_is_not_used() -> None:
+    """Its socket is closed with the last one: what were sent on it would be lost, and untold."""
+    with zmq.Context() as context, zmq.Context() as next_one:
+        router = context.socket(zmq.ROUTER)
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        with trio.fail_after(20):
+            async with (
+                trioreq.open_client(f"tcp://127.0.0.1:{port}") as client,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(client.request_many, [b"x"] * 2)
+                await until(lambda: client.statistics().in_flight == 2)
+                line = client._exchange.line
+                assert isinstance(line, Dealer)
+                # From here the loop is held up.
+                router.close(linger=0)
+                context.term()  # so that the address is free
+                told: list[bytes] = []
+                with next_one.socket(zmq.ROUTER) as second:
+                    second.bind(f"tcp://127.0.0.1:{port}")
+                    while not told or EVENT.unpack(told[-2])[0] != zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                        assert poll(line._monitor)
+                        told += line._monitor.raw.recv(), line._monitor.raw.recv()
+                real, line._monitor = line._monitor, Replay(told)  # type: ignore[assignment]
+                line._read_monitor()  # as if its task were the first to wake
+                line._monitor = real
+                assert not line.send([b"x"])
+                assert client.statistics().connections == 1
+                nursery.cancel_scope.cancel()
+
+
+class Replay:
+    """A monitor that has told something already."""
+
+    def __init__(self, told: list[bytes]) -> None:
+        self.told = told
+        self.raw = self
+
+    def readable(self) -> bool:
+        return bool(self.told)
+
+    def recv(self, _: int) -> bytes:
+        return self.told.pop(0)
 
 
 class Told:

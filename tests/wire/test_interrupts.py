@@ -6,6 +6,7 @@ next.
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
@@ -64,6 +65,7 @@ def uses(monkeypatch: pytest.MonkeyPatch) -> Uses:
         for socket in (self.router, self.monitor, self.gate):
             for use in ("recv", "send", "_get"):
                 setattr(socket, use, seen.watch(getattr(socket, use)))
+        self._remove_files = seen.watch(self._remove_files)  # type: ignore[method-assign]
 
     monkeypatch.setattr(BoundSockets, "__init__", watched)
     return seen
@@ -85,8 +87,30 @@ async def test_not_while_requests_are_answered(uses: Uses, clients: Clients, han
             await client.request(b"", b"echo")
         assert (await client.request(b"no delimiter"))[1] == b"trioreq-error"
         await until(lambda: "look" in uses.by)
-    assert {"keep_reading", "_read" if handler is plain else "next"} < uses.by
+    assert {"keep_reading", "_collect" if handler is plain else "next", "aclose"} < uses.by
     assert not uses.exposed
+
+
+async def test_not_before_it_can_be_told_to_end() -> None:
+    protected = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("serving on"):
+                protected.append(trio.lowlevel.currently_ki_protected())
+
+    handler = Handler()
+    log = logging.getLogger("trioreq")
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.INFO)
+    try:
+        async with serving(in_the_loop):
+            pass
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    assert protected == [True]
 
 
 async def test_not_while_a_client_is_told_that_its_time_is_up_nor_at_the_end(

@@ -118,6 +118,19 @@ def ask_grpc(options: argparse.Namespace) -> None:
     asyncio.run(main())
 
 
+async def run_clients(
+    one_client: Callable[[Measure], Awaitable[None]], options: argparse.Namespace
+) -> None:
+    """As many clients as are wanted, each a task of trio's."""
+    import trio
+
+    measure = Measure(options)
+    async with trio.open_nursery() as nursery:
+        for _ in range(options.clients):
+            nursery.start_soon(one_client, measure)
+    measure.tell()
+
+
 def ask_trioreq(options: argparse.Namespace) -> None:
     """`trioreq.open_client`, with all requests of a client over one connection."""
     import trio
@@ -130,14 +143,7 @@ def ask_trioreq(options: argparse.Namespace) -> None:
             for _ in range(options.in_flight):
                 nursery.start_soon(measure.keep_asking, client.request)
 
-    async def main() -> None:
-        measure = Measure(options)
-        async with trio.open_nursery() as nursery:
-            for _ in range(options.clients):
-                nursery.start_soon(one_client, measure)
-        measure.tell()
-
-    trio.run(main)
+    trio.run(run_clients, one_client, options)
 
 
 def ask_trioreq_many(options: argparse.Namespace) -> None:
@@ -146,7 +152,7 @@ def ask_trioreq_many(options: argparse.Namespace) -> None:
 
     import trioreq
 
-    async def keep_asking(measure: Measure) -> None:
+    async def one_client(measure: Measure) -> None:
         address = f"tcp://127.0.0.1:{options.port}"
         async with trioreq.open_client(address) as client:
             ended = 0.0
@@ -158,14 +164,7 @@ def ask_trioreq_many(options: argparse.Namespace) -> None:
                 for body, reply in zip(bodies, replies, strict=True):
                     measure.record(begun, ended, right=reply == body)
 
-    async def main() -> None:
-        measure = Measure(options)
-        async with trio.open_nursery() as nursery:
-            for _ in range(options.clients):
-                nursery.start_soon(keep_asking, measure)
-        measure.tell()
-
-    trio.run(main)
+    trio.run(run_clients, one_client, options)
 
 
 def ask_pynng(options: argparse.Namespace) -> None:

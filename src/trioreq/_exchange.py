@@ -65,7 +65,7 @@ class Exchange:
 
     def __init__(self, line: Line, endpoint: str, connect_timeout: float) -> None:
         self.line = line
-        self.endpoint = endpoint
+        self._endpoint = endpoint
         self._connect_timeout = connect_timeout
         self._waiting: dict[int, Inquiry] = {}  # by correlation
         self._correlation = 0
@@ -125,22 +125,22 @@ class Exchange:
         if inquiry.correlation:
             return self._lost()
         if self._refusal is not None:
-            return Refused(f"{self.endpoint}: {self._refusal}")
+            return Refused(f"{self._endpoint}: {self._refusal}")
         if self._turned_away:
             why = "it closes them in the handshake: does it want CURVE or PLAIN, or is it full?"
         else:
             why = "does a server listen there?"
-        return NotConnected(f"no connection to {self.endpoint}: {why}")
+        return NotConnected(f"no connection to {self._endpoint}: {why}")
 
     def out_of_time(self, inquiry: Inquiry, seconds: float) -> Exception:
         """The error of a request whose own time is up."""
         if not inquiry.correlation:
             return self.unconnected(inquiry)
-        return RequestTimeout(f"{self.endpoint} has not answered within {seconds} s")
+        return RequestTimeout(f"{self._endpoint} has not answered within {seconds} s")
 
     def _lost(self) -> ConnectionLost:
         return ConnectionLost(
-            f"the connection to {self.endpoint} broke; whether the request was done is unknown"
+            f"the connection to {self._endpoint} broke; whether the request was done is unknown"
         )
 
     def check_open(self) -> None:
@@ -238,7 +238,7 @@ class Exchange:
             return UnexpectedReply(f"an error of status {header.kind} without a code", body)
         code, text = error
         if code == Code.TIMED_OUT:
-            return RequestTimeout(f"{self.endpoint} answered: {text}")
+            return RequestTimeout(f"{self._endpoint} answered: {text}")
         try:
             return ReplyError(code, text)
         except ValueError:

@@ -80,9 +80,9 @@ class Many:
                 if self._lost:
                     await self._pause()
                 elif self._unsent:
-                    await self._connection()
+                    await self._wait_for_connection()
                 else:
-                    await self._something()
+                    await self._wait_for_reply()
             self._exchange.check_open()
         finally:
             for one in self._sent:
@@ -109,14 +109,14 @@ class Many:
             self._sent[self._unsent.popleft()] = None
 
     @trio.lowlevel.enable_ki_protection  # who is parked must not run
-    async def _something(self) -> None:
+    async def _wait_for_reply(self) -> None:
         """Wait until a reply has come, or the time of the first is up."""
         with trio.move_on_at(next(iter(self._sent)).deadline):
             self._parked = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
         self._expire()
 
-    async def _connection(self) -> None:
+    async def _wait_for_connection(self) -> None:
         """Wait until there may be a connection, or the time for that, or of the first, is up."""
         with trio.move_on_at(self._unsent[0].deadline):
             if not await self._exchange.wait_connected():

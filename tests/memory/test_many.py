@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 import trioreq
 from trioreq import _wire
+from trioreq._many import Many as _Many
 
 
 class Many:
@@ -352,6 +354,24 @@ async def test_bodies_may_be_any_bytes_like(autojump_clock: MockClock) -> None:
         line.answer(1, b"y")
     assert line.requests() == [b"a", b"b"]
     assert many.replies == [b"y"] * 2
+
+
+async def test_ctrl_c_does_not_come_between_its_parking_and_its_wait(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply would wake a task that runs."""
+    current_task = trio.lowlevel.current_task
+    protected = []
+
+    def watched() -> trio.lowlevel.Task:
+        if sys._getframe(1).f_code is _Many._wait_for_reply.__code__:
+            protected.append(trio.lowlevel.currently_ki_protected())
+        return current_task()
+
+    monkeypatch.setattr(trio.lowlevel, "current_task", watched)
+    async with asking_many([b"x"]) as (line, _):
+        line.answer(0, b"y")
+    assert protected == [True]
 
 
 async def test_none_are_none_and_a_checkpoint(autojump_clock: MockClock) -> None:

@@ -24,7 +24,9 @@ from support.plain import plain_server
 from support.serving import poll, serving, until
 
 import trioreq
+from trioreq import _dealer
 from trioreq._dealer import EVENT, TOGETHER, Dealer
+from trioreq._zsocket import ZSocket
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +153,31 @@ async def test_a_connection_that_comes_before_the_end_of_the_last_is_seen_is_not
                 assert not line.send([b"x"])
                 assert client.statistics().connections == 1
                 nursery.cancel_scope.cancel()
+
+
+async def test_ctrl_c_does_not_come_while_sockets_are_opened_and_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is left open would hold the end up for ever."""
+    protected: list[tuple[str, bool]] = []
+
+    def watch(name: str, function: Any) -> Any:
+        def watched(*args: Any, **options: Any) -> Any:
+            protected.append((name, trio.lowlevel.currently_ki_protected()))
+            return function(*args, **options)
+
+        return watched
+
+    monkeypatch.setattr(_dealer, "ZSocket", watch("open", ZSocket))
+    disable_monitor = watch("close", zmq.Socket.disable_monitor)
+    monkeypatch.setattr(zmq.Socket, "disable_monitor", disable_monitor)
+    run_sync = watch("end", trio.to_thread.run_sync)
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    with trio.fail_after(20):
+        async with trioreq.open_client("tcp://127.0.0.1:1"):
+            pass
+    names = ["open", "open", "close", "end"]
+    assert protected == [(name, True) for name in names]
 
 
 class Replay:

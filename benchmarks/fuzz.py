@@ -90,8 +90,9 @@ class Nothing:
     def release(self) -> None:
         """Hold nothing."""
 
-    async def receive(self, first: int = 0, before_wait: object = None) -> None:
+    async def receive(self, first: int = 0, before_wait: object = None) -> bool:
         """Bring nothing."""
+        return False
 
 
 def messages_of(data: bytes) -> list[list[bytes]]:

@@ -1,9 +1,9 @@
 """What threads do: they take one granted request after the other, and run its handler.
 
 They take the granted requests from the queue themselves. One is called up for any number of
-them, and before it runs a function, which may take its time, it calls up another for what is left;
-unless one is on its way already, which will do the same. So functions that are quick are run in a
-row by few threads, and those that take their time have all threads soon. What is done is
+them, and before it runs a function, which may take its time, it sees that the loop is awake, and
+answers what is done and calls up another for what is left. So functions that are quick are run in
+a row by one thread, and those that take their time have all threads soon. What is done is
 collected: the loop looks at it when it has read a batch, and before it sleeps, and is woken only
 from sleep.
 
@@ -15,13 +15,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import Context
 from threading import Lock
+from typing import Final
 
 from ._connection import UNSTOPPABLE, Call, Connection
 from ._request import current_request
 from ._turns import Turns
 from ._workers import Handler, ends_program
+
+MOMENT: Final = 0.0002  # seconds that the loop waits for a thread, at the most
+SELDOM: Final = 255  # times that it does not, at the most, after it did in vain
 
 Done = tuple[Call, object, BaseException | None]
 """A request, what its handler has returned, and what it has raised."""
@@ -39,8 +44,8 @@ class Pool:
         context: Handlers run in copies of it; set before the first thread works.
         working: Who is there to do it.
         done: What is to be answered.
-        awake: Whether the loop will call `finish` of its own accord. Who is about to let it sleep
-            unsets that first, and then calls `finish`.
+        awake: Whether the loop will call `call_up` and `finish` of its own accord. Who is about to
+            let it sleep unsets that first, and then calls both.
     """
 
     context: Context
@@ -57,6 +62,11 @@ class Pool:
         self._closed = False
         self.done: deque[Done] = deque()
         self.awake = False
+        self._pause = Lock()
+        self._pause.acquire()
+        self._resting: deque[Lock] = deque()  # the loop, while it does
+        self._in_vain = 0  # how often it is not to, after it did the last time
+        self._skip = 0  # how often it is not to, from now on
 
     @property
     def abandoned(self) -> int:
@@ -71,7 +81,6 @@ class Pool:
             Those for whom a thread is to be started, to `work`.
         """
         turns = self._turns
-        granted = turns.grant()
         new = []
         if len(self.working) < turns.slots:
             # One for each request that is not done: none waits for another's thread. While others
@@ -80,17 +89,44 @@ class Pool:
             while len(self.working) < busy:
                 new.append(Worker(self._handler, turns))
                 self.working.add(new[-1])
-        if granted:
-            self._call_up()
+        self.call_up()
         return new
+
+    def call_up(self) -> None:
+        """See that somebody looks for what is granted, if there is anything."""
+        if not self._coming and self._turns.grant():
+            self._release()
+
+    def rest(self) -> None:
+        """Wait a moment for the thread that was called up (in the loop, before it sleeps).
+
+        A function that is quick is through before the loop would be asleep, and to send the loop
+        to sleep and wake it takes several times as long. If it is not quick the loop goes on
+        after a moment, and does not rest the next times: twice as many each time.
+        """
+        if self.done or not self._coming:
+            return
+        if self._skip:
+            self._skip -= 1
+            return
+        self.awake = True
+        self._resting.append(self._pause)
+        if self._pause.acquire(timeout=MOMENT):
+            self._in_vain = 0
+            return
+        try:
+            self._resting.pop()
+        except IndexError:  # just now a thread has taken it, to release it
+            self._pause.acquire()
+        self._skip, self._in_vain = self._in_vain, min(2 * self._in_vain + 1, SELDOM)
 
     def close(self) -> None:
         """Let threads end, each when it is through with what it does."""
         self._closed = True
         for _ in self.working:
-            self._call_up()
+            self._release()
 
-    def _call_up(self) -> None:
+    def _release(self) -> None:
         """Call one up that is parked, if there is one. It looks around, at all that is here."""
         try:
             wake = self._parked.pop()
@@ -107,31 +143,30 @@ class Pool:
         wake.acquire()
         while not self._closed:
             self._coming = False
-            if done:
-                self._tell()
             while granted or turns.grant():
                 try:
                     call = granted.popleft()
                 except IndexError:  # another thread was quicker
                     break
-                # The function may take its time. Who comes sees what is left, and what is done.
-                if not self._coming:
-                    if granted or turns.grant():
-                        self._call_up()
-                    if done and not self._coming:
-                        self._tell()
+                # The function may take its time. The loop sees what is left, and what is done.
+                if not self.awake and (done or granted or turns.grant()):
+                    self._tell()
                 done.append(new_context().run(run, call))
-            self._tell()
+            if done:
+                self._tell()
             self._parked.append(wake)
             if granted or self._closed:  # since it has looked
-                self._call_up()
+                self._release()
             wake.acquire()
 
     def _tell(self) -> None:
-        """Wake the loop if something is done, and it sleeps."""
-        if self.done and not self.awake:
+        """Wake the loop if it sleeps or rests."""
+        if not self.awake:
             self.awake = True
             self._wake()
+        elif self._resting:
+            with suppress(IndexError):  # another was quicker, or the loop rests no more
+                self._resting.pop().release()
 
     def finish(self) -> None:
         """Answer what is done (in the loop)."""

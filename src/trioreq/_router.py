@@ -124,7 +124,7 @@ class Router:
 
     async def receive(
         self, first: int = BATCH, before_wait: Callable[[], bool] | None = None
-    ) -> None:
+    ) -> bool:
         """Let the server have what has come; waits for it if there is nothing.
 
         For one task at a time.
@@ -133,19 +133,27 @@ class Router:
             first: Bytes in the first batch after a wait; each further one has twice as many. If
                 few, libzmq reads and writes while these are worked on; if many, it is cheaper.
             before_wait: Called before each wait; returns whether it may have sent something.
-        """
-        if not self._router.readable():
-            self._appetite = first
-            await self._wait(before_wait)
-        while not self._read(self._appetite):  # then it has found that there is nothing
-            await self._wait(before_wait)
-        self._appetite = min(2 * self._appetite, BATCH)
 
-    async def _wait(self, before: Callable[[], bool] | None) -> None:
-        """Wait until there may be something to read; the last look has found nothing."""
+        Returns:
+            Whether it has waited, so that trio's other tasks had their turn.
+        """
+        waited = not self._router.readable() and await self._wait(first, before_wait)
+        while not self._read(self._appetite):  # then it has found that there is nothing
+            waited = await self._wait(first, before_wait) or waited
+        self._appetite = min(2 * self._appetite, BATCH)
+        return waited
+
+    async def _wait(self, first: int, before: Callable[[], bool] | None) -> bool:
+        """Wait until there may be something to read; the last look has found nothing.
+
+        Returns:
+            Whether it has.
+        """
+        self._appetite = first
         if before is not None and before() and self._router.readable():  # a send eats the edge
-            return
+            return False
         await self._router.wait()
+        return True
 
     def gather(self, work: Callable[[], object]) -> None:
         """Do what may send many messages, and hand them over together: it is cheaper."""

@@ -59,15 +59,18 @@ class Threads:
     @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
         while True:
-            await self._desk.carrier.receive(before_wait=self._before_wait)
+            waited = await self._desk.carrier.receive(before_wait=self._before_wait)
             self._pool.awake = True
-            self.start()
             self._collect()
-            await trio.lowlevel.checkpoint()
+            self.start()
+            if not waited:
+                await trio.lowlevel.checkpoint()
 
     def _before_wait(self) -> bool:
-        """Take what is done, if anything is; what is done from now on is to be told."""
+        """See to what is done and what is left; from now on the loop is to be told of it."""
+        self._pool.rest()
         self._pool.awake = False
+        self._pool.call_up()
         if not self._pool.done:  # one look: what is done after it is told
             return False
         self._collect()

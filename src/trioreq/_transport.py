@@ -97,12 +97,15 @@ class Carrier(Protocol):
 
     async def receive(
         self, first: int = ..., before_wait: Callable[[], bool] | None = None
-    ) -> None:
+    ) -> bool:
         """Wait until something has arrived; for one task at a time.
 
         Args:
             first: Bytes to read after a wait, at the most, before what came is worked on.
             before_wait: Called before each wait; returns whether it may have sent something.
+
+        Returns:
+            Whether it has waited, so that trio's other tasks had their turn.
         """
 
 

@@ -8,7 +8,6 @@ said no, and who uses the socket while its reader sleeps calls `nudge` afterward
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import Any, Final, NoReturn, Protocol
 
 import trio
@@ -53,8 +52,10 @@ class FileEdge:
 
     async def wait(self) -> None:
         """As in `Edge`."""
-        with suppress(trio.ClosedResourceError):  # by `wake`
+        try:  # `suppress` takes five times as long
             await trio.lowlevel.wait_readable(self._descriptor)
+        except trio.ClosedResourceError:
+            return  # by `wake`
 
     def wake(self) -> None:
         """As in `Edge`."""

@@ -25,11 +25,12 @@ class Carrier:
         self.meanwhile: Callable[[], object] = lambda: None  # at the end of `gather`
         self.emptied = trio.Event()
 
-    async def receive(self, first: int = 0, before_wait: Callable[[], bool] | None = None) -> None:
+    async def receive(self, first: int = 0, before_wait: Callable[[], bool] | None = None) -> bool:
         if not self.batches:
             self.emptied.set()
             await trio.sleep_forever()
         self.batches.pop(0)()
+        return False
 
     def gather(self, work: Callable[[], object]) -> None:
         work()
@@ -100,18 +101,28 @@ def test_the_loop_may_sleep_on_it_that_it_has_sent_nothing() -> None:
     class Done(deque[Any]):
         def __bool__(self) -> bool:
             some = len(self) > 0
-            if not looked:  # here the loop's thread gives way to another
+            if not (threads._pool.awake or looked):  # here another thread has its way
                 looked.append(some)
                 self.append((Call(answers), b"x", None))
                 threads._pool._tell()
             return some
 
     looked: list[bool] = []
+    threads._pool.awake = True
     threads._pool.done = Done()
     assert not threads._before_wait()
     assert (len(answers), len(woken)) == (0, 1)
     woken[0]()
     assert len(answers) == 1
+
+
+def test_before_the_loop_sleeps_one_is_called_up_for_what_is_left() -> None:
+    threads = made(Carrier())
+    looked: list[bool] = []
+    threads._pool.call_up = lambda: looked.append(threads._pool.awake)
+    threads._pool.awake = True
+    assert not threads._before_wait()
+    assert looked == [False]  # what is left later is told
 
 
 def test_a_loop_that_is_awake_is_not_woken() -> None:

@@ -21,11 +21,13 @@ class Wake:
     def __init__(self) -> None:
         self.held = False
 
-    def acquire(self) -> None:
-        assert not self.held, "it would sleep for ever"
-        self.held = True
+    def acquire(self, *, timeout: float | None = None) -> bool:
+        assert timeout is not None or not self.held, "it would sleep for ever"
+        free, self.held = not self.held, True
+        return free
 
     def release(self) -> None:
+        assert self.held
         self.held = False
 
 
@@ -59,9 +61,8 @@ class Threaded:
         wake.acquire()
         self.pool._parked.others.append(wake)
 
-    def another_comes_and_parks(self) -> None:
-        self.pool._coming = False
-        self.another_parks()
+    def loop_sleeps(self) -> None:
+        self.pool.awake = False
 
     def add_worker(self) -> Worker:
         worker = Worker(self.handle, self.turns)
@@ -79,6 +80,13 @@ class Threaded:
     @property
     def granted(self) -> list[str]:
         return [call.name for call in self.turns.granted]
+
+
+class Unseen(deque[Any]):
+    """What is done, which seems to have been taken already."""
+
+    def __bool__(self) -> bool:
+        return False
 
 
 class Parked:
@@ -113,45 +121,49 @@ def _no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_turns, "Lock", Lock)
 
 
-def test_one_other_is_called_up_for_what_is_left() -> None:
-    parked = []
-    threaded = Threaded(9, a=lambda: parked.append(threaded.parked))
-    for _ in range(3):
-        threaded.another_parks()
+def test_the_loop_is_told_of_what_is_left_before_a_function_takes_its_time() -> None:
+    woken = []
+    threaded = Threaded(9, a=lambda: woken.append(threaded.woken))
     threaded.arrive("a", "b", "c")
     threaded.run()
     assert threaded.seen == ["a", "b", "c"]
-    assert parked == [2]
-    assert threaded.parked == 2  # the one that was called up will see what is left
+    assert woken == [1]
+    assert threaded.woken == 1  # it will see all that is done, before it sleeps
 
 
-def test_nobody_is_called_up_for_a_request_that_is_alone() -> None:
-    threaded = Threaded(9)
-    threaded.another_parks()
-    threaded.arrive("a")
-    threaded.run()
-    assert threaded.parked == 1
-
-
-def test_another_is_called_up_if_the_first_has_come_and_gone() -> None:
-    threaded = Threaded(9, a=lambda: threaded.another_comes_and_parks())
-    threaded.another_parks()
+def test_the_loop_is_told_again_of_what_is_left_if_it_sleeps_meanwhile() -> None:
+    woken = []
+    threaded = Threaded(
+        9,
+        a=lambda: threaded.loop_sleeps(),
+        b=lambda: woken.append(threaded.woken),
+    )
+    threaded.pool.done = Unseen()
     threaded.arrive("a", "b", "c")
     threaded.run()
-    assert threaded.parked == 0
+    assert woken == [2]
+
+
+def test_the_loop_is_told_once_of_a_request_that_is_alone() -> None:
+    woken = []
+    threaded = Threaded(9, a=lambda: woken.append(threaded.woken))
+    threaded.arrive("a")
+    threaded.run()
+    assert woken == [0]
+    assert threaded.woken == 1
 
 
 def test_those_who_wait_are_granted_before_the_last_one_takes_its_time() -> None:
     granted = []
     threaded = Threaded(
         2,
-        a=lambda: threaded.another_comes_and_parks(),
-        b=lambda: granted.append((threaded.granted, threaded.parked)),
+        a=lambda: threaded.loop_sleeps(),
+        b=lambda: granted.append((threaded.granted, threaded.woken)),
     )
-    threaded.another_parks()
+    threaded.pool.done = Unseen()
     threaded.arrive("a", "b", "c")
     threaded.run()
-    assert granted == [(["c"], 0)]
+    assert granted == [(["c"], 2)]
     assert threaded.seen == ["a", "b", "c"]
 
 
@@ -176,37 +188,30 @@ def test_who_parks_while_the_server_ends_ends() -> None:
 
 def test_the_loop_is_told_before_the_next_function_takes_its_time() -> None:
     woken = []
-    threaded = Threaded(2, b=lambda: woken.append(threaded.woken))
+    threaded = Threaded(2, a=lambda: threaded.loop_sleeps(), b=lambda: woken.append(threaded.woken))
     threaded.arrive("a", "b")
     threaded.run()
-    assert woken == [1]
+    assert woken == [2]
 
 
-def test_the_loop_is_told_at_the_end_if_another_comes_and_would_do_it_otherwise() -> None:
-    woken = []
-    threaded = Threaded(3, c=lambda: woken.append(threaded.woken))
-    threaded.another_parks()
-    threaded.arrive("a", "b", "c")
-    threaded.run()
-    assert woken == [0]
-    assert threaded.woken == 1
-
-
-def test_who_comes_tells_what_others_have_done() -> None:
-    woken = []
-    threaded = Threaded(9, a=lambda: woken.append(threaded.woken))
-    threaded.another_parks()
-    threaded.pool.done.append(object())
-    threaded.arrive("a", "b")
-    threaded.run()
-    assert woken == [1]
-
-
-def test_who_has_come_is_not_on_its_way_any_more() -> None:
+def test_a_loop_that_is_awake_calls_one_up_for_what_is_left() -> None:
     threaded = Threaded(9)
     threaded.another_parks()
+    threaded.another_parks()
+    threaded.pool.call_up()
+    assert threaded.parked == 2  # for nothing, nobody
     threaded.arrive("a", "b")
+    threaded.pool.call_up()
+    assert threaded.parked == 1
+    threaded.pool.call_up()
+    assert threaded.parked == 1  # that one will see what is left
+
+
+def test_another_is_called_up_if_the_first_has_come() -> None:
+    threaded = Threaded(9, a=lambda: threaded.pool.call_up())
+    threaded.another_parks()
     threaded.pool._coming = True
+    threaded.arrive("a", "b")
     threaded.run()
     assert threaded.parked == 0
 
@@ -258,6 +263,84 @@ def test_who_comes_at_once_is_not_taken_for_one_who_is_on_its_way() -> None:
             threaded.pool._coming = False  # it looks around before the caller goes on
 
     threaded = Threaded(9)
-    threaded.pool._parked.others.append(Quick())
-    threaded.pool._call_up()
+    wake = Quick()
+    wake.acquire()
+    threaded.pool._parked.others.append(wake)
+    threaded.pool._release()
     assert not threaded.pool._coming
+
+
+class Pause(Wake):
+    """What the loop rests on. The test says what happens meanwhile."""
+
+    def __init__(self, threaded: Threaded, meanwhile: Callable[[], object]) -> None:
+        super().__init__()
+        self.held = True
+        self.meanwhile = meanwhile
+        self.rests = 0
+        threaded.pool._pause = self
+
+    def acquire(self, *, timeout: float | None = None) -> bool:
+        if timeout is not None:
+            self.rests += 1
+            self.meanwhile()
+        return super().acquire(timeout=timeout)
+
+
+def test_a_loop_that_rests_goes_on_when_who_was_called_up_is_through() -> None:
+    threaded = Threaded(9)
+    threaded.another_parks()
+    threaded.arrive("a", "b")
+    threaded.pool.call_up()
+    pause = Pause(threaded, threaded.run)
+    for _ in range(3):
+        threaded.pool.rest()
+        assert threaded.seen == ["a", "b"]
+    assert pause.rests == 1  # then there is something to do
+    assert threaded.woken == 0  # it was not asleep
+
+
+def test_the_loop_does_not_rest_if_nobody_was_called_up() -> None:
+    threaded = Threaded(9)
+    threaded.pool.rest()  # it would wait for ever
+
+
+def test_a_rest_in_vain_is_tried_ever_more_rarely_until_one_was_not() -> None:
+    threaded = Threaded(9)
+    threaded.pool._coming = True
+    pause = Pause(threaded, lambda: None)
+    tried = []
+    for number in range(1, 1025):
+        before = pause.rests
+        threaded.pool.rest()
+        if pause.rests > before:
+            tried.append(number)
+    assert tried == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024]
+    threaded.pool._skip = 0
+    pause.meanwhile = threaded.pool._tell
+    threaded.pool.rest()
+    pause.meanwhile = lambda: None
+    threaded.pool.rest()
+    threaded.pool.rest()
+    assert pause.rests == len(tried) + 3
+
+
+def test_a_loop_whose_rest_is_over_is_not_kept_from_the_next_by_who_was_just_too_late() -> None:
+    threaded = Threaded(9)
+    threaded.pool._coming = True
+
+    class Late(Pause):
+        def acquire(self, *, timeout: float | None = None) -> bool:
+            if timeout is None:
+                self.release()  # it has taken it, and releases it now
+                return Wake.acquire(self)
+            return super().acquire(timeout=timeout)
+
+    pause = Late(threaded, lambda: threaded.pool._resting.pop())
+    threaded.pool.rest()
+    assert pause.held
+    pause.meanwhile = lambda: None
+    threaded.pool.rest()
+    assert not threaded.pool._resting
+    threaded.pool._tell()
+    assert pause.held  # nobody rests

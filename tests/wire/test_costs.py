@@ -17,8 +17,8 @@ from benchmarks import costs
 BOUNDS = {
     "async, one at a time": {"calls": 129.1, "lines": 331.4, "steps": 1.4, "zmq": 14.3},
     "async, 256 in one breath": {"calls": 32.6, "lines": 135.2, "steps": 0.3, "zmq": 10.2},
-    "plain, one at a time": {"calls": 304.4, "lines": 746.2, "steps": 4.5, "zmq": 15.2},
-    "plain, 256 in one breath": {"calls": 54.5, "lines": 159.5, "steps": 0.3, "zmq": 10.2},
+    "plain, one at a time": {"calls": 198.0, "lines": 533.7, "steps": 1.7, "zmq": 15.2},
+    "plain, 256 in one breath": {"calls": 51.1, "lines": 159.5, "steps": 0.3, "zmq": 10.2},
 }
 
 Costs = dict[str, dict[str, float | None]]

@@ -55,6 +55,17 @@ async def test_each_caller_has_its_own_reply(net: Net) -> None:
         assert client.statistics().connections == 1
 
 
+async def test_a_request_larger_than_the_server_takes_costs_the_connection(net: Net) -> None:
+    await net.serve(handler, max_message_size=LARGE)
+    async with net.open_client() as client:
+        assert await client.request(b"hello") == b"re:hello"
+        with pytest.raises(trioreq.ConnectionLost, match="unknown"):
+            await client.request(bytes(LARGE + 1))
+        assert await client.request(b"again") == b"re:again"
+        assert client.statistics().connections == 2
+        assert client.statistics().lost == 1
+
+
 async def test_what_comes_back(net: Net) -> None:
     await net.serve(handler)
     async with net.open_client() as client:

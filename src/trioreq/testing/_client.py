@@ -167,6 +167,9 @@ class MemoryLine(Peer):
             asker.connecting()
             self.connection.to_server.delay = self.connection.to_client.delay = self.delay
             await self._over.wait()
+            if self._up:
+                self._up = False
+                asker.lost()
             await trio.sleep(RECONNECT_MOST if self._refused else RECONNECT)
 
     def send(self, frames: Sequence[bytes]) -> bool:
@@ -197,10 +200,10 @@ class MemoryLine(Peer):
         self._asker.arrived(frames)
 
     def down(self, reason: str) -> None:
-        """The server has ended the connection (the network calls this)."""
-        if self._up:
-            self._up = False
-            self._asker.lost()
+        """The server has ended the connection (the network calls this).
+
+        Whose request has made it do so is still about to send it, and is told later.
+        """
         self._over.set()
 
 

@@ -1,11 +1,11 @@
 """What threads do: they take one granted request after the other, and run its handler.
 
-They take the granted requests from the queue themselves. One is called up for any number of
-them, and before it runs a function, which may take its time, it sees that the loop is awake, and
-answers what is done and calls up another for what is left. So functions that are quick are run in
-a row by one thread, and those that take their time have all threads soon. What is done is
-collected: the loop looks at it when it has read a batch, and before it sleeps, and is woken only
-from sleep.
+They take the granted requests from the queue themselves. The loop calls one up for any number of
+them. Before a thread runs a function, which may take its time, it calls up another for what is
+left, unless one is on its way already, and tells the loop what is done, unless the loop is awake,
+which will do both. So functions that are quick are run in a row by one thread, and those that take
+their time have all threads soon. What is done is collected: the loop looks at it when it has read
+a batch, and before it sleeps, and is woken from sleep, or from a short rest before.
 
 All of this rests on one rule: who writes, writes first, and then looks whether somebody is there to
 read it; who is about to park parks first, and then looks whether there is anything to read.
@@ -25,7 +25,7 @@ from ._request import current_request
 from ._turns import Turns
 from ._workers import Handler, ends_program
 
-MOMENT: Final = 0.0002  # seconds that the loop waits for a thread, at the most
+MOMENT: Final = 0.00005  # seconds that the loop rests: what it takes to wake a thread
 SELDOM: Final = 255  # times that it does not, at the most, after it did in vain
 
 Done = tuple[Call, object, BaseException | None]
@@ -62,10 +62,8 @@ class Pool:
         self._closed = False
         self.done: deque[Done] = deque()
         self.awake = False
-        self._pause = Lock()
-        self._pause.acquire()
         self._resting: deque[Lock] = deque()  # the loop, while it does
-        self._in_vain = 0  # how often it is not to, after it did the last time
+        self._in_vain = 0  # how often it is not to, after it did in vain the next time
         self._skip = 0  # how often it is not to, from now on
 
     @property
@@ -101,24 +99,22 @@ class Pool:
         """Wait a moment for the thread that was called up (in the loop, before it sleeps).
 
         A function that is quick is through before the loop would be asleep, and to send the loop
-        to sleep and wake it takes several times as long. If it is not quick the loop goes on
-        after a moment, and does not rest the next times: twice as many each time.
+        to sleep and wake it takes several times as long. A thread that runs has Python's lock, for
+        which the loop would have to wait in any case. If nothing is done in a moment, the loop
+        goes on, and rests ever more rarely.
         """
-        if self.done or not self._coming:
-            return
-        if self._skip:
-            self._skip -= 1
-            return
+        pause = Lock()
+        pause.acquire()
         self.awake = True
-        self._resting.append(self._pause)
-        if self._pause.acquire(timeout=MOMENT):
-            self._in_vain = 0
-            return
-        try:
-            self._resting.pop()
-        except IndexError:  # just now a thread has taken it, to release it
-            self._pause.acquire()
-        self._skip, self._in_vain = self._in_vain, min(2 * self._in_vain + 1, SELDOM)
+        self._resting.append(pause)
+        if self._coming and not self.done:
+            if self._skip:
+                self._skip -= 1
+            elif pause.acquire(timeout=MOMENT) or self.done:
+                self._in_vain = 0
+            else:
+                self._skip, self._in_vain = self._in_vain, min(2 * self._in_vain + 1, SELDOM)
+        self._resting.clear()
 
     def close(self) -> None:
         """Let threads end, each when it is through with what it does."""
@@ -148,9 +144,11 @@ class Pool:
                     call = granted.popleft()
                 except IndexError:  # another thread was quicker
                     break
-                # The function may take its time. The loop sees what is left, and what is done.
-                if not self.awake and (done or granted or turns.grant()):
-                    self._tell()
+                # The function may take its time. Who comes sees what is left, or the loop does.
+                if not self.awake:
+                    self.call_up()
+                    if done:
+                        self._tell()
                 done.append(new_context().run(run, call))
             if done:
                 self._tell()

@@ -86,7 +86,7 @@ class Threads:
         )
 
     def _wake(self) -> None:
-        """Let the loop take what is done, in its sleep (in any thread)."""
+        """Let the loop see to what is done, in its sleep (in any thread)."""
         with suppress(trio.RunFinishedError):  # abandoned, and now nobody is there to be told
             self._token.run_sync_soon(self._before_wait)
 

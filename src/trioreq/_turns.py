@@ -107,9 +107,9 @@ class SharedTurns(Turns[C, T]):
 
     `release` and `grant` may be called in any thread, and everything else in the loop's. What is
     given back is put aside, and granted in bulk: by a thread that finds nothing granted, and by
-    the loop when it has queued some. A thread gives back first, and then looks for those who
-    wait; the loop queues first, and then looks for what was given back: one of the two sees the
-    other. So there is a lock for each lot of them, and not for each.
+    the loop when it has queued some, and before it sleeps. A thread gives back first, and then
+    looks for those who wait; the loop queues first, and then looks for what was given back: one
+    of the two sees the other. So there is a lock for each lot of them, and not for each.
     """
 
     __slots__ = ("_lock", "_returned")

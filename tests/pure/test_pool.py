@@ -61,8 +61,9 @@ class Threaded:
         wake.acquire()
         self.pool._parked.others.append(wake)
 
-    def loop_sleeps(self) -> None:
-        self.pool.awake = False
+    def another_comes_and_parks(self) -> None:
+        self.pool._coming = False
+        self.another_parks()
 
     def add_worker(self) -> Worker:
         worker = Worker(self.handle, self.turns)
@@ -121,49 +122,59 @@ def _no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_turns, "Lock", Lock)
 
 
-def test_the_loop_is_told_of_what_is_left_before_a_function_takes_its_time() -> None:
-    woken = []
-    threaded = Threaded(9, a=lambda: woken.append(threaded.woken))
+def test_one_other_is_called_up_for_what_is_left() -> None:
+    parked = []
+    threaded = Threaded(9, a=lambda: parked.append(threaded.parked))
+    for _ in range(3):
+        threaded.another_parks()
     threaded.arrive("a", "b", "c")
     threaded.run()
     assert threaded.seen == ["a", "b", "c"]
-    assert woken == [1]
-    assert threaded.woken == 1  # it will see all that is done, before it sleeps
+    assert parked == [2]
+    assert threaded.parked == 2  # the one that was called up will see what is left
 
 
-def test_the_loop_is_told_again_of_what_is_left_if_it_sleeps_meanwhile() -> None:
-    woken = []
-    threaded = Threaded(
-        9,
-        a=lambda: threaded.loop_sleeps(),
-        b=lambda: woken.append(threaded.woken),
-    )
-    threaded.pool.done = Unseen()
+def test_another_is_called_up_if_the_first_has_come_and_gone() -> None:
+    threaded = Threaded(9, a=lambda: threaded.another_comes_and_parks())
+    threaded.pool.done = Unseen()  # so the loop is not told
+    threaded.another_parks()
     threaded.arrive("a", "b", "c")
     threaded.run()
-    assert woken == [2]
+    assert threaded.parked == 0
 
 
-def test_the_loop_is_told_once_of_a_request_that_is_alone() -> None:
+def test_nobody_is_called_up_for_what_a_loop_that_is_awake_will_see() -> None:
+    threaded = Threaded(9)
+    threaded.pool.awake = True
+    threaded.another_parks()
+    threaded.arrive("a", "b", "c")
+    threaded.run()
+    assert threaded.parked == 1
+
+
+def test_for_a_request_that_is_alone_nobody_is_called_up_and_the_loop_is_told_once() -> None:
     woken = []
     threaded = Threaded(9, a=lambda: woken.append(threaded.woken))
+    threaded.another_parks()
     threaded.arrive("a")
     threaded.run()
     assert woken == [0]
     assert threaded.woken == 1
+    assert threaded.parked == 1
 
 
 def test_those_who_wait_are_granted_before_the_last_one_takes_its_time() -> None:
     granted = []
     threaded = Threaded(
         2,
-        a=lambda: threaded.loop_sleeps(),
-        b=lambda: granted.append((threaded.granted, threaded.woken)),
+        a=lambda: threaded.another_comes_and_parks(),
+        b=lambda: granted.append((threaded.granted, threaded.parked)),
     )
     threaded.pool.done = Unseen()
+    threaded.another_parks()
     threaded.arrive("a", "b", "c")
     threaded.run()
-    assert granted == [(["c"], 2)]
+    assert granted == [(["c"], 0)]
     assert threaded.seen == ["a", "b", "c"]
 
 
@@ -188,10 +199,13 @@ def test_who_parks_while_the_server_ends_ends() -> None:
 
 def test_the_loop_is_told_before_the_next_function_takes_its_time() -> None:
     woken = []
-    threaded = Threaded(2, a=lambda: threaded.loop_sleeps(), b=lambda: woken.append(threaded.woken))
-    threaded.arrive("a", "b")
+    threaded = Threaded(
+        2, a=lambda: woken.append(threaded.woken), b=lambda: woken.append(threaded.woken)
+    )
+    threaded.arrive("a", "b", "c")
     threaded.run()
-    assert woken == [2]
+    assert woken == [0, 1]
+    assert threaded.woken == 1  # it will see all that is done, before it sleeps
 
 
 def test_a_loop_that_is_awake_calls_one_up_for_what_is_left() -> None:
@@ -229,27 +243,19 @@ def test_the_loop_grants_what_was_given_back_while_it_queued() -> None:
     assert threaded.parked == 0
 
 
-@pytest.mark.parametrize("pops", [False, True])
-def test_there_is_a_thread_for_one_who_waits_though_a_turn_is_given_back_just_now(
-    monkeypatch: pytest.MonkeyPatch, *, pops: bool
+@pytest.mark.parametrize("taken", [False, True])
+def test_there_is_a_thread_for_one_who_waits_though_a_turn_was_just_given_back(
+    *, taken: bool
 ) -> None:
-    """Who gives it back goes on with "b", and grants it to "c": that needs another thread."""
+    """Who gave it back goes on with "b", and grants it to "c": that needs another thread."""
     threaded = Threaded(2)
     threaded.add_worker()
     threaded.arrive("a")
     threaded.turns.granted.clear()  # it runs
     threaded.arrive("b", "c")
-    grant = threaded.turns.grant
-
-    def grant_just_before() -> bool:
-        granted = bool(grant())
-        threaded.turns.release()  # "a" is done
-        if pops:
-            threaded.turns.granted.popleft()
-            granted = False
-        return granted
-
-    monkeypatch.setattr(SharedTurns, "grant", lambda _: grant_just_before())
+    threaded.turns.release()  # "a" is done
+    if taken:
+        threaded.turns.granted.popleft()
     threaded.pool.start()
     assert len(threaded.pool.working) == 2
 
@@ -273,74 +279,101 @@ def test_who_comes_at_once_is_not_taken_for_one_who_is_on_its_way() -> None:
 class Pause(Wake):
     """What the loop rests on. The test says what happens meanwhile."""
 
-    def __init__(self, threaded: Threaded, meanwhile: Callable[[], object]) -> None:
+    def __init__(self, rests: list[Pause], meanwhile: Callable[[], object]) -> None:
         super().__init__()
-        self.held = True
+        self.rests = rests
         self.meanwhile = meanwhile
-        self.rests = 0
-        threaded.pool._pause = self
 
     def acquire(self, *, timeout: float | None = None) -> bool:
         if timeout is not None:
-            self.rests += 1
+            self.rests.append(self)
             self.meanwhile()
         return super().acquire(timeout=timeout)
 
 
-def test_a_loop_that_rests_goes_on_when_who_was_called_up_is_through() -> None:
+def rest(
+    monkeypatch: pytest.MonkeyPatch, threaded: Threaded, meanwhile: Callable[[], object]
+) -> int:
+    """Let the loop rest if it likes to; returns whether it did, as a number."""
+    rests: list[Pause] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(_pool, "Lock", lambda: Pause(rests, meanwhile))
+        threaded.pool.rest()
+    assert threaded.pool.awake
+    assert not threaded.pool._resting
+    return len(rests)
+
+
+def test_a_loop_that_rests_goes_on_when_who_was_called_up_is_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     threaded = Threaded(9)
     threaded.another_parks()
     threaded.arrive("a", "b")
     threaded.pool.call_up()
-    pause = Pause(threaded, threaded.run)
-    for _ in range(3):
-        threaded.pool.rest()
-        assert threaded.seen == ["a", "b"]
-    assert pause.rests == 1  # then there is something to do
+
+    def runs() -> None:
+        monkeypatch.setattr(_pool, "Lock", Wake)
+        threaded.run()
+        assert not threaded.pool._resting, "the loop was left at rest"
+
+    assert rest(monkeypatch, threaded, runs) == 1
+    assert threaded.seen == ["a", "b"]
     assert threaded.woken == 0  # it was not asleep
+    assert rest(monkeypatch, threaded, lambda: None) == 0  # there is something to do
 
 
-def test_the_loop_does_not_rest_if_nobody_was_called_up() -> None:
-    threaded = Threaded(9)
-    threaded.pool.rest()  # it would wait for ever
+def test_the_loop_does_not_rest_if_nobody_was_called_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rest(monkeypatch, Threaded(9), lambda: None) == 0
 
 
-def test_a_rest_in_vain_is_tried_ever_more_rarely_until_one_was_not() -> None:
+def test_the_loop_looks_what_is_done_after_it_can_be_woken_from_its_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     threaded = Threaded(9)
     threaded.pool._coming = True
-    pause = Pause(threaded, lambda: None)
-    tried = []
-    for number in range(1, 1025):
-        before = pause.rests
-        threaded.pool.rest()
-        if pause.rests > before:
-            tried.append(number)
+    looked = []
+
+    class Done(deque[Any]):
+        def __bool__(self) -> bool:
+            looked.append(len(threaded.pool._resting))
+            return True
+
+    threaded.pool.done = Done()
+    assert rest(monkeypatch, threaded, lambda: None) == 0
+    assert looked == [1]
+
+
+def test_a_rest_in_vain_is_tried_ever_more_rarely_until_one_was_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threaded = Threaded(9)
+    threaded.pool._coming = True
+    tried = [n for n in range(1, 1025) if rest(monkeypatch, threaded, lambda: None)]
     assert tried == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024]
     threaded.pool._skip = 0
-    pause.meanwhile = threaded.pool._tell
-    threaded.pool.rest()
-    pause.meanwhile = lambda: None
-    threaded.pool.rest()
-    threaded.pool.rest()
-    assert pause.rests == len(tried) + 3
+    assert rest(monkeypatch, threaded, threaded.pool._tell)
+    assert [rest(monkeypatch, threaded, lambda: None) for _ in range(4)] == [1, 1, 0, 1]
 
 
-def test_a_loop_whose_rest_is_over_is_not_kept_from_the_next_by_who_was_just_too_late() -> None:
+def test_a_rest_was_not_in_vain_if_something_was_done_while_the_loop_waited_for_its_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     threaded = Threaded(9)
     threaded.pool._coming = True
+    for _ in range(5):
+        assert rest(monkeypatch, threaded, lambda: threaded.pool.done.append(object()))
+        threaded.pool.done.clear()
 
-    class Late(Pause):
-        def acquire(self, *, timeout: float | None = None) -> bool:
-            if timeout is None:
-                self.release()  # it has taken it, and releases it now
-                return Wake.acquire(self)
-            return super().acquire(timeout=timeout)
 
-    pause = Late(threaded, lambda: threaded.pool._resting.pop())
-    threaded.pool.rest()
-    assert pause.held
-    pause.meanwhile = lambda: None
-    threaded.pool.rest()
-    assert not threaded.pool._resting
+def test_who_is_too_late_to_wake_the_loop_from_its_rest_does_no_harm() -> None:
+    threaded = Threaded(9)
+    threaded.pool.awake = True
+
+    class Gone(deque[Any]):
+        def __bool__(self) -> bool:
+            return True  # it was there
+
+    threaded.pool._resting = Gone()
     threaded.pool._tell()
-    assert pause.held  # nobody rests
+    assert threaded.woken == 0

@@ -30,7 +30,7 @@ from hostile.test_fuzz import MIB, at_rest, healthy_client, outcomes
 from support.fuzz import hammer
 from support.process import server_process
 
-from trioreq import _wire
+from trioreq import _pack, _wire
 from trioreq._connection import Call, Connection, Desk
 from trioreq._transport import Peer
 from trioreq._turns import Turns
@@ -67,6 +67,7 @@ class Sent:
     """A connection's other end: it counts what it is sent."""
 
     client = PEER
+    room = own_room = 1000
 
     def __init__(self) -> None:
         self.messages = 0
@@ -114,11 +115,14 @@ def try_input(data: bytes) -> None:
     desk = Desk(Turns[Connection, Call](2, 3), math.inf, Nothing(), trio.Event().set)
     connection = Connection(link, desk)
     messages = messages_of(data)
+    requests = 0
     for message in messages:
         envelope, header, body = _wire.request_untrusted(message)
         assert not body or [*envelope, *body] == message
         assert header is None or header.pack() == envelope[-2]
         _wire.error_untrusted(tuple(message))
+        pack = _pack.unpack_untrusted(message[0]) if len(message) == 1 else None
+        requests += 1 if pack is None else len(pack[1])
         connection.arrived(message)
     ended = sum(desk.tally.ended.values())
     assert desk.tally.requests == ended + desk.in_flight
@@ -127,7 +131,7 @@ def try_input(data: bytes) -> None:
     assert (desk.in_flight, desk.turns.waiting) == (0, 0)
     assert desk.turns.free + len(desk.turns.granted) == 2  # no lane is here to take them
     assert connection.named == {}
-    assert link.messages <= 2 * len(messages)
+    assert link.messages <= 2 * requests
 
 
 async def inputs(number: int, seed: int) -> None:
@@ -145,6 +149,7 @@ async def inputs(number: int, seed: int) -> None:
         _wire.split_untrusted,
         _wire.error_untrusted,
         _wire.answer,
+        _pack.unpack_untrusted,
         Connection.arrived,
         Connection.end,
     ):
@@ -153,6 +158,9 @@ async def inputs(number: int, seed: int) -> None:
     for kind in (_wire.REQUEST, _wire.CANCEL):  # it would take long to guess the magic
         header = _wire.Header(kind, 1, 1000).pack()
         (seeds / str(kind)).write_bytes(b"\x11" + header + b"\x00\x81x")
+        message = (header, b"", b"x")
+        (packed,) = _pack.pack([message, message], 1000, 1000)[0]
+        (seeds / f"pack {kind}").write_bytes(bytes([128 + len(packed)]) + packed)
     print(f"seed {seed}, {number} inputs", flush=True)
     logging.disable()  # a line for each input that is no request says nothing new
     options = [f"-seed={seed}", f"-atheris_runs={number}", "-max_len=512", "-print_final_stats=1"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from . import _wire
+from . import _pack, _wire
 from ._deadlines import Deadlines, Timer
 from ._errors import CancelReason, Code, ReplyError, RequestCancelled
 from ._request import Request
@@ -226,6 +226,11 @@ class Connection:
         if len(frames) == 2 and not frames[0]:  # what every REQ sends that has one frame
             body = (frames[1],)
         else:
+            if len(frames) == 1 and (pack := _pack.unpack_untrusted(frames[0])) is not None:
+                self.link.room, messages = pack
+                for message in messages:
+                    self.arrived(message)
+                return
             envelope, header, body = _wire.request_untrusted(frames)
             if header is not None:
                 name = _name(envelope, header)
@@ -315,9 +320,11 @@ class Connection:
             call.cancel(CancelReason.CANCELLED)
 
     def _say_hello(self, envelope: Frames) -> None:
-        """Let the client know, before its first reply, that it may cancel."""
+        """Let the client know, before its first reply, that it may cancel and send packs."""
         hello = _wire.Header(_wire.REQUEST, _wire.WANTS_HELLO)
-        self.link.send(_wire.answer(envelope, hello, _wire.OK, (b"",)))
+        # A proxy between the two would put its frames before a pack, and not into it.
+        room = _pack.ROOM.pack(self.link.own_room) if len(envelope) == 2 else b""
+        self.link.send(_wire.answer(envelope, hello, _wire.OK, (room,)))
 
     def _is_malformed(self, header: Header, name: Name) -> bool:
         # The reply of a correlation of 0 would be a hello.

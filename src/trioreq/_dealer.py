@@ -9,22 +9,22 @@ before the end is read. (libzmq's own way to the first, ZMQ_IMMEDIATE, loses the
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
 import trio
 import zmq
 
-from . import _endpoint
+from . import _endpoint, _pack
 from ._curve import CurveClient
 from ._errors import EndpointError
 from ._options import heartbeat_times
 from ._transport import Asker
+from ._wire import Frames
 from ._zsocket import ZSocket
 
 BATCH = 128  # messages read before trio's other tasks have their turn
-TOGETHER = 16  # messages that are handed over together, at the most
+TOGETHER = _pack.MOST  # messages that are handed over together, at the most
 RECONNECT = 0.05  # seconds before the first try to connect again; each further one doubles it
 RECONNECT_MOST = 2.0
 EVENT = struct.Struct("=Hi")
@@ -115,7 +115,8 @@ class Dealer:
         monitor.linger = 0
         monitor.connect(address)
         self._up = self._refused = False
-        self._outbox: list[Sequence[bytes]] = []
+        self.room = 0
+        self._outbox: list[Frames] = []
         self._over = trio.Event()
         dealer.connect(self._endpoint)
 
@@ -125,7 +126,7 @@ class Dealer:
         self._monitor.raw.close()
         self._raw.close()
 
-    def send(self, frames: Sequence[bytes]) -> bool:
+    def send(self, frames: Frames) -> bool:
         """Hand a message over, soon; returns False, and forgets it, if there is no connection.
 
         The first in a pass of trio's loop goes out at once, and others together: each time that
@@ -146,6 +147,8 @@ class Dealer:
         """Hand over what is in the outbox."""
         if self._outbox:
             outbox, self._outbox = self._outbox, []
+            if self.room and len(outbox) > 1:
+                outbox = _pack.pack(outbox, self.room, _pack.room(self._max_message_size))
             with suppress(zmq.Again):  # there is no connection any more: the monitor tells it next
                 self._dealer.send_messages(outbox)
             self._dealer.nudge()

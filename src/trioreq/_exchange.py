@@ -16,7 +16,7 @@ from typing import Protocol
 
 import trio
 
-from . import _wire
+from . import _pack, _wire
 from ._errors import (
     Code,
     ConnectionLost,
@@ -205,7 +205,11 @@ class Exchange:
         self._fail_all(self._lost)
 
     def arrived(self, frames: Sequence[bytes]) -> None:
-        """A message came: a reply, perhaps."""
+        """A message came: a reply, perhaps, or a pack of them."""
+        if len(frames) == 1 and (pack := _pack.unpack_untrusted(frames[0])) is not None:
+            for message in pack[1]:
+                self.arrived(message)
+            return
         _, header, body = _wire.request_untrusted(frames)
         if header is None:
             self._counts["stale"] += 1
@@ -213,6 +217,7 @@ class Exchange:
         if self._speaks is None:
             self._learn(speaks=header.left == _wire.SPEAKS)
         if header.left == _wire.SPEAKS and header.correlation == _wire.WANTS_HELLO:
+            self.line.room = _pack.room_untrusted(body)
             return  # that was the hello
         inquiry = self._waiting.pop(header.correlation & _wire.CORRELATION, None)
         if inquiry is None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 import zmq
 
+from . import _pack
 from ._gate import PUBLIC_KEY, STAMP, Gate, Rules
 from ._limits import Limits
 from ._lookout import Lookout
@@ -44,7 +45,17 @@ EVENT = struct.Struct("=Hi")
 class RouterLink:
     """One connection to the ROUTER, from its first message on."""
 
-    __slots__ = ("automatic", "client", "descriptor", "gone", "router", "routing_id", "session")
+    __slots__ = (
+        "automatic",
+        "client",
+        "descriptor",
+        "gone",
+        "own_room",
+        "room",
+        "router",
+        "routing_id",
+        "session",
+    )
 
     session: Session
 
@@ -55,11 +66,15 @@ class RouterLink:
         self.automatic = routing_id.startswith(b"\0")  # libzmq made it, and uses it once only
         self.client = client
         self.gone = False
+        self.room: int = 0
+        self.own_room: int = router.own_room
 
     def send(self, frames: Frames) -> None:
         """Hand a message over to this connection or to nobody: now, or with others soon."""
         router = self.router
         router.outbox.append((self, frames))
+        if self.room:
+            router.packing = True
         if not router.holding:
             router.release()
 
@@ -70,6 +85,8 @@ class Router:
     Attributes:
         outbox: What is to be handed over, and to whom.
         holding: Whether more will be put there before anybody waits: it goes out together then.
+        packing: Whether some of it is for who takes packs.
+        own_room: Bytes of the largest pack that a client may send.
         handed_over: How many messages were.
         thrown_out: How many connections were ended, since they may not stay.
     """
@@ -93,6 +110,8 @@ class Router:
         self._automatic: dict[bytes, RouterLink] = {}  # routing id -> link, while it lives
         self.outbox: list[tuple[RouterLink, Frames]] = []
         self.holding = False
+        self.packing = False
+        self.own_room: int = _pack.room(sockets.max_message_size)
         self._appetite = BATCH
         self.handed_over = 0
         self.thrown_out = 0
@@ -354,6 +373,9 @@ class Router:
         if not self.outbox:
             return
         outbox, self.outbox = self.outbox, []
+        if self.packing:
+            self.packing = False
+            outbox = _packed(outbox)
         send = self._router.send
         sent = 0
         try:
@@ -361,12 +383,12 @@ class Router:
                 if not link.automatic:
                     self.read_monitor()  # another connection may have the routing id by now
                 if link.gone:
-                    link.session.unsent(Unsent.GONE)
+                    _unsent(link, frames, Unsent.GONE)
                     continue
                 try:
                     send(link.routing_id, MORE)
                 except zmq.ZMQError as error:  # only ever at the first frame
-                    link.session.unsent(_why(error))
+                    _unsent(link, frames, _why(error))
                     continue
                 if len(frames) == 2:  # what nearly all are
                     send(frames[0], MORE)
@@ -374,7 +396,7 @@ class Router:
                     for frame in frames[:-1]:
                         send(frame, MORE)
                 send(frames[-1], NOBLOCK)
-                sent += 1
+                sent += _pack.messages_in(frames)
         finally:
             self.handed_over += sent
             self._router.nudge()  # a send eats the edge, one that fails too
@@ -416,3 +438,21 @@ def _peer(number: int, frame: zmq.Frame) -> Peer:
         pid=pid,
         public_key=_property(frame, PUBLIC_KEY),
     )
+
+
+def _packed(outbox: list[tuple[RouterLink, Frames]]) -> list[tuple[RouterLink, Frames]]:
+    """Put what is for the same link into packs, if it takes them."""
+    by_link: dict[RouterLink, list[Frames]] = {}
+    for link, frames in outbox:
+        by_link.setdefault(link, []).append(frames)
+    packed: list[tuple[RouterLink, Frames]] = []
+    for link, messages in by_link.items():
+        if link.room and len(messages) > 1:
+            messages = _pack.pack(messages, link.room, link.own_room)
+        packed.extend([(link, frames) for frames in messages])
+    return packed
+
+
+def _unsent(link: RouterLink, frames: Frames, why: Unsent) -> None:
+    for _ in range(_pack.messages_in(frames)):
+        link.session.unsent(why)

@@ -43,7 +43,15 @@ class Unsent(Enum):
 
 
 class Link(Protocol):
-    """A connection, as the server sees it."""
+    """A connection, as the server sees it.
+
+    Attributes:
+        room: Bytes of the largest pack that the client takes; 0 for none. Set when it tells.
+        own_room: Bytes of the largest pack that it may send.
+    """
+
+    room: int
+    own_room: int
 
     @property
     def client(self) -> Peer:
@@ -132,12 +140,19 @@ class Asker(Protocol):
 
 
 class Line(Protocol):
-    """What carries a client's bytes."""
+    """What carries a client's bytes.
+
+    Attributes:
+        room: Bytes of the largest pack that the server takes; 0 for none. Set when it tells, and
+            0 again for each new connection.
+    """
+
+    room: int
 
     async def run(self, asker: Asker) -> None:
         """Carry, until cancelled."""
 
-    def send(self, frames: Sequence[bytes]) -> bool:
+    def send(self, frames: Frames) -> bool:
         """Hand a message over; returns False, and forgets it, if there is no connection."""
 
     async def aclose(self) -> None:

@@ -31,6 +31,8 @@ HEADER: Final = struct.Struct("!4sBQI")
 """Magic, kind or status, correlation, milliseconds left; network order, 17 bytes."""
 FIELDS: Final = struct.Struct("!4xBQI")
 """The same without the magic."""
+SIZE: Final = 17
+"""Of a header, in bytes."""
 MAGIC: Final = b"TRQ\x01"
 REQUEST: Final = 0
 CANCEL: Final = 1
@@ -93,7 +95,7 @@ def header_untrusted(envelope: Frames) -> Header | None:
     if len(envelope) < 2:
         return None
     frame = envelope[-2]
-    if len(frame) != HEADER.size or not frame.startswith(MAGIC):
+    if len(frame) != SIZE or not frame.startswith(MAGIC):
         return None
     return tuple.__new__(Header, FIELDS.unpack(frame))  # _make, without Python
 

@@ -15,7 +15,7 @@ from support.programs import Program, open_program
 from support.serving import LIMIT, serving
 
 import trioreq
-from trioreq import _wire
+from trioreq import _pack, _wire
 from trioreq._wire import Header
 
 HEARTBEAT = 3.0  # seconds; a Java machine that warms up must be able to answer in half of it
@@ -75,7 +75,11 @@ async def test_program_with_the_header(program: Program) -> None:
         await program.connect("DEALER", server.endpoints[0])
         asked = Header(_wire.REQUEST, 1 | _wire.WANTS_HELLO).pack()
         hello = Header(_wire.OK, _wire.WANTS_HELLO, _wire.SPEAKS).pack()
-        assert await program.request(asked, b"", b"wait one") == [hello, b"", b""]
+        assert await program.request(asked, b"", b"wait one") == [
+            hello,
+            b"",
+            _pack.ROOM.pack(_pack.LARGEST),
+        ]
         await worker.log.wait("started wait one")
         await program.send(Header(_wire.CANCEL, 1).pack(), b"", b"")
         await worker.log.wait("cancelled wait one: cancelled")

@@ -18,6 +18,7 @@ SOURCE = Path(trioreq.__file__).parent
 FLOORS = [
     "_errors",
     "_wire",
+    "_pack",
     "_presence",
     "_unfinished",
     "_statistics",
@@ -58,6 +59,7 @@ PURE = {
     "_admission",
     "_limits",
     "_options",
+    "_pack",
     "_presence",
     "_request",
     "_statistics",

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import psutil
@@ -24,8 +24,9 @@ from support.plain import plain_server
 from support.serving import poll, serving, until
 
 import trioreq
-from trioreq import _dealer
+from trioreq import _dealer, _pack, _wire
 from trioreq._dealer import EVENT, TOGETHER, Dealer
+from trioreq._wire import Frames, Header
 from trioreq._zsocket import ZSocket
 
 pytestmark = pytest.mark.slow
@@ -150,7 +151,7 @@ async def test_a_connection_that_comes_before_the_end_of_the_last_is_seen_is_not
                 real, line._monitor = line._monitor, Replay(told)  # type: ignore[assignment]
                 line._read_monitor()  # as if its task were the first to wake
                 line._monitor = real
-                assert not line.send([b"x"])
+                assert not line.send((b"x",))
                 assert client.statistics().connections == 1
                 nursery.cancel_scope.cancel()
 
@@ -237,6 +238,57 @@ async def test_what_is_sent_in_one_pass_goes_out_in_order_and_together() -> None
                 assert dealer.send((b"", body))
             assert len(dealer._outbox) == 99 % TOGETHER  # the rest in the next pass
             assert [(await server.receive())[-1] for _ in bodies] == bodies
+
+
+async def test_a_server_that_takes_packs_is_sent_them_and_its_own_are_read() -> None:
+    replies: list[bytes] = []
+
+    async def ask(number: int) -> None:
+        replies.append(await client.request(b"%d" % number))
+
+    with ExitStack() as stack, trio.fail_after(20):
+        endpoint, server = stack.enter_context(plain_server(zmq.ROUTER))
+        async with (
+            trioreq.open_client(endpoint, max_message_size=2000) as client,
+            trio.open_nursery() as nursery,
+        ):
+            line = client._exchange.line
+            nursery.start_soon(ask, 0)
+            routing_id, *first = await server.receive()
+            hello = Header(_wire.OK, _wire.WANTS_HELLO, _wire.SPEAKS).pack()
+            await server.send(routing_id, hello, b"", _pack.ROOM.pack(3000))
+            await server.send(routing_id, *reply_to(first))
+            await until(lambda: len(replies) == 1)
+            assert line.room == 3000
+            for number in range(1, 10):
+                nursery.start_soon(ask, number)
+            asked = [tuple((await server.receive())[1:])]
+            assert len(asked[0]) == 3  # the first in a pass goes out at once
+            room, others = unpack((await server.receive())[1:])
+            assert room == 2000
+            asked += map(tuple, others)
+            assert len(asked) == 9
+            await server.send(
+                routing_id, *_pack.pack([reply_to(frames) for frames in asked], 2000, 3000)[0]
+            )
+            await until(lambda: len(replies) == 10)
+            assert sorted(replies) == [b"%d" % number for number in range(10)]
+            stack.close()  # the next one may take none
+            await until(lambda: line.room == 0)
+
+
+def reply_to(frames: Sequence[bytes]) -> Frames:
+    """The echo of a server that speaks the header."""
+    header = _wire.header_untrusted(tuple(frames[:2]))
+    assert header is not None
+    return Header(_wire.OK, header.correlation, _wire.SPEAKS).pack(), *frames[1:]
+
+
+def unpack(frames: Sequence[bytes]) -> tuple[int, list[list[bytes]]]:
+    (frame,) = frames
+    pack = _pack.unpack_untrusted(frame)
+    assert pack is not None
+    return pack
 
 
 async def test_what_is_sent_goes_out_though_nobody_runs_the_client_any_more() -> None:

@@ -11,9 +11,10 @@ from .._dealer import RECONNECT, RECONNECT_MOST
 from ._libzmq import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
     from .._transport import Asker
+    from .._wire import Frames
     from ._libzmq import Connection
 
 SOCKET_TYPES = ("REQ", "DEALER")
@@ -151,6 +152,7 @@ class MemoryLine(Peer):
     def __init__(self, connect: Callable[[Peer], Awaitable[Connection]]) -> None:
         self._connect = connect
         self._up = False
+        self.room = 0  # for packs, which are never sent: nothing waits here to go out together
         self._over = trio.Event()
         self.delay: float = 0.0
         self.mended: trio.Event = trio.Event()
@@ -172,7 +174,7 @@ class MemoryLine(Peer):
                 asker.lost()
             await trio.sleep(RECONNECT_MOST if self._refused else RECONNECT)
 
-    def send(self, frames: Sequence[bytes]) -> bool:
+    def send(self, frames: Frames) -> bool:
         """Hand a message over; returns False, and forgets it, if there is no connection."""
         if self._up:
             self.connection.to_server.put(list(frames))

@@ -1,0 +1,107 @@
+"""Packs, sans-IO: many short messages in one frame.
+
+For a message of a few bytes most of the work is libzmq's and pyzmq's, frame by frame. So a client
+that has many requests in flight puts those that go out together into one message, and the server
+does so with its replies. `docs/protocol.md` specifies it:
+
+    [magic, room, number of messages, ([length of body, header, body])...]
+
+Only messages of three frames fit, a header, the delimiter and a short body; all others go as they
+are. What is packed comes out frame by frame as it was, so nothing else needs to know of it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from . import _wire
+from ._wire import Frames
+
+MAGIC: Final = b"TRQ\x02"
+HEAD: Final = struct.Struct("!4sIB")
+"""Magic, room, number of messages; network order, 9 bytes."""
+HEAD_SIZE: Final = 9
+OVERHEAD: Final = 19
+"""Bytes that a message takes beside its body: the body's length, and the header."""
+MOST: Final = 128
+"""Messages in a pack."""
+LARGEST: Final = 16 * 1024
+"""Bytes in a pack, and more than a body that is packed may have."""
+ROOM: Final = struct.Struct("!I")
+"""What a hello says: the room."""
+
+
+def room(max_message_size: int) -> int:
+    """How large a pack may be for who takes frames of this size."""
+    return min(max_message_size, LARGEST)
+
+
+def room_untrusted(body: Frames) -> int:
+    """The room that a hello tells; 0, no packs, if it tells none."""
+    if len(body) != 1 or len(body[0]) != ROOM.size:
+        return 0
+    told: int = ROOM.unpack(body[0])[0]
+    return min(told, LARGEST)
+
+
+def pack(messages: Sequence[Frames], theirs: int, own: int) -> list[Frames]:
+    """Put messages into packs, as far as they fit, in their order.
+
+    Args:
+        messages: What is to be sent.
+        theirs: Bytes that a pack may have for who is to read it.
+        own: Bytes that it may have for us, to tell them.
+    """
+    packed: list[Frames] = []
+    together: list[Frames] = []
+    size = HEAD_SIZE
+    for frames in messages:
+        fits = len(frames) == 3 and len(frames[0]) == _wire.SIZE and not frames[1]
+        needed = OVERHEAD + len(frames[-1])
+        if together and (not fits or size + needed > theirs or len(together) == MOST):
+            packed.append(_joined(together, own))
+            together = []
+            size = HEAD_SIZE
+        if fits and size + needed <= theirs:
+            together.append(frames)
+            size += needed
+        else:
+            packed.append(frames)
+    if together:
+        packed.append(_joined(together, own))
+    return packed
+
+
+def _joined(messages: list[Frames], own: int) -> Frames:
+    if len(messages) == 1:
+        return messages[0]
+    parts = [HEAD.pack(MAGIC, own, len(messages))]
+    for header, _, body in messages:
+        parts.append(len(body).to_bytes(2, "big"))
+        parts.append(header)
+        parts.append(body)
+    return (b"".join(parts),)
+
+
+def unpack_untrusted(frame: bytes) -> tuple[int, list[list[bytes]]] | None:
+    """The room that its sender has, and the messages of a pack; None if it is none."""
+    if len(frame) < HEAD_SIZE or frame[:4] != MAGIC:
+        return None
+    _, told, number = HEAD.unpack(frame[:HEAD_SIZE])
+    messages: list[list[bytes]] = []
+    at = HEAD_SIZE
+    while at + OVERHEAD <= len(frame):
+        body = at + OVERHEAD
+        end = body + (frame[at] << 8) + frame[at + 1]
+        messages.append([frame[at + 2 : body], _wire.DELIMITER, frame[body:end]])
+        at = end
+    if at != len(frame) or len(messages) != number or number > MOST:
+        return None
+    return min(told, LARGEST), messages
+
+
+def messages_in(frames: Frames) -> int:
+    """How many messages a message of ours carries."""
+    return frames[0][HEAD_SIZE - 1] if len(frames) == 1 else 1

@@ -1,0 +1,104 @@
+"""Packs: many messages in one frame. Pure; hypothesis chooses."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from trioreq import _pack
+from trioreq._wire import REQUEST, Frames, Header
+
+OWN = 500
+
+FITS = st.builds(
+    lambda number, body: (Header(REQUEST, number).pack(), b"", body),
+    st.integers(1, 9),
+    st.binary(max_size=60),
+)
+MESSAGE = st.one_of(FITS, FITS, st.lists(st.binary(max_size=30), min_size=2, max_size=5).map(tuple))
+
+
+def unpacked(sent: list[Frames]) -> list[Frames]:
+    """What the other side makes of it."""
+    found: list[Frames] = []
+    for frames in sent:
+        pack = _pack.unpack_untrusted(frames[0]) if len(frames) == 1 else None
+        found.extend([frames] if pack is None else map(tuple, pack[1]))
+    return found
+
+
+@given(st.lists(MESSAGE, max_size=20), st.integers(0, 300))
+@example([(Header(REQUEST, 1).pack(), b"", b"x")] * 1000, _pack.LARGEST)
+@example([(Header(REQUEST, 1).pack(), b"", bytes(_pack.LARGEST))] * 2, _pack.LARGEST)
+def test_what_is_packed_comes_out_as_it_was(messages: list[Frames], theirs: int) -> None:
+    sent = _pack.pack(messages, theirs, OWN)
+    assert unpacked(sent) == messages
+    assert sum(map(_pack.messages_in, sent)) == len(messages)
+    for frames in sent:
+        if len(frames) == 1:
+            pack = _pack.unpack_untrusted(frames[0])
+            assert pack is not None
+            assert pack[0] == OWN
+            assert len(frames[0]) <= theirs
+            assert 2 <= len(pack[1]) == _pack.messages_in(frames) <= _pack.MOST
+
+
+def test_what_fits_is_put_together() -> None:
+    message = (Header(REQUEST, 1).pack(), b"", b"x")
+    other = (b"", b"x")
+    size = _pack.HEAD_SIZE + 3 * (_pack.OVERHEAD + 1)
+    assert len(_pack.pack([message] * 6, size, OWN)) == 2
+    assert len(_pack.pack([message] * 6, size - 1, OWN)) == 3
+    assert len(_pack.pack([message] * (_pack.MOST + 1), _pack.LARGEST, OWN)) == 2
+    assert _pack.pack([message, other, message], _pack.LARGEST, OWN) == [message, other, message]
+
+
+@given(st.binary(max_size=60).map(lambda rest: _pack.MAGIC + rest))
+@example(b"")
+@example(_pack.MAGIC)
+def test_what_is_no_pack_is_none_and_a_pack_is_read_whole(frame: bytes) -> None:
+    pack = _pack.unpack_untrusted(frame)
+    if pack is not None:
+        size = sum(_pack.OVERHEAD + len(body) for _, _, body in pack[1])
+        assert size + _pack.HEAD_SIZE == len(frame)
+
+
+def test_a_pack_that_is_not_whole_is_none() -> None:
+    message = (Header(REQUEST, 1).pack(), b"", b"body")
+    (frame,) = _pack.pack([message] * 3, _pack.LARGEST, OWN)[0]
+    assert _pack.unpack_untrusted(frame) is not None
+    for cut in range(len(frame)):
+        assert _pack.unpack_untrusted(frame[:cut]) is None
+    assert _pack.unpack_untrusted(frame + b"x") is None
+    for number in {0, 2, 4, 255}:
+        at = _pack.HEAD_SIZE - 1
+        assert _pack.unpack_untrusted(frame[:at] + bytes([number]) + frame[at + 1 :]) is None
+
+
+def test_a_pack_of_too_many_is_none() -> None:
+    entry = bytes(_pack.OVERHEAD)
+    most = _pack.MOST
+    for number, right in ((most, True), (most + 1, False)):
+        frame = _pack.HEAD.pack(_pack.MAGIC, OWN, number) + entry * number
+        assert (_pack.unpack_untrusted(frame) is not None) == right
+
+
+@pytest.mark.parametrize(
+    ("body", "room"),
+    [
+        ((b"",), 0),
+        ((), 0),
+        ((b"\0\0\0\x07",), 7),
+        ((b"\0\0\0\x07", b""), 0),
+        ((b"\0\0\x07",), 0),
+        ((b"\xff\xff\xff\xff",), _pack.LARGEST),
+    ],
+)
+def test_the_room_that_a_hello_tells(body: Frames, room: int) -> None:
+    assert _pack.room_untrusted(body) == room
+
+
+def test_who_takes_small_frames_has_less_room() -> None:
+    assert _pack.room(100) == 100
+    assert _pack.room(2**40) == _pack.LARGEST

@@ -24,7 +24,7 @@ from ._wire import Frames
 from ._zsocket import ZSocket
 
 BATCH = 128  # messages read before trio's other tasks have their turn
-TOGETHER = _pack.MOST  # messages that are handed over together, at the most
+TOGETHER = 16  # messages that are handed over together, at the most, if they go in no packs
 RECONNECT = 0.05  # seconds before the first try to connect again; each further one doubles it
 RECONNECT_MOST = 2.0
 EVENT = struct.Struct("=Hi")
@@ -138,7 +138,7 @@ class Dealer:
         if not self._flusher_comes:
             self._flusher_comes = bool(self._resting.unpark())
             self._flush()
-        elif len(self._outbox) == TOGETHER:
+        elif len(self._outbox) >= (_pack.MOST if len(frames[-1]) < self.room else TOGETHER):
             self._flush()
         return True
 

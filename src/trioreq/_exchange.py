@@ -207,7 +207,8 @@ class Exchange:
     def arrived(self, frames: Sequence[bytes]) -> None:
         """A message came: a reply, perhaps, or a pack of them."""
         if len(frames) == 1 and (pack := _pack.unpack_untrusted(frames[0])) is not None:
-            for message in pack[1]:
+            self.line.room, messages = pack
+            for message in messages:
                 self.arrived(message)
             return
         _, header, body = _wire.request_untrusted(frames)

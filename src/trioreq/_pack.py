@@ -28,14 +28,16 @@ OVERHEAD: Final = 19
 MOST: Final = 128
 """Messages in a pack."""
 LARGEST: Final = 16 * 1024
-"""Bytes in a pack, and more than a body that is packed may have."""
+"""Bytes in a pack."""
+ENCRYPTION: Final = 33
+"""Bytes that CURVE makes a frame larger by, before libzmq looks at its size."""
 ROOM: Final = struct.Struct("!I")
 """What a hello says: the room."""
 
 
 def room(max_message_size: int) -> int:
     """How large a pack may be for who takes frames of this size."""
-    return min(max_message_size, LARGEST)
+    return max(0, min(max_message_size - ENCRYPTION, LARGEST))
 
 
 def room_untrusted(body: Frames) -> int:
@@ -87,9 +89,11 @@ def _joined(messages: list[Frames], own: int) -> Frames:
 
 def unpack_untrusted(frame: bytes) -> tuple[int, list[list[bytes]]] | None:
     """The room that its sender has, and the messages of a pack; None if it is none."""
-    if len(frame) < HEAD_SIZE or frame[:4] != MAGIC:
+    if not HEAD_SIZE <= len(frame) <= LARGEST or frame[:4] != MAGIC:
         return None
     _, told, number = HEAD.unpack(frame[:HEAD_SIZE])
+    if number > MOST:
+        return None
     messages: list[list[bytes]] = []
     at = HEAD_SIZE
     while at + OVERHEAD <= len(frame):
@@ -97,7 +101,7 @@ def unpack_untrusted(frame: bytes) -> tuple[int, list[list[bytes]]] | None:
         end = body + (frame[at] << 8) + frame[at + 1]
         messages.append([frame[at + 2 : body], _wire.DELIMITER, frame[body:end]])
         at = end
-    if at != len(frame) or len(messages) != number or number > MOST:
+    if at != len(frame) or len(messages) != number:
         return None
     return min(told, LARGEST), messages
 
@@ -105,3 +109,10 @@ def unpack_untrusted(frame: bytes) -> tuple[int, list[list[bytes]]] | None:
 def messages_in(frames: Frames) -> int:
     """How many messages a message of ours carries."""
     return frames[0][HEAD_SIZE - 1] if len(frames) == 1 else 1
+
+
+def weight_untrusted(frame: bytes) -> int:
+    """How many messages a message of one frame may hold, at the most: it counts as so many."""
+    if len(frame) < HEAD_SIZE or frame[:4] != MAGIC:
+        return 1
+    return max(frame[HEAD_SIZE - 1], 1)

@@ -306,7 +306,7 @@ class Router:
                     content = frame.bytes
                     if more and content and self._is_routing_id(content, frame, link):
                         routing_id = content
-                        room -= MESSAGE + len(frames[0])
+                        room -= MESSAGE * _pack.weight_untrusted(frames[0]) + len(frames[0])
                         continue
                     frames.append(content)
                 while more:
@@ -314,7 +314,8 @@ class Router:
                     more = frame.more
                     frames.append(frame.bytes)
                 routing_id = b""
-                room -= MESSAGE + len(frames[-1])
+                weight = _pack.weight_untrusted(frames[0]) if len(frames) == 1 else 1
+                room -= MESSAGE * weight + len(frames[-1])
                 if len(batch) == 1 and not self._router.readable():
                     break  # the exception costs more than the question, for a single message
         except zmq.Again:

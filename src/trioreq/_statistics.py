@@ -25,7 +25,7 @@ class Statistics:
     """
 
     requests: int
-    """Messages read, whatever they were."""
+    """Messages read, whatever they were; a pack is as many as it has."""
     replied: int
     """The handler returned a reply in time."""
     failed: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import trio
 from support.handlers import Worker
 from support.memory import serving
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -11,10 +12,10 @@ from trioreq import _pack
 from trioreq._wire import REQUEST, Header
 
 
-def pack(messages: int) -> bytes:
-    request = (Header(REQUEST, 1).pack(), b"", b"echo")
-    numbered = [(Header(REQUEST, number + 1).pack(), *request[1:]) for number in range(messages)]
-    return _pack.pack(numbered, _pack.LARGEST, _pack.LARGEST)[0][0]
+def pack(messages: int, body: bytes = b"echo", first: int = 1) -> bytes:
+    numbers = range(first, first + messages)
+    requests = [(Header(REQUEST, number).pack(), b"", body) for number in numbers]
+    return _pack.pack(requests, _pack.LARGEST, _pack.LARGEST)[0][0]
 
 
 async def test_each_reply_of_a_pack_that_has_no_room_is_counted(autojump_clock: MockClock) -> None:
@@ -29,3 +30,55 @@ async def test_each_reply_of_a_pack_that_has_no_room_is_counted(autojump_clock: 
         assert stats.replied == 5
         assert stats.replies_sent == 3
         assert stats.replies_dropped == trioreq.RepliesDropped(queue_full=2)
+
+
+async def test_g6_packs_are_read_few_at_a_time(autojump_clock: MockClock) -> None:
+    """One batch of them has no more requests than one of other messages."""
+    read: list[int] = []
+    async with serving(Worker(), max_in_flight=1, max_queued_per_client=0) as net:
+        client = net.connect(socket_type="DEALER")
+        client.send(b"wait")
+        await wait_all_tasks_blocked()
+        before = net.server.statistics().requests
+        for number in range(40):
+            client.send_raw(pack(_pack.MOST, first=1 + _pack.MOST * number))
+        while net.server.statistics().requests < before + 40 * _pack.MOST:
+            at = net.server.statistics().requests
+            await trio.lowlevel.checkpoint()
+            read.append(net.server.statistics().requests - at)
+    assert max(read) <= 4 * _pack.MOST
+
+
+async def test_g6_one_lane_leads_however_many_have_been_called_up(
+    autojump_clock: MockClock,
+) -> None:
+    """Where all that is read is refused at once, each of them would read a batch in each pass."""
+    read: list[int] = []
+    async with serving(Worker(), max_in_flight=1000) as net:
+        client = net.connect(socket_type="DEALER")
+        client.send_raw(pack(_pack.MOST, b"wait"))  # each handler that waits calls others up
+        for _ in range(200):
+            client.send_raw(pack(_pack.MOST, b"under a name that is in flight"))
+        while net.server.statistics().requests < 201 * _pack.MOST:
+            at = net.server.statistics().requests
+            await trio.lowlevel.checkpoint()
+            read.append(net.server.statistics().requests - at)
+    assert max(read) <= 4 * _pack.MOST
+
+
+async def test_g1_of_a_pack_whose_client_has_gone_nothing_is_sent(
+    autojump_clock: MockClock,
+) -> None:
+    async def handler(request: trioreq.Request) -> bytes:
+        if request.body == b"go":
+            client.crash()
+        return b""
+
+    async with serving(handler) as net:
+        client = net.connect(socket_type="DEALER")
+        client.send_raw(pack(3, b"go"))
+        await wait_all_tasks_blocked()
+        stats = net.server.statistics()
+        assert stats.requests == 3
+        assert stats.replies_sent == 0
+        assert net.sent_to(client) == []

@@ -100,5 +100,24 @@ def test_the_room_that_a_hello_tells(body: Frames, room: int) -> None:
 
 
 def test_who_takes_small_frames_has_less_room() -> None:
-    assert _pack.room(100) == 100
+    assert _pack.room(1) == 0
+    assert _pack.room(100) == 100 - _pack.ENCRYPTION
     assert _pack.room(2**40) == _pack.LARGEST
+
+
+def test_a_pack_that_is_too_large_is_none() -> None:
+    for size, right in ((_pack.LARGEST, True), (_pack.LARGEST + 1, False)):
+        body = bytes(size - _pack.HEAD_SIZE - _pack.OVERHEAD)
+        entry = len(body).to_bytes(2, "big") + bytes(17) + body
+        frame = _pack.HEAD.pack(_pack.MAGIC, OWN, 1) + entry
+        assert len(frame) == size
+        assert (_pack.unpack_untrusted(frame) is not None) == right
+
+
+@pytest.mark.parametrize(
+    ("frame", "weight"),
+    [(b"", 1), (_pack.MAGIC, 1), (bytes(9), 1)]
+    + [(_pack.HEAD.pack(_pack.MAGIC, 0, number), max(number, 1)) for number in (0, 1, 255)],
+)
+def test_a_pack_counts_as_what_it_says_to_have(frame: bytes, weight: int) -> None:
+    assert _pack.weight_untrusted(frame) == weight

@@ -736,3 +736,18 @@ async def test_an_address_that_is_open_to_all_is_warned_of(
     async with serving(whoami, addr, **more):
         pass
     assert ("use curve=trioreq.CurveServer" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("small", ["server", "client"])
+async def test_packs_leave_room_for_their_encryption(small: str) -> None:
+    """A frame above the limit costs the connection, and libzmq looks at what is encrypted."""
+    limits: dict[str, dict[str, Any]] = {"server": {}, "client": {}} | {
+        small: {"max_message_size": 2000}
+    }
+    bodies = [b"%d" % number for number in range(1000)]
+    async with (
+        serving(Worker(), curve=curve(), **limits["server"]) as server,
+        trioreq.open_client(server.endpoints[0], curve=as_client(), **limits["client"]) as client,
+    ):
+        assert await client.request_many(bodies) == [b"re:" + body for body in bodies]
+        assert client.statistics().connections == 1

@@ -757,8 +757,8 @@ MUTATIONS = [
     Mutation(
         "G5 a batch has no limit where its messages have one frame",
         "_router.py",
-        "                        room -= MESSAGE + len(frames[0])\n",
-        "",
+        "room -= MESSAGE * _pack.weight_untrusted(frames[0]) + len(frames[0])\n",
+        "pass\n",
         MEMORY,
         machine=False,
     ),

@@ -397,7 +397,7 @@ class Router:
                     for frame in frames[:-1]:
                         send(frame, MORE)
                 send(frames[-1], NOBLOCK)
-                sent += _pack.messages_in(frames)
+                sent += 1 if len(frames) > 1 else _pack.messages_in(frames)
         finally:
             self.handed_over += sent
             self._router.nudge()  # a send eats the edge, one that fails too

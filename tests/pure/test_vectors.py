@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioreq import _wire
+from trioreq import _pack, _wire
 from trioreq._errors import Code
 from trioreq._wire import Frames, Header
 
@@ -46,6 +46,8 @@ def test_the_sections() -> None:
         "left",
         "messages",
         "answers",
+        "packs",
+        "not_packs",
         "conversations",
     ]
     for vectors in VECTORS.values():
@@ -63,6 +65,22 @@ def test_a_header(vector: dict[str, Any]) -> None:
 @each("not_headers")
 def test_what_is_no_header(vector: dict[str, Any]) -> None:
     assert _wire.header_untrusted((bytes.fromhex(vector["frame"]), b"")) is None
+
+
+@each("packs")
+def test_a_pack(vector: dict[str, Any]) -> None:
+    frame = bytes.fromhex(vector["frame"])
+    messages = [frames_of(words) for words in vector["messages"]]
+    pack = _pack.unpack_untrusted(frame)
+    assert pack is not None
+    assert (pack[0], [tuple(frames) for frames in pack[1]]) == (vector["room"], messages)
+    if len(messages) > 1:  # we make no others
+        assert _pack.pack(messages, _pack.LARGEST, vector["room"]) == [(frame,)]
+
+
+@each("not_packs")
+def test_what_is_no_pack(vector: dict[str, Any]) -> None:
+    assert _pack.unpack_untrusted(bytes.fromhex(vector["frame"])) is None
 
 
 @each("left")

@@ -76,10 +76,26 @@ def frames(source: random.Random) -> Frames:
         lambda: header[: source.randint(0, 17)],
         lambda: header + b"\0",
         lambda: b"trioreq-error",
+        lambda: _pack(source),
         lambda: source.randbytes(source.choice((1, 5, 17, 255, 256, 3000))),
     )
     size = source.choice((1, 1, 2, 2, 2, 3, 3, 4, 5, 8, 300))
     return [source.choice(parts)() for _ in range(size)]
+
+
+def _pack(source: random.Random) -> bytes:
+    """A pack, perhaps damaged."""
+    number = source.choice((0, 1, 2, 10, 128, 129))
+    entries = [
+        len(body := source.randbytes(source.choice((0, 1, 5, 70)))).to_bytes(2, "big")
+        + (MAGIC + bytes([source.choice((0, 0, 0, 1, 2))]) + source.randbytes(12))
+        + body
+        for _ in range(number)
+    ]
+    told = source.choice((number, number, number, 255))
+    room = source.choice((bytes(4), b"\0\0\1\0", b"\xff" * 4))
+    pack = MAGIC[:3] + b"\2" + room + bytes([told]) + b"".join(entries)
+    return source.choice((pack, pack, pack, _damaged(source, pack), pack[:-1]))
 
 
 def _bad_opening(source: random.Random) -> bytes:

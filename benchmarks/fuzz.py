@@ -67,7 +67,7 @@ class Sent:
     """A connection's other end: it counts what it is sent."""
 
     client = PEER
-    room = own_room = 1000
+    max_pack_size = own_max_pack_size = 1000
 
     def __init__(self) -> None:
         self.messages = 0
@@ -83,6 +83,11 @@ class Nothing:
     """What carries nothing: the requests of an input are never started."""
 
     holding = False
+
+    @property
+    def outbox(self) -> Nothing:
+        """Itself: it holds nothing."""
+        return self
 
     def gather(self, work: Callable[[], object]) -> None:
         """Do it."""

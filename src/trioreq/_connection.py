@@ -227,7 +227,7 @@ class Connection:
             body = (frames[1],)
         else:
             if len(frames) == 1 and (pack := _pack.unpack_untrusted(frames[0])) is not None:
-                self.link.room, messages = pack
+                self.link.max_pack_size, messages = pack
                 for message in messages:
                     self.arrived(message)
                 return
@@ -323,8 +323,8 @@ class Connection:
         """Let the client know, before its first reply, that it may cancel and send packs."""
         hello = _wire.Header(_wire.REQUEST, _wire.WANTS_HELLO)
         # A proxy between the two would put its frames before a pack, and not into it.
-        room = _pack.ROOM.pack(self.link.own_room) if len(envelope) == 2 else b""
-        self.link.send(_wire.answer(envelope, hello, _wire.OK, (room,)))
+        told = _pack.HELLO.pack(self.link.own_max_pack_size) if len(envelope) == 2 else b""
+        self.link.send(_wire.answer(envelope, hello, _wire.OK, (told,)))
 
     def _is_malformed(self, header: Header, name: Name) -> bool:
         # The reply of a correlation of 0 would be a hello.

@@ -57,6 +57,7 @@ class Dealer:
         self._endpoint = endpoint
         self._heartbeat = heartbeat
         self._max_message_size = max_message_size
+        self._own_max_pack_size = _pack.max_size(max_message_size)
         self._curve = curve
         self._opened = 0
         self._resting = trio.lowlevel.ParkingLot()  # where the flusher is until it is called
@@ -115,7 +116,7 @@ class Dealer:
         monitor.linger = 0
         monitor.connect(address)
         self._up = self._refused = False
-        self.room = 0
+        self.max_pack_size = 0
         self._outbox: list[Frames] = []
         self._over = trio.Event()
         dealer.connect(self._endpoint)
@@ -138,17 +139,22 @@ class Dealer:
         if not self._flusher_comes:
             self._flusher_comes = bool(self._resting.unpark())
             self._flush()
-        elif len(self._outbox) >= (_pack.MOST if len(frames[-1]) < self.room else TOGETHER):
+        elif self._lot_is_full():
             self._flush()
         return True
+
+    def _lot_is_full(self) -> bool:
+        """Whether no more is to gather: what goes in no pack may be large."""
+        packed = len(self._outbox[-1][-1]) < self.max_pack_size
+        return len(self._outbox) >= (_pack.MAX_MESSAGES if packed else TOGETHER)
 
     @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
     def _flush(self) -> None:
         """Hand over what is in the outbox."""
         if self._outbox:
             outbox, self._outbox = self._outbox, []
-            if self.room and len(outbox) > 1:
-                outbox = _pack.pack(outbox, self.room, _pack.room(self._max_message_size))
+            if self.max_pack_size and len(outbox) > 1:
+                outbox = _pack.pack(outbox, self.max_pack_size, self._own_max_pack_size)
             with suppress(zmq.Again):  # there is no connection any more: the monitor tells it next
                 self._dealer.send_messages(outbox)
             self._dealer.nudge()

@@ -207,7 +207,7 @@ class Exchange:
     def arrived(self, frames: Sequence[bytes]) -> None:
         """A message came: a reply, perhaps, or a pack of them."""
         if len(frames) == 1 and (pack := _pack.unpack_untrusted(frames[0])) is not None:
-            self.line.room, messages = pack
+            self.line.max_pack_size, messages = pack
             for message in messages:
                 self.arrived(message)
             return
@@ -218,7 +218,7 @@ class Exchange:
         if self._speaks is None:
             self._learn(speaks=header.left == _wire.SPEAKS)
         if header.left == _wire.SPEAKS and header.correlation == _wire.WANTS_HELLO:
-            self.line.room = _pack.room_untrusted(body)
+            self.line.max_pack_size = _pack.max_size_untrusted(body)
             return  # that was the hello
         inquiry = self._waiting.pop(header.correlation & _wire.CORRELATION, None)
         if inquiry is None:

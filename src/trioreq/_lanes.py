@@ -43,6 +43,7 @@ class Lanes:
         self.desk = desk
         self._turns = desk.turns
         self._carrier = desk.carrier
+        self._outbox = desk.carrier.outbox
         self._lanes = 0
         self._parked: list[trio.lowlevel.Task] = []  # the one that has run last at the end
         self._led = False  # whether a lane waits for what comes next
@@ -74,14 +75,14 @@ class Lanes:
 
     def lost(self) -> None:
         """A lane has come to its end: another takes its place."""
-        self._carrier.release()
+        self._outbox.release()
         self._lanes -= 1
         self._call_up(1)
 
     async def next(self) -> None:
         """Return when a request has its turn, and trio's other tasks had theirs."""
         turns = self._turns
-        self._carrier.release()
+        self._outbox.release()
         if turns.granted or self.in_a_row >= IN_A_ROW:  # to read more is no rest: there may be more
             self.in_a_row = 0
             await trio.lowlevel.checkpoint()
@@ -97,7 +98,7 @@ class Lanes:
             self._eager = 1
             if not turns.granted:
                 await trio.lowlevel.checkpoint()
-        self._carrier.holding = True  # the replies of the row go out together
+        self._outbox.holding = True  # the replies of the row go out together
 
     def handler_waits(self) -> None:
         """A handler waits: its lane is stuck, and others go on.
@@ -105,7 +106,7 @@ class Lanes:
         If the next handler waits too, it is better to have more of them at once: each costs a
         pass of trio's loop to get going.
         """
-        self._carrier.release()
+        self._outbox.release()
         lanes = min(self._eager, len(self._turns.granted))
         self._call_up(lanes or not self._led)
         self._eager *= 2

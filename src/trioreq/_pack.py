@@ -4,7 +4,7 @@ For a message of a few bytes most of the work is libzmq's and pyzmq's, frame by 
 that has many requests in flight puts those that go out together into one message, and the server
 does so with its replies. `docs/protocol.md` specifies it:
 
-    [magic, room, number of messages, ([length of body, header, body])...]
+    [magic, largest size, number of messages, ([length of body, header, body])...]
 
 Only messages of three frames fit, a header, the delimiter and a short body; all others go as they
 are. What is packed comes out frame by frame as it was, so nothing else needs to know of it.
@@ -21,31 +21,31 @@ from ._wire import Frames
 
 MAGIC: Final = b"TRQ\x02"
 HEAD: Final = struct.Struct("!4sIB")
-"""Magic, room, number of messages; network order, 9 bytes."""
+"""Magic, largest size for its sender, number of messages; network order, 9 bytes."""
 HEAD_SIZE: Final = 9
 OVERHEAD: Final = 19
 """Bytes that a message takes beside its body: the body's length, and the header."""
-MOST: Final = 128
+MAX_MESSAGES: Final = 128
 """Messages in a pack."""
-LARGEST: Final = 16 * 1024
+MAX_SIZE: Final = 16 * 1024
 """Bytes in a pack."""
 ENCRYPTION: Final = 33
 """Bytes that CURVE makes a frame larger by, before libzmq looks at its size."""
-ROOM: Final = struct.Struct("!I")
-"""What a hello says: the room."""
+HELLO: Final = struct.Struct("!I")
+"""What a hello says: the largest size of a pack."""
 
 
-def room(max_message_size: int) -> int:
+def max_size(max_message_size: int) -> int:
     """How large a pack may be for who takes frames of this size."""
-    return max(0, min(max_message_size - ENCRYPTION, LARGEST))
+    return max(0, min(max_message_size - ENCRYPTION, MAX_SIZE))
 
 
-def room_untrusted(body: Frames) -> int:
-    """The room that a hello tells; 0, no packs, if it tells none."""
-    if len(body) != 1 or len(body[0]) != ROOM.size:
+def max_size_untrusted(body: Frames) -> int:
+    """The largest size that a hello tells; 0, no packs, if it tells none."""
+    if len(body) != 1 or len(body[0]) != HELLO.size:
         return 0
-    told: int = ROOM.unpack(body[0])[0]
-    return min(told, LARGEST)
+    told: int = HELLO.unpack(body[0])[0]
+    return min(told, MAX_SIZE)
 
 
 def pack(messages: Sequence[Frames], theirs: int, own: int) -> list[Frames]:
@@ -62,7 +62,7 @@ def pack(messages: Sequence[Frames], theirs: int, own: int) -> list[Frames]:
     for frames in messages:
         fits = len(frames) == 3 and len(frames[0]) == _wire.SIZE and not frames[1]
         needed = OVERHEAD + len(frames[-1])
-        if together and (not fits or size + needed > theirs or len(together) == MOST):
+        if together and (not fits or size + needed > theirs or len(together) == MAX_MESSAGES):
             packed.append(_joined(together, own))
             together = []
             size = HEAD_SIZE
@@ -88,11 +88,11 @@ def _joined(messages: list[Frames], own: int) -> Frames:
 
 
 def unpack_untrusted(frame: bytes) -> tuple[int, list[list[bytes]]] | None:
-    """The room that its sender has, and the messages of a pack; None if it is none."""
-    if not HEAD_SIZE <= len(frame) <= LARGEST or frame[:4] != MAGIC:
+    """The largest size for its sender, and the messages of a pack; None if it is none."""
+    if not HEAD_SIZE <= len(frame) <= MAX_SIZE or frame[:4] != MAGIC:
         return None
     _, told, number = HEAD.unpack(frame[:HEAD_SIZE])
-    if number > MOST:
+    if number > MAX_MESSAGES:
         return None
     messages: list[list[bytes]] = []
     at = HEAD_SIZE
@@ -103,7 +103,7 @@ def unpack_untrusted(frame: bytes) -> tuple[int, list[list[bytes]]] | None:
         at = end
     if at != len(frame) or len(messages) != number:
         return None
-    return min(told, LARGEST), messages
+    return min(told, MAX_SIZE), messages
 
 
 def messages_in(frames: Frames) -> int:

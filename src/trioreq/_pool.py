@@ -93,7 +93,7 @@ class Pool:
     def call_up(self) -> None:
         """See that somebody looks for what is granted, if there is anything."""
         if not self._coming and self._turns.grant():
-            self._release()
+            self._unpark()
 
     def rest(self) -> None:
         """Wait a moment for the thread that was called up (in the loop, before it sleeps).
@@ -120,9 +120,9 @@ class Pool:
         """Let threads end, each when it is through with what it does."""
         self._closed = True
         for _ in self.working:
-            self._release()
+            self._unpark()
 
-    def _release(self) -> None:
+    def _unpark(self) -> None:
         """Call one up that is parked, if there is one. It looks around, at all that is here."""
         try:
             wake = self._parked.pop()
@@ -154,7 +154,7 @@ class Pool:
                 self._tell()
             self._parked.append(wake)
             if granted or self._closed:  # since it has looked
-                self._release()
+                self._unpark()
             wake.acquire()
 
     def _tell(self) -> None:

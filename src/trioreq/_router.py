@@ -1,8 +1,8 @@
 """The transport on real sockets.
 
-A ROUTER, its monitor and its gate, as connections that come, speak and go. All use of the
-ROUTER is here, and nothing here waits for a client. `docs/design.md` has the rules that this
-follows and the reasons for them.
+A ROUTER, its monitor and its gate, as connections that come, speak and go. What is sent to them is
+in `_outbox`; all other use of the ROUTER is here, and nothing here waits for a client.
+`docs/design.md` has the rules that this follows and the reasons for them.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from . import _pack
 from ._gate import PUBLIC_KEY, STAMP, Gate, Rules
 from ._limits import Limits
 from ._lookout import Lookout
+from ._outbox import Outbox, RouterLink
 from ._presence import Presence
 from ._sockets import Connection, Sockets
-from ._transport import Peer, Unsent
+from ._transport import Peer
 from ._unfinished import Unfinished
 from ._watchdog import Watchdog
-from ._wire import Frames
-from ._zsocket import MORE, NOBLOCK
+from ._zsocket import NOBLOCK
 
 if TYPE_CHECKING:
-    from ._transport import Host, Session
+    from ._transport import Host
 
 log = logging.getLogger("trioreq")
 
@@ -42,52 +42,11 @@ CATCH_UP = 8  # batches read before newcomers are let in, at the most
 EVENT = struct.Struct("=Hi")
 
 
-class RouterLink:
-    """One connection to the ROUTER, from its first message on."""
-
-    __slots__ = (
-        "automatic",
-        "client",
-        "descriptor",
-        "gone",
-        "own_room",
-        "room",
-        "router",
-        "routing_id",
-        "session",
-    )
-
-    session: Session
-
-    def __init__(self, router: Router, descriptor: int, routing_id: bytes, client: Peer) -> None:
-        self.router = router
-        self.descriptor = descriptor
-        self.routing_id = routing_id
-        self.automatic = routing_id.startswith(b"\0")  # libzmq made it, and uses it once only
-        self.client = client
-        self.gone = False
-        self.room: int = 0
-        self.own_room: int = router.own_room
-
-    def send(self, frames: Frames) -> None:
-        """Hand a message over to this connection or to nobody: now, or with others soon."""
-        router = self.router
-        router.outbox.append((self, frames))
-        if self.room:
-            router.packing = True
-        if not router.holding:
-            router.release()
-
-
 class Router:
     """The transport.
 
     Attributes:
-        outbox: What is to be handed over, and to whom.
-        holding: Whether more will be put there before anybody waits: it goes out together then.
-        packing: Whether some of it is for who takes packs.
-        own_room: Bytes of the largest pack that a client may send.
-        handed_over: How many messages were.
+        outbox: What is to be sent.
         thrown_out: How many connections were ended, since they may not stay.
     """
 
@@ -108,12 +67,9 @@ class Router:
         self._room = sockets.room
         self._links: dict[int, RouterLink] = {}
         self._automatic: dict[bytes, RouterLink] = {}  # routing id -> link, while it lives
-        self.outbox: list[tuple[RouterLink, Frames]] = []
-        self.holding = False
-        self.packing = False
-        self.own_room: int = _pack.room(sockets.max_message_size)
+        max_pack_size = _pack.max_size(sockets.max_message_size)
+        self.outbox: Outbox = Outbox(sockets.router, self.read_monitor, max_pack_size)
         self._appetite = BATCH
-        self.handed_over = 0
         self.thrown_out = 0
         self._unwelcome: list[tuple[int, int]] = []  # descriptor, connection
 
@@ -173,14 +129,6 @@ class Router:
             return False
         await self._router.wait()
         return True
-
-    def gather(self, work: Callable[[], object]) -> None:
-        """Do what may send many messages, and hand them over together: it is cheaper."""
-        self.holding = True
-        try:
-            work()
-        finally:
-            self.release()
 
     def read_monitor(self) -> int:
         """Take in who came and who went; returns the stamp of that."""
@@ -326,13 +274,13 @@ class Router:
             self.read_monitor()
             while self._unwelcome:
                 self._end(*self._unwelcome.pop())
-            self.holding = True
+            self.outbox.holding = True
             for link, frames in batch:
                 if link is None:
                     self._host.unattributed()
                 else:
                     link.session.arrived(frames)
-            self.release()
+            self.outbox.release()
             if self._unfinished.watched:
                 self._unfinished.heard([link.client.id for link, _ in batch if link is not None])
         return bool(batch)
@@ -361,59 +309,16 @@ class Router:
             if not self._gate.rules.still_hold(client):  # it was let in, and has said nothing since
                 self._unwelcome.append((descriptor, number))
                 return None
-            link = RouterLink(self, descriptor, routing_id, client)
+            link = RouterLink(self.outbox, descriptor, routing_id, client)
             link.session = self._host.joined(link)
             self._links[number] = link
             if link.automatic:
                 self._automatic[routing_id] = link
         return link
 
-    def release(self) -> None:
-        """Hand over what is in the outbox, each message to its own connection or to nobody."""
-        self.holding = False
-        if not self.outbox:
-            return
-        outbox, self.outbox = self.outbox, []
-        if self.packing:
-            self.packing = False
-            outbox = _packed(outbox)
-        send = self._router.send
-        sent = 0
-        try:
-            for link, frames in outbox:
-                if not link.automatic:
-                    self.read_monitor()  # another connection may have the routing id by now
-                if link.gone:
-                    _unsent(link, frames, Unsent.GONE)
-                    continue
-                try:
-                    send(link.routing_id, MORE)
-                except zmq.ZMQError as error:  # only ever at the first frame
-                    _unsent(link, frames, _why(error))
-                    continue
-                if len(frames) == 2:  # what nearly all are
-                    send(frames[0], MORE)
-                else:
-                    for frame in frames[:-1]:
-                        send(frame, MORE)
-                send(frames[-1], NOBLOCK)
-                sent += 1 if len(frames) > 1 else _pack.messages_in(frames)
-        finally:
-            self.handed_over += sent
-            self._router.nudge()  # a send eats the edge, one that fails too
-
     async def aclose(self) -> None:
         """Let what was handed over go out, for a bounded time, and close."""
         await self._sockets.aclose()
-
-
-def _why(error: zmq.ZMQError) -> Unsent:
-    """Why a send has failed."""
-    if error.errno == zmq.EAGAIN:
-        return Unsent.FULL
-    if error.errno == zmq.EHOSTUNREACH:
-        return Unsent.GONE
-    raise error
 
 
 def _property(frame: zmq.Frame, name: str) -> str:
@@ -439,21 +344,3 @@ def _peer(number: int, frame: zmq.Frame) -> Peer:
         pid=pid,
         public_key=_property(frame, PUBLIC_KEY),
     )
-
-
-def _packed(outbox: list[tuple[RouterLink, Frames]]) -> list[tuple[RouterLink, Frames]]:
-    """Put what is for the same link into packs, if it takes them."""
-    by_link: dict[RouterLink, list[Frames]] = {}
-    for link, frames in outbox:
-        by_link.setdefault(link, []).append(frames)
-    packed: list[tuple[RouterLink, Frames]] = []
-    for link, messages in by_link.items():
-        if link.room and len(messages) > 1:
-            messages = _pack.pack(messages, link.room, link.own_room)
-        packed.extend([(link, frames) for frames in messages])
-    return packed
-
-
-def _unsent(link: RouterLink, frames: Frames, why: Unsent) -> None:
-    for _ in range(_pack.messages_in(frames)):
-        link.session.unsent(why)

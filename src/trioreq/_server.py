@@ -67,7 +67,7 @@ class Server:
             waiting=turns.waiting,
             running=turns.slots - turns.free,
             connections=self._transport.connections,
-            sent=self._transport.handed_over,
+            sent=self._transport.outbox.handed_over,
             abandoned=self._workers.abandoned,
             refused=self._transport.refused,
             thrown_out=self._transport.thrown_out,
@@ -133,7 +133,7 @@ class Server:
     def _stop(self) -> None:
         """End what is in flight, with a word to each client, and then everything else."""
         self._desk.closing = True
-        self._transport.gather(self._end_all)
+        self._transport.outbox.gather(self._end_all)
         self._scope.cancel()
 
     def _end_all(self) -> None:

@@ -93,7 +93,7 @@ class Threads:
     def _collect(self) -> None:
         """Take what is done: turns are free, and replies can go out."""
         try:
-            self._desk.carrier.gather(self._pool.finish)
+            self._desk.carrier.outbox.gather(self._pool.finish)
         except BaseException as error:  # noqa: BLE001  # `run` raises it: here it would end trio
             self._fatal.append(error)
             self._desk.stop()

@@ -46,12 +46,13 @@ class Link(Protocol):
     """A connection, as the server sees it.
 
     Attributes:
-        room: Bytes of the largest pack that the client takes; 0 for none. Set when it tells.
-        own_room: Bytes of the largest pack that it may send.
+        max_pack_size: Bytes of the largest pack that the client takes; 0 for none. Set when it
+            tells.
+        own_max_pack_size: Bytes of the largest pack that it may send.
     """
 
-    room: int
-    own_room: int
+    max_pack_size: int
+    own_max_pack_size: int
 
     @property
     def client(self) -> Peer:
@@ -87,8 +88,8 @@ class Host(Protocol):
         """Start what has arrived, though nobody waits for that just now."""
 
 
-class Carrier(Protocol):
-    """The transport, as what runs handlers sees it.
+class Outgoing(Protocol):
+    """What is to be sent, as what runs handlers sees it.
 
     Attributes:
         holding: Set to have replies go out together that are ready one after the other, with
@@ -102,6 +103,14 @@ class Carrier(Protocol):
 
     def release(self) -> None:
         """Let go out what is held."""
+
+
+class Carrier(Protocol):
+    """The transport, as what runs handlers sees it."""
+
+    @property
+    def outbox(self) -> Outgoing:
+        """What is to be sent."""
 
     async def receive(
         self, first: int = ..., before_wait: Callable[[], bool] | None = None
@@ -143,11 +152,11 @@ class Line(Protocol):
     """What carries a client's bytes.
 
     Attributes:
-        room: Bytes of the largest pack that the server takes; 0 for none. Set when it tells, and
-            0 again for each new connection.
+        max_pack_size: Bytes of the largest pack that the server takes; 0 for none. Set when it
+            tells, and 0 again for each new connection.
     """
 
-    room: int
+    max_pack_size: int
 
     async def run(self, asker: Asker) -> None:
         """Carry, until cancelled."""

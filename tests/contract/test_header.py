@@ -10,7 +10,7 @@ from support.serving import until
 from trioreq import _pack, _wire
 from trioreq._wire import Header
 
-ROOM = _pack.ROOM.pack(_pack.LARGEST)
+HELLO_BODY = _pack.HELLO.pack(_pack.MAX_SIZE)
 
 
 async def ask(
@@ -43,7 +43,7 @@ async def test_the_hello_comes_before_the_reply(net: Net) -> None:
     server = await net.serve(worker)
     client = await net.connect_dealer()
     await ask(client, 7 | _wire.WANTS_HELLO, b"wait")
-    assert await hear(client) == (Header(0, _wire.WANTS_HELLO, _wire.SPEAKS), [ROOM])
+    assert await hear(client) == (Header(0, _wire.WANTS_HELLO, _wire.SPEAKS), [HELLO_BODY])
     worker.release.set()
     header, body = await hear(client)
     assert (header.correlation, body) == (7 | _wire.WANTS_HELLO, [b"re:wait"])
@@ -70,7 +70,7 @@ async def test_a_cancel_ends_the_request_that_it_names_and_no_other(net: Net) ->
     stats = server.statistics()
     assert (stats.requests, stats.cancelled_by_client, stats.replied) == (3, 2, 1)
     assert "started wait queued" not in worker.log.entries
-    assert net.handed_over == [ROOM, b"re:wait other"]  # the first was the hello
+    assert net.handed_over == [HELLO_BODY, b"re:wait other"]  # the first was the hello
 
 
 async def test_a_request_that_is_read_with_its_cancel_is_never_started(net: Net) -> None:

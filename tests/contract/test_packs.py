@@ -9,15 +9,15 @@ import trioreq
 from trioreq import _pack, _wire
 from trioreq._wire import Frames, Header
 
-ROOM = 1000
+SIZE = 1000
 
 
 def request(number: int, body: bytes, kind: int = _wire.REQUEST) -> Frames:
     return Header(kind, number).pack(), b"", body
 
 
-async def send(client: RawClient, *messages: Frames, room: int = ROOM) -> None:
-    (frames,) = _pack.pack(messages, _pack.LARGEST, room)
+async def send(client: RawClient, *messages: Frames, size: int = SIZE) -> None:
+    (frames,) = _pack.pack(messages, _pack.MAX_SIZE, size)
     assert len(frames) == 1
     await client.send_raw(*frames)
 
@@ -27,8 +27,8 @@ async def hear(client: RawClient) -> dict[int, bytes]:
     (frame,) = await client.receive_raw()
     pack = _pack.unpack_untrusted(frame)
     assert pack is not None
-    room, messages = pack
-    assert room == _pack.LARGEST
+    size, messages = pack
+    assert size == _pack.MAX_SIZE
     replies = {}
     for header, _, body in messages:
         own = _wire.header_untrusted((header, b""))
@@ -80,11 +80,11 @@ async def test_no_pack_is_larger_than_the_client_takes(net: Net) -> None:
     await net.serve(Worker())
     client = await net.connect_dealer()
     small = _pack.HEAD_SIZE + 2 * (_pack.OVERHEAD + len(b"re:echo"))
-    await send(client, *(request(number, b"echo") for number in range(1, 6)), room=small)
+    await send(client, *(request(number, b"echo") for number in range(1, 6)), size=small)
     assert await hear(client) == {1: b"re:echo", 2: b"re:echo"}
     assert await hear(client) == {3: b"re:echo", 4: b"re:echo"}
     assert (await client.receive_raw())[2] == b"re:echo"
-    await send(client, request(6, b"echo"), request(7, b"echo"), room=0)
+    await send(client, request(6, b"echo"), request(7, b"echo"), size=0)
     for _ in range(2):
         assert (await client.receive_raw())[2] == b"re:echo"
 
@@ -108,7 +108,7 @@ async def test_a_request_in_a_pack_is_taken_back_in_the_same(net: Net) -> None:
 async def test_what_is_no_pack_is_malformed_and_costs_nobody_else_anything(net: Net) -> None:
     server = await net.serve(Worker())
     client = await net.connect_dealer()
-    (frame,) = _pack.pack([request(1, b"echo"), request(2, b"echo")], ROOM, ROOM)[0]
+    (frame,) = _pack.pack([request(1, b"echo"), request(2, b"echo")], SIZE, SIZE)[0]
     await client.send_raw(frame[:-1])
     assert (await client.receive_raw())[:3] == [b"", b"trioreq-error", b"malformed"]
     assert server.statistics().requests == 1
@@ -124,4 +124,4 @@ async def test_behind_a_proxy_no_packs_are_offered(net: Net) -> None:
     assert (await client.receive_raw())[3] == b""
     await client.send_raw(asks, b"", b"echo")
     await client.receive_raw()
-    assert _pack.room_untrusted(tuple((await client.receive_raw())[2:])) == _pack.LARGEST
+    assert _pack.max_size_untrusted(tuple((await client.receive_raw())[2:])) == _pack.MAX_SIZE

@@ -78,7 +78,7 @@ async def test_program_with_the_header(program: Program) -> None:
         assert await program.request(asked, b"", b"wait one") == [
             hello,
             b"",
-            _pack.ROOM.pack(_pack.LARGEST),
+            _pack.HELLO.pack(_pack.MAX_SIZE),
         ]
         await worker.log.wait("started wait one")
         await program.send(Header(_wire.CANCEL, 1).pack(), b"", b"")

@@ -16,7 +16,7 @@ from trioreq.testing import MemoryNetwork
 def pack(messages: int, body: bytes = b"echo", first: int = 1) -> bytes:
     numbers = range(first, first + messages)
     requests = [(Header(REQUEST, number).pack(), b"", body) for number in numbers]
-    return _pack.pack(requests, _pack.LARGEST, _pack.LARGEST)[0][0]
+    return _pack.pack(requests, _pack.MAX_SIZE, _pack.MAX_SIZE)[0][0]
 
 
 async def test_each_reply_of_a_pack_that_has_no_room_is_counted(autojump_clock: MockClock) -> None:
@@ -50,8 +50,8 @@ async def test_g6_packs_are_read_few_at_a_time(autojump_clock: MockClock) -> Non
         await wait_all_tasks_blocked()
         before = net.server.statistics().requests
         for number in range(40):
-            client.send_raw(pack(_pack.MOST, first=1 + _pack.MOST * number))
-        assert await most_in_a_pass(net, before + 40 * _pack.MOST) <= 4 * _pack.MOST
+            client.send_raw(pack(_pack.MAX_MESSAGES, first=1 + _pack.MAX_MESSAGES * number))
+        assert await most_in_a_pass(net, before + 40 * _pack.MAX_MESSAGES) <= 4 * _pack.MAX_MESSAGES
 
 
 async def test_g1_of_a_pack_whose_client_has_gone_nothing_is_sent(

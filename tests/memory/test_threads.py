@@ -24,6 +24,7 @@ class Carrier:
         self.batches = list(batches)
         self.meanwhile: Callable[[], object] = lambda: None  # at the end of `gather`
         self.emptied = trio.Event()
+        self.outbox = self
 
     async def receive(self, first: int = 0, before_wait: Callable[[], bool] | None = None) -> bool:
         if not self.batches:

@@ -40,6 +40,7 @@ FLOORS = [
     "_sockets",
     "_gate",
     "_lookout",
+    "_outbox",
     "_router",
     "_dealer",
     "_connection",
@@ -69,7 +70,7 @@ PURE = {
     "_unfinished",
     "_wire",
 }
-USES_ZMQ = {"_curve", "_admission", "_zsocket", "_sockets", "_router", "_dealer"}
+USES_ZMQ = {"_curve", "_admission", "_zsocket", "_sockets", "_outbox", "_router", "_dealer"}
 
 
 TESTING_FLOORS = ["_schedule", "_ways", "_libzmq", "_client", "_inline", "_network", "__init__"]

@@ -29,8 +29,8 @@ def unpacked(sent: list[Frames]) -> list[Frames]:
 
 
 @given(st.lists(MESSAGE, max_size=20), st.integers(0, 300))
-@example([(Header(REQUEST, 1).pack(), b"", b"x")] * 1000, _pack.LARGEST)
-@example([(Header(REQUEST, 1).pack(), b"", bytes(_pack.LARGEST))] * 2, _pack.LARGEST)
+@example([(Header(REQUEST, 1).pack(), b"", b"x")] * 1000, _pack.MAX_SIZE)
+@example([(Header(REQUEST, 1).pack(), b"", bytes(_pack.MAX_SIZE))] * 2, _pack.MAX_SIZE)
 def test_what_is_packed_comes_out_as_it_was(messages: list[Frames], theirs: int) -> None:
     sent = _pack.pack(messages, theirs, OWN)
     assert unpacked(sent) == messages
@@ -41,7 +41,7 @@ def test_what_is_packed_comes_out_as_it_was(messages: list[Frames], theirs: int)
             assert pack is not None
             assert pack[0] == OWN
             assert len(frames[0]) <= theirs
-            assert 2 <= len(pack[1]) == _pack.messages_in(frames) <= _pack.MOST
+            assert 2 <= len(pack[1]) == _pack.messages_in(frames) <= _pack.MAX_MESSAGES
 
 
 def test_what_fits_is_put_together() -> None:
@@ -50,8 +50,8 @@ def test_what_fits_is_put_together() -> None:
     size = _pack.HEAD_SIZE + 3 * (_pack.OVERHEAD + 1)
     assert len(_pack.pack([message] * 6, size, OWN)) == 2
     assert len(_pack.pack([message] * 6, size - 1, OWN)) == 3
-    assert len(_pack.pack([message] * (_pack.MOST + 1), _pack.LARGEST, OWN)) == 2
-    assert _pack.pack([message, other, message], _pack.LARGEST, OWN) == [message, other, message]
+    assert len(_pack.pack([message] * (_pack.MAX_MESSAGES + 1), _pack.MAX_SIZE, OWN)) == 2
+    assert _pack.pack([message, other, message], _pack.MAX_SIZE, OWN) == [message, other, message]
 
 
 @given(st.binary(max_size=60).map(lambda rest: _pack.MAGIC + rest))
@@ -66,7 +66,7 @@ def test_what_is_no_pack_is_none_and_a_pack_is_read_whole(frame: bytes) -> None:
 
 def test_a_pack_that_is_not_whole_is_none() -> None:
     message = (Header(REQUEST, 1).pack(), b"", b"body")
-    (frame,) = _pack.pack([message] * 3, _pack.LARGEST, OWN)[0]
+    (frame,) = _pack.pack([message] * 3, _pack.MAX_SIZE, OWN)[0]
     assert _pack.unpack_untrusted(frame) is not None
     for cut in range(len(frame)):
         assert _pack.unpack_untrusted(frame[:cut]) is None
@@ -78,35 +78,35 @@ def test_a_pack_that_is_not_whole_is_none() -> None:
 
 def test_a_pack_of_too_many_is_none() -> None:
     entry = bytes(_pack.OVERHEAD)
-    most = _pack.MOST
+    most = _pack.MAX_MESSAGES
     for number, right in ((most, True), (most + 1, False)):
         frame = _pack.HEAD.pack(_pack.MAGIC, OWN, number) + entry * number
         assert (_pack.unpack_untrusted(frame) is not None) == right
 
 
 @pytest.mark.parametrize(
-    ("body", "room"),
+    ("body", "size"),
     [
         ((b"",), 0),
         ((), 0),
         ((b"\0\0\0\x07",), 7),
         ((b"\0\0\0\x07", b""), 0),
         ((b"\0\0\x07",), 0),
-        ((b"\xff\xff\xff\xff",), _pack.LARGEST),
+        ((b"\xff\xff\xff\xff",), _pack.MAX_SIZE),
     ],
 )
-def test_the_room_that_a_hello_tells(body: Frames, room: int) -> None:
-    assert _pack.room_untrusted(body) == room
+def test_the_room_that_a_hello_tells(body: Frames, size: int) -> None:
+    assert _pack.max_size_untrusted(body) == size
 
 
 def test_who_takes_small_frames_has_less_room() -> None:
-    assert _pack.room(1) == 0
-    assert _pack.room(100) == 100 - _pack.ENCRYPTION
-    assert _pack.room(2**40) == _pack.LARGEST
+    assert _pack.max_size(1) == 0
+    assert _pack.max_size(100) == 100 - _pack.ENCRYPTION
+    assert _pack.max_size(2**40) == _pack.MAX_SIZE
 
 
 def test_a_pack_that_is_too_large_is_none() -> None:
-    for size, right in ((_pack.LARGEST, True), (_pack.LARGEST + 1, False)):
+    for size, right in ((_pack.MAX_SIZE, True), (_pack.MAX_SIZE + 1, False)):
         body = bytes(size - _pack.HEAD_SIZE - _pack.OVERHEAD)
         entry = len(body).to_bytes(2, "big") + bytes(17) + body
         frame = _pack.HEAD.pack(_pack.MAGIC, OWN, 1) + entry

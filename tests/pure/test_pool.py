@@ -272,7 +272,7 @@ def test_who_comes_at_once_is_not_taken_for_one_who_is_on_its_way() -> None:
     wake = Quick()
     wake.acquire()
     threaded.pool._parked.others.append(wake)
-    threaded.pool._release()
+    threaded.pool._unpark()
     assert not threaded.pool._coming
 
 

@@ -73,9 +73,9 @@ def test_a_pack(vector: dict[str, Any]) -> None:
     messages = [frames_of(words) for words in vector["messages"]]
     pack = _pack.unpack_untrusted(frame)
     assert pack is not None
-    assert (pack[0], [tuple(frames) for frames in pack[1]]) == (vector["room"], messages)
+    assert (pack[0], [tuple(frames) for frames in pack[1]]) == (vector["max_size"], messages)
     if len(messages) > 1:  # we make no others
-        assert _pack.pack(messages, _pack.LARGEST, vector["room"]) == [(frame,)]
+        assert _pack.pack(messages, _pack.MAX_SIZE, vector["max_size"]) == [(frame,)]
 
 
 @each("not_packs")

@@ -20,8 +20,9 @@ from unittest import mock
 import zmq
 
 from trioreq._connection import Connection
+from trioreq._outbox import RouterLink
 from trioreq._presence import Presence
-from trioreq._router import Router, RouterLink
+from trioreq._router import Router
 
 from .zmtp import GARBAGE, RawPeer, message
 

@@ -20,7 +20,7 @@ class FakeLine:
 
     def __init__(self) -> None:
         self.up = False
-        self.room = 0
+        self.max_pack_size = 0
         self.sent: list[tuple[Header, Frames]] = []
         self.client: trioreq.Client
         self.exchange: Exchange

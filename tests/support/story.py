@@ -432,7 +432,7 @@ class Story:
         assert not sockets.raw_monitor._readable(), "G6: the monitor is not read"
         assert not sockets.raw_gate._readable(), "G6: the gate is not read"
         assert not sockets.raw_router._readable(), "G6: the ROUTER is not read"
-        assert not self.server._transport.outbox, "a reply is not handed over"
+        assert not self.server._transport.outbox.messages, "a reply is not handed over"
 
     def _check_nothing_held_for_the_dead(self) -> None:
         sockets, router, desk = self.net.sockets, self.server._transport, self.server._desk

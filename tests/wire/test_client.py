@@ -256,16 +256,16 @@ async def test_a_server_that_takes_packs_is_sent_them_and_its_own_are_read() -> 
             nursery.start_soon(ask, 0)
             routing_id, *first = await server.receive()
             hello = Header(_wire.OK, _wire.WANTS_HELLO, _wire.SPEAKS).pack()
-            await server.send(routing_id, hello, b"", _pack.ROOM.pack(3000))
+            await server.send(routing_id, hello, b"", _pack.HELLO.pack(3000))
             await server.send(routing_id, *reply_to(first))
             await until(lambda: len(replies) == 1)
-            assert line.room == 3000
+            assert line.max_pack_size == 3000
             for number in range(1, 10):
                 nursery.start_soon(ask, number)
             asked = [tuple((await server.receive())[1:])]
             assert len(asked[0]) == 3  # the first in a pass goes out at once
-            room, others = unpack((await server.receive())[1:])
-            assert room == 2000 - _pack.ENCRYPTION
+            size, others = unpack((await server.receive())[1:])
+            assert size == 2000 - _pack.ENCRYPTION
             asked += map(tuple, others)
             assert len(asked) == 9
             await server.send(
@@ -274,7 +274,7 @@ async def test_a_server_that_takes_packs_is_sent_them_and_its_own_are_read() -> 
             await until(lambda: len(replies) == 10)
             assert sorted(replies) == [b"%d" % number for number in range(10)]
             stack.close()  # the next one may take none
-            await until(lambda: line.room == 0)
+            await until(lambda: line.max_pack_size == 0)
 
 
 def reply_to(frames: Sequence[bytes]) -> Frames:

@@ -152,7 +152,7 @@ class MemoryLine(Peer):
     def __init__(self, connect: Callable[[Peer], Awaitable[Connection]]) -> None:
         self._connect = connect
         self._up = False
-        self.room = 0  # for packs, which are never sent: nothing waits here to go out together
+        self.max_pack_size = 0  # it sends none: nothing waits here to go out together
         self._over = trio.Event()
         self.delay: float = 0.0
         self.mended: trio.Event = trio.Event()

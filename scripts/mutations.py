@@ -468,6 +468,15 @@ MUTATIONS = [
         machine=False,
     ),
     Mutation(
+        "G6 each lane that was called up reads a batch",
+        "_lanes.py",
+        "                    await trio.lowlevel.checkpoint()\n            finally:\n",
+        "                    self._led = False\n"
+        "                    await trio.lowlevel.checkpoint()\n            finally:\n",
+        "tests/memory/test_packs.py",
+        machine=False,
+    ),
+    Mutation(
         "packs: encryption makes them too large",
         "_pack.py",
         "max_message_size - ENCRYPTION",

@@ -93,11 +93,11 @@ class Lanes:
             self._led = True
             try:
                 await self._carrier.receive(FIRST)
+                if not turns.granted:
+                    await trio.lowlevel.checkpoint()
             finally:
                 self._led = False
             self._eager = 1
-            if not turns.granted:
-                await trio.lowlevel.checkpoint()
         self._outbox.holding = True  # the replies of the row go out together
 
     def handler_waits(self) -> None:

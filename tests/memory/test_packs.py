@@ -54,6 +54,20 @@ async def test_g6_packs_are_read_few_at_a_time(autojump_clock: MockClock) -> Non
         assert await most_in_a_pass(net, before + 40 * _pack.MAX_MESSAGES) <= 4 * _pack.MAX_MESSAGES
 
 
+async def test_g6_one_lane_leads_however_many_have_been_called_up(
+    autojump_clock: MockClock,
+) -> None:
+    """Where all that is read is refused at once, each of them would read a batch in each pass."""
+    async with serving(Worker(), max_in_flight=1000) as net:
+        client = net.connect(socket_type="DEALER")
+        client.send_raw(
+            pack(_pack.MAX_MESSAGES, b"wait")
+        )  # each handler that waits calls others up
+        for _ in range(200):
+            client.send_raw(pack(_pack.MAX_MESSAGES, b"under a name that is in flight"))
+        assert await most_in_a_pass(net, 201 * _pack.MAX_MESSAGES) <= 4 * _pack.MAX_MESSAGES
+
+
 async def test_g1_of_a_pack_whose_client_has_gone_nothing_is_sent(
     autojump_clock: MockClock,
 ) -> None:

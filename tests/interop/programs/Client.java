@@ -6,6 +6,7 @@
 import java.io.BufferedReader;
 import java.io.InputStream;
 import java.io.InputStreamReader;
+import java.lang.reflect.Method;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Properties;
@@ -13,6 +14,7 @@ import org.zeromq.ZMQ;
 
 public class Client {
     private static final String POM = "/META-INF/maven/org.zeromq/jeromq/pom.properties";
+    private static final int HANDSHAKE_MILLISECONDS = 2000;
 
     private final ZMQ.Context context = ZMQ.context(1);
     private ZMQ.Socket socket;
@@ -36,11 +38,11 @@ public class Client {
                 answer.add("as libzmq " + ZMQ.getVersionString());
                 break;
             case "connect":
-                socket = context.socket(kind(words[1]));
+                open(words[1]);
                 socket.connect(words[2]);
                 break;
             case "bind":
-                socket = context.socket(kind(words[1]));
+                open(words[1]);
                 String host = words[2].substring(0, words[2].lastIndexOf(':'));
                 answer.add(host + ":" + socket.bindToRandomPort(host));
                 break;
@@ -58,6 +60,17 @@ public class Client {
                 throw new IllegalArgumentException(words[0]);
         }
         return answer;
+    }
+
+    private void open(String name) throws Exception {
+        socket = context.socket(kind(name));
+        // JeroMQ 0.6 stays in a handshake now and then, whoever its peer is, and by itself tries
+        // again after half a minute. JeroMQ 0.3 has no such time.
+        for (Method method : ZMQ.Socket.class.getMethods()) {
+            if (method.getName().equals("setHandshakeIvl")) {
+                method.invoke(socket, HANDSHAKE_MILLISECONDS);
+            }
+        }
     }
 
     private static int kind(String name) {

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import trio
 from support.handlers import Worker
 from support.nets import Net, RawClient
+from support.outcomes import outcomes
+from support.serving import LIMIT, until
 
 import trioreq
 from trioreq import _pack, _wire
@@ -125,3 +130,23 @@ async def test_behind_a_proxy_no_packs_are_offered(net: Net) -> None:
     await client.send_raw(asks, b"", b"echo")
     await client.receive_raw()
     assert _pack.max_size_untrusted(tuple((await client.receive_raw())[2:])) == _pack.MAX_SIZE
+
+
+async def test_draining_takes_a_pack_to_its_end(net: Net) -> None:
+    """What is in it may end the last request, and with that the drain, and be refused after it."""
+    worker = Worker()
+    server = await net.serve(worker)
+    client = await net.connect_dealer()
+    await send(client, request(1, b"wait"), request(2, b"echo"))
+    assert (await client.receive_raw())[2] == b"re:echo"
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.drain, math.inf)
+            await until(lambda: server._desk.closing)
+            await send(client, request(1, b"", _wire.CANCEL), request(3, b"echo"))
+            header, _, *body = await client.receive_raw()
+    own = _wire.header_untrusted((header, b""))
+    assert own is not None
+    assert own.correlation == 3
+    assert body[:2] == [b"trioreq-error", b"shutting-down"]
+    assert outcomes(server) == {"replied": 1, "cancelled_by_client": 1, "shut_down": 1}

@@ -170,14 +170,14 @@ MUTATIONS = [
         "_router.py",
         "self._links.pop(number, None)",
         "self._links.get(number)",
-        WIRE,
+        CONTRACT,
     ),
     Mutation(
         "G5 routing ids of the gone are kept",
         "_router.py",
         "            self._automatic.pop(link.routing_id, None)\n",
         "",
-        WIRE,
+        CONTRACT,
     ),
     Mutation(
         "G5 connections that are gone are kept",

@@ -159,7 +159,10 @@ async def test_g5_what_waits_is_let_go_of_at_once(autojump_clock: MockClock) -> 
             client = net.connect(socket_type="DEALER")
             client.send(b"echo")
             client.send(b"echo")
+            await trio.testing.wait_all_tasks_blocked()
+            assert net.server.statistics().waiting == 2
             client.crash()
+            await trio.testing.wait_all_tasks_blocked()
         assert net.server.statistics().waiting == 0
         assert not net.server._desk.turns._queues
         worker.release.set()

@@ -88,6 +88,29 @@ async def test_g2_a_reply_that_is_ready_looks_who_has_the_routing_id_now(
     assert handed_over == [b"re:new"] * 15
 
 
+async def test_g2_who_comes_back_under_its_own_routing_id_is_heard(addr: str) -> None:
+    """Nobody has read what it has last said on its old connection, when the gate is asked."""
+    async with serving(Worker(), addr) as server:
+        router = server._transport
+        assert isinstance(router, Router)
+        old = RawPeer(server.endpoints[0])
+        await trio.to_thread.run_sync(old.shake_hands, b"DEALER", b"the-same-id")
+        old.send(message(b"", b"echo"))
+        await until(lambda: server.statistics().replied == 1)
+        # From here the loop is held up.
+        old.send(message(b"", b"last words"))
+        old.close()
+        assert poll(router._monitor)
+        with RawPeer(server.endpoints[0]) as new:
+            new.ask(b"DEALER", b"the-same-id")
+            assert poll(router._gate._socket)
+            router._gate.answer()
+            new.enter()  # else libzmq has it wait in line
+            new.send(message(b"", b"echo"))
+            await until(lambda: server.statistics().replied == 2)
+        assert server.statistics().never_started == 1
+
+
 async def test_g3_requests_still_unread_when_their_client_is_killed_are_never_started(
     addr: str, peer: Peer
 ) -> None:

@@ -48,7 +48,8 @@ PAUSE = 0.005  # seconds between a reply and the next request of one who lives
 class Work:
     """What the handlers of a server have done for clients that are to die."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
         self._lock = threading.Lock()
         self.done = 0
         self.seconds = 0.0
@@ -61,7 +62,7 @@ class Work:
             self.begun += 1
         start = time.monotonic()
         try:
-            for _ in range(STEPS):
+            for _ in range(self._steps):
                 check()
                 time.sleep(STEP)
             with self._lock:
@@ -77,13 +78,13 @@ class Work:
         print(json.dumps({**state, "memory": memory(), **more}), flush=True)
 
 
-def serve_classic() -> None:
+def serve_classic(steps: int) -> None:
     """The pump of the guide."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     front, back = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
     port = front.bind_to_random_port("tcp://127.0.0.1")
     back.bind("inproc://workers")
-    work = Work()
+    work = Work(steps)
 
     def worker() -> None:
         socket = context.socket(zmq.REP)
@@ -102,9 +103,9 @@ def serve_classic() -> None:
         work.tell(handed_over=work.done)  # a REP worker answers all that it has worked on
 
 
-async def serve_trioreq() -> None:
+async def serve_trioreq(steps: int) -> None:
     """trioreq, as its users run it."""
-    work = Work()
+    work = Work(steps)
     living = 0
 
     def handler(request: trioreq.Request) -> bytes:
@@ -171,10 +172,11 @@ ROWS = [
 ]
 
 
-async def measure(name: str, clients: int) -> Report:
+async def measure(name: str, clients: int, steps: int) -> Report:
     """Let clients of one server die."""
+    serve = ("--serve", name, "--steps", str(steps))
     async with (
-        open_program("benchmarks.pump", "--serve", name, folder=ROOT) as server,
+        open_program("benchmarks.pump", *serve, folder=ROOT) as server,
         open_flock(PROCESSES, CONNECTIONS) as flock,
     ):
         endpoint = json.loads(await server.wait())
@@ -236,6 +238,7 @@ def plot(reports: list[Report], file: Path) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("--clients", type=int, default=10_000, help="that die")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of 10 ms, that each has for work")
     parser.add_argument("--plot", type=Path, help="an SVG file to draw the waits into")
     parser.add_argument("--serve", choices=["classic", "trioreq"], help=argparse.SUPPRESS)
 
@@ -243,11 +246,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure and show."""
     if options.serve == "classic":
-        serve_classic()
+        serve_classic(options.steps)
     elif options.serve:
-        trio.run(serve_trioreq)
+        trio.run(serve_trioreq, options.steps)
     else:
-        reports = [trio.run(measure, name, options.clients) for name in ("classic", "trioreq")]
+        reports = [
+            trio.run(measure, name, options.clients, options.steps)
+            for name in ("classic", "trioreq")
+        ]
         print(f"{'':46} {'classic':>14} {'trioreq':>14}")
         for row, *figures in zip(ROWS, *(report.column() for report in reports), strict=True):
             print(f"{row:46} {figures[0]:>14} {figures[1]:>14}")

@@ -26,9 +26,10 @@ async def test_nothing_is_left_of_those_who_crash() -> None:
 
 async def test_no_thread_works_to_the_end_for_those_who_crash() -> None:
     with trio.fail_after(LIMIT):
-        report = await pump.measure("trioreq", 600)
-    assert report.state["done"] <= 6  # killed a little late, on a busy machine
-    assert report.state["handed_over"] <= report.state["done"]
+        # Work of 10 seconds: also on a busy machine, all are killed long before it is done.
+        report = await pump.measure("trioreq", 600, steps=1000)
+    assert report.state["done"] == 0
+    assert report.state["handed_over"] <= 0  # who lives may have gone before the last was sent
     assert report.waits.percentile(50) < 0.1
 
 

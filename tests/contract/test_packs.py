@@ -8,7 +8,7 @@ import trio
 from support.handlers import Worker
 from support.nets import Net, RawClient
 from support.outcomes import outcomes
-from support.serving import LIMIT, until
+from support.serving import until
 
 import trioreq
 from trioreq import _pack, _wire
@@ -139,12 +139,11 @@ async def test_draining_takes_a_pack_to_its_end(net: Net) -> None:
     client = await net.connect_dealer()
     await send(client, request(1, b"wait"), request(2, b"echo"))
     assert (await client.receive_raw())[2] == b"re:echo"
-    with trio.fail_after(LIMIT):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.drain, math.inf)
-            await until(lambda: server._desk.closing)
-            await send(client, request(1, b"", _wire.CANCEL), request(3, b"echo"))
-            header, _, *body = await client.receive_raw()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.drain, math.inf)
+        await until(lambda: server._desk.closing)
+        await send(client, request(1, b"", _wire.CANCEL), request(3, b"echo"))
+        header, _, *body = await client.receive_raw()
     own = _wire.header_untrusted((header, b""))
     assert own is not None
     assert own.correlation == 3

@@ -1,4 +1,4 @@
-"""What is not measured here: these run the same lines millions of times."""
+"""The state machine runs the same lines millions of times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _not_covered() -> Iterator[None]:
-    """Without coverage, which takes longer than the test, and learns nothing from it."""
+    """Without coverage, which would take longer than the tests; the others reach enough."""
     measuring = coverage.Coverage.current()
     if measuring is None:
         yield

@@ -19,7 +19,7 @@ import trioreq
 from trioreq.testing import MemoryClient, MemoryNetwork, open_memory_network
 
 from .clients import ClientSocket, Peer, open_clients, open_peer
-from .serving import LIMIT
+from .serving import LIMIT, spy_on_sends
 from .zmtp import RawPeer, message
 
 
@@ -96,7 +96,8 @@ class Net(ABC):
             self._over.set()
 
         self.server = await self._nursery.start(run)
-        self._spy()
+        router: Any = self.server._transport
+        spy_on_sends(router._router, self.handed_over, self.refused)
         return self.server
 
     async def stop(self) -> None:
@@ -131,22 +132,6 @@ class Net(ABC):
     @abstractmethod
     def _address(self) -> Any:
         """Where to serve."""
-
-    def _spy(self) -> None:
-        router: Any = self.server._transport._router
-        send = router.send
-
-        def spy(data: bytes, flags: int = 0) -> object:
-            try:
-                sent: object = send(data, flags)
-            except zmq.ZMQError:
-                self.refused.append(data)
-                raise
-            if not flags & zmq.SNDMORE:
-                self.handed_over.append(data)
-            return sent
-
-        router.send = spy
 
 
 class MemoryPlain:

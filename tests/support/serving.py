@@ -36,6 +36,29 @@ def poll(socket: ZSocket) -> bool:
     return bool(socket.raw.poll(5000))
 
 
+def spy_on_sends(router: Any, handed_over: list[bytes], refused: list[bytes]) -> None:
+    """Write down what a server's ROUTER is given.
+
+    Args:
+        router: A `ZSocket`.
+        handed_over: Gets the last frames of all messages that it has taken.
+        refused: Gets the first ones, routing ids, of those that it has not.
+    """
+    send = router.send
+
+    def spy(data: bytes, flags: int = 0) -> object:
+        try:
+            sent: object = send(data, flags)
+        except zmq.ZMQError:
+            refused.append(data)
+            raise
+        if not flags & zmq.SNDMORE:
+            handed_over.append(data)
+        return sent
+
+    router.send = spy
+
+
 class _Watch(trio.abc.Instrument):
     def __init__(self, condition: Callable[[], bool]) -> None:
         self.condition = condition

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-import zmq
 from support.clients import Clients, Peer, open_clients, open_peer
+from support.serving import spy_on_sends
 
 from trioreq._sockets import BoundSockets
 
@@ -34,28 +34,13 @@ def addr(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The last frames of all messages that were handed to a server's ROUTER.
-
-    Of one that it did not take, since it knows nobody under the routing id, that id.
-    """
+    """The last frames of what a server's ROUTER took, and the routing ids that it refused."""
     seen: list[bytes] = []
     init = BoundSockets.__init__
 
     def spied_on(self: BoundSockets, *args: Any, **options: Any) -> None:
         init(self, *args, **options)
-        send = self.router.send
-
-        def spy(data: bytes, flags: int = 0) -> object:
-            try:
-                sent: object = send(data, flags)
-            except zmq.ZMQError:
-                seen.append(data)
-                raise
-            if not flags & zmq.SNDMORE:
-                seen.append(data)
-            return sent
-
-        self.router.send = spy
+        spy_on_sends(self.router, seen, seen)
 
     monkeypatch.setattr(BoundSockets, "__init__", spied_on)
     return seen

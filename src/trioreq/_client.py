@@ -54,7 +54,7 @@ class Client:
 
     @property
     def timings(self) -> Timings | None:
-        """How long the newest connection took to make; None while there was none."""
+        """How long the newest connection took to make, and when; None while there was none."""
         return self._exchange.timings
 
     def statistics(self) -> ClientStatistics:

@@ -83,7 +83,7 @@ class Exchange:
 
     @property
     def timings(self) -> Timings | None:
-        """How long the newest connection took to make; None while there was none."""
+        """How long the newest connection took to make, and when; None while there was none."""
         return self._timings
 
     def statistics(self) -> ClientStatistics:
@@ -178,7 +178,7 @@ class Exchange:
     def connected(self) -> None:
         """There is a connection."""
         now = trio.current_time()
-        self._timings = Timings(self._accepted - self._begun, now - self._accepted)
+        self._timings = Timings(self._accepted - self._begun, now - self._accepted, now)
         self._counts["connections"] += 1
         self._speaks = None
         self._refusal = None

@@ -100,9 +100,11 @@ class ClientStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """How long the newest connection took to make, in seconds."""
+    """How long the newest connection took to make, in seconds, and since when there is one."""
 
     connect: float
     """From when the client was opened, or the last connection lost, until it was accepted."""
     handshake: float
     """From then until messages could be sent."""
+    since: float
+    """When that was, by `trio.current_time`."""

@@ -78,9 +78,10 @@ class Ask:
         self.sent += 1
         reply = await client.request_multipart(frames)
         now = trio.current_time()
-        waited = client.timings.connect + client.timings.handshake if client.timings else 0.0
-        # The first request waits for the connection; what it took is told apart.
-        self.took.append(now - begun - (waited if self.sent == 1 else 0.0))
+        if self.sent == 1 and client.timings:
+            # It may have waited for the connection; what that took is told apart.
+            begun = max(begun, client.timings.since)
+        self.took.append(now - begun)
         if self.verbose and client.timings:
             if self.sent == 1:
                 tell(

@@ -234,6 +234,7 @@ MUTATIONS = [
         "        self._router.nudge()\n        return dry\n",
         "        return dry\n",
         WIRE,
+        machine=False,
     ),
     Mutation(
         "G6 what the gate has read is not started",

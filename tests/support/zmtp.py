@@ -128,6 +128,17 @@ class RawPeer:
         size = int.from_bytes(self._read(8 if flags & LONG else 1), "big")
         return self._read(size)
 
+    def wait_read(self) -> None:
+        """Wait until the other side's libzmq has handed on all that was sent to it.
+
+        It answers a PING when it has read what came before, but hands that on a moment later;
+        at the second one it has.
+        """
+        for _ in range(2):
+            self.send(command(b"PING", b"\0\0"))
+            body = self.read_frame()
+            assert body.startswith(b"\x04PONG"), body
+
     def read_end(self) -> None:
         """Wait until the other side has closed, whatever it says before."""
         try:

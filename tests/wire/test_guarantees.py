@@ -10,6 +10,7 @@ import ctypes
 import socket
 import threading
 import time
+from contextlib import ExitStack
 
 import psutil
 import pytest
@@ -248,25 +249,28 @@ async def test_g6_a_reply_does_not_wait_for_what_its_thread_does_next() -> None:
         await slow.log.wait("cancelled wait b: disconnected")
 
 
-async def test_g6_what_the_gate_leaves_in_the_router_is_read(clients: Clients) -> None:
+async def test_g6_what_the_gate_leaves_in_the_router_is_read(addr: str) -> None:
     """It reads the ROUTER before it lets a newcomer in, and not without end."""
     many = BATCH // MESSAGE * CATCH_UP // 4
-    async with serving(Worker(), max_queued_per_client=8 * many) as server:
+    async with serving(Worker(), addr, max_queued_per_client=8 * many) as server:
         router = server._transport
         assert isinstance(router, Router)
-        dealers = [
-            clients.connect(server.endpoints[0], zmq.DEALER, SNDHWM=0, RCVHWM=0) for _ in range(8)
-        ]
-        for dealer in dealers:
-            assert await dealer.request(b"", b"echo") == [b"", b"re:echo"]
-        await until(lambda: router._router._asleep)
-        for dealer in dealers:
-            for _ in range(many):
-                dealer.raw.send_multipart([b"", b"wait"])  # a reply would be a look too
-        time.sleep(0.3)  # noqa: ASYNC251  # all of it comes in while the loop is held up
-        router._catch_up()  # as when a newcomer asks just now
-        with trio.fail_after(10):
-            await until(lambda: server.statistics().requests == 8 * (many + 1))
+        with ExitStack() as stack:
+            peers = [stack.enter_context(RawPeer(server.endpoints[0])) for _ in range(8)]
+            for peer in peers:
+                await trio.to_thread.run_sync(peer.shake_hands)
+                peer.send(message(b"", b"echo"))
+            await until(lambda: server.statistics().replied == 8)
+            await trio.testing.wait_all_tasks_blocked(0.01)  # the reader is not about to look
+            assert router._router._asleep
+            # From here the loop is held up.
+            for peer in peers:
+                assert [peer.read_frame(), peer.read_frame()] == [b"", b"re:echo"]
+                peer.send(message(b"", b"wait") * many)  # a reply would be a look too
+                peer.wait_read()
+            router._catch_up()  # as when a newcomer asks just now
+            with trio.fail_after(10):
+                await until(lambda: server.statistics().requests == 8 * (many + 1))
 
 
 async def test_ipc_tells_who_asks(peer: Peer, tmp_path: object) -> None:

@@ -9,7 +9,6 @@ before the end is read. (libzmq's own way to the first, ZMQ_IMMEDIATE, loses the
 from __future__ import annotations
 
 import struct
-from contextlib import suppress
 from typing import NoReturn
 
 import trio
@@ -91,7 +90,7 @@ class Dealer:
     @trio.lowlevel.enable_ki_protection  # a socket that is left open holds `aclose` up for ever
     def _open(self) -> None:
         dealer = self._raw = self._context.socket(zmq.DEALER)
-        self._dealer = ZSocket(dealer)
+        self._dealer = ZSocket.of(dealer)
         dealer.linger = 0
         dealer.sndhwm = dealer.rcvhwm = 0  # bounded by the requests that wait for a reply
         dealer.maxmsgsize = self._max_message_size
@@ -111,7 +110,7 @@ class Dealer:
         address = f"inproc://trioreq.monitor.{self._opened}"  # the last one may not be free yet
         dealer.monitor(address, WATCHED)
         monitor = self._context.socket(zmq.PAIR)
-        self._monitor = ZSocket(monitor)
+        self._monitor = ZSocket.of(monitor)
         monitor.rcvhwm = 0
         monitor.linger = 0
         monitor.connect(address)
@@ -124,8 +123,8 @@ class Dealer:
     @trio.lowlevel.enable_ki_protection
     def _close(self) -> None:
         self._raw.disable_monitor()
-        self._monitor.raw.close()
-        self._raw.close()
+        self._monitor.close()
+        self._dealer.close()
 
     def send(self, frames: Frames) -> bool:
         """Hand a message over, soon; returns False, and forgets it, if there is no connection.
@@ -155,8 +154,9 @@ class Dealer:
             outbox, self._outbox = self._outbox, []
             if self.max_pack_size and len(outbox) > 1:
                 outbox = _pack.pack(outbox, self.max_pack_size, self._own_max_pack_size)
-            with suppress(zmq.Again):  # there is no connection any more: the monitor tells it next
-                self._dealer.send_messages(outbox)
+            for frames in outbox:
+                if self._dealer.send(frames):
+                    break  # there is no connection any more: the monitor tells it next
             self._dealer.nudge()
 
     async def _keep_flushing(self) -> NoReturn:
@@ -175,20 +175,17 @@ class Dealer:
 
     def _read(self) -> bool:
         """Read a batch; returns whether there may be more."""
-        receive, arrived = self._dealer.receive_message, self._asker.arrived
+        receive, arrived = self._dealer.receive, self._asker.arrived
         for _ in range(BATCH):
-            try:
-                frames = receive()
-            except zmq.Again:
+            frames = receive()
+            if frames is None:
                 return False
             arrived(frames)
         return True
 
     def _read_monitor(self) -> None:
-        monitor = self._monitor
-        while monitor.readable():
-            event, value = EVENT.unpack(monitor.raw.recv(zmq.NOBLOCK))
-            monitor.raw.recv(zmq.NOBLOCK)  # the endpoint
+        while (told := self._monitor.receive()) is not None:
+            event, value = EVENT.unpack(told[0])
             if event == zmq.EVENT_CONNECTED:
                 self._asker.connecting()
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED and not self._over.is_set():

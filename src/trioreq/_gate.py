@@ -110,8 +110,8 @@ class Gate:
         the opening of each connection that asks is one, then the answers.
         """
         asked = []
-        while self._socket.readable():
-            asked.append(self._socket.receive_message())
+        while (question := self._socket.receive()) is not None:
+            asked.append(question)
         answers = []
         for sender, _, *question in asked:
             applicant = applicant_untrusted(question, DOMAIN)
@@ -160,7 +160,7 @@ class Gate:
             properties = {STAMP: stamp, PUBLIC_KEY: verdict.public_key}
             if verdict.why:
                 self.turned_away(question[3].decode(errors="backslashreplace"), verdict.why)
-            self._socket.send_messages([(sender, b"", *reply(question, verdict, properties))])
+            self._socket.send_to(sender, (b"", *reply(question, verdict, properties)))
         self._socket.nudge()
 
     def turned_away(self, address: str, why: str) -> None:

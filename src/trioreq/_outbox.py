@@ -7,14 +7,13 @@ packs go in packs. Nothing here waits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from errno import EAGAIN
 from typing import TYPE_CHECKING
-
-import zmq
 
 from . import _pack
 from ._transport import Peer, Unsent
 from ._wire import Frames
-from ._zsocket import MORE, NOBLOCK, ZSocket
+from ._zsocket import ZSocket
 
 if TYPE_CHECKING:
     from ._transport import Session
@@ -100,7 +99,7 @@ class Outbox:
         if self.packing:
             self.packing = False
             messages = _packed(messages)
-        send = self._router.send
+        send_to = self._router.send_to
         sent = 0
         try:
             for link, frames in messages:
@@ -109,17 +108,10 @@ class Outbox:
                 if link.gone:
                     _unsent(link, frames, Unsent.GONE)
                     continue
-                try:
-                    send(link.routing_id, MORE)
-                except zmq.ZMQError as error:  # only ever at the first frame
-                    _unsent(link, frames, _why(error))
+                error = send_to(link.routing_id, frames)
+                if error:
+                    _unsent(link, frames, Unsent.FULL if error == EAGAIN else Unsent.GONE)
                     continue
-                if len(frames) == 2:  # what nearly all are
-                    send(frames[0], MORE)
-                else:
-                    for frame in frames[:-1]:
-                        send(frame, MORE)
-                send(frames[-1], NOBLOCK)
                 sent += 1 if len(frames) > 1 else _pack.messages_in(frames)
         finally:
             self.handed_over += sent
@@ -142,12 +134,3 @@ def _packed(messages: list[tuple[RouterLink, Frames]]) -> list[tuple[RouterLink,
 def _unsent(link: RouterLink, frames: Frames, why: Unsent) -> None:
     for _ in range(_pack.messages_in(frames)):
         link.session.unsent(why)
-
-
-def _why(error: zmq.ZMQError) -> Unsent:
-    """Why a send has failed."""
-    if error.errno == zmq.EAGAIN:
-        return Unsent.FULL
-    if error.errno == zmq.EHOSTUNREACH:
-        return Unsent.GONE
-    raise error

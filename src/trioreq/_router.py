@@ -19,13 +19,13 @@ from . import _pack
 from ._gate import PUBLIC_KEY, STAMP, Gate, Rules
 from ._limits import Limits
 from ._lookout import Lookout
+from ._messages import Origin
 from ._outbox import Outbox, RouterLink
 from ._presence import Presence
 from ._sockets import Connection, Sockets
 from ._transport import Peer
 from ._unfinished import Unfinished
 from ._watchdog import Watchdog
-from ._zsocket import NOBLOCK
 
 if TYPE_CHECKING:
     from ._transport import Host
@@ -40,6 +40,7 @@ FULL = (
 )
 CATCH_UP = 8  # batches read before newcomers are let in, at the most
 EVENT = struct.Struct("=Hi")
+PROPERTIES: Final = (STAMP, "Peer-Address", "Socket-Type", "User-Id", PUBLIC_KEY)
 
 
 class Router:
@@ -112,7 +113,7 @@ class Router:
         Returns:
             Whether it has waited, so that trio's other tasks had their turn.
         """
-        waited = not self._router.readable() and await self._wait(first, before_wait)
+        waited = False
         while not self._read(self._appetite):  # then it has found that there is nothing
             waited = await self._wait(first, before_wait) or waited
         self._appetite = min(2 * self._appetite, BATCH)
@@ -132,12 +133,10 @@ class Router:
 
     def read_monitor(self) -> int:
         """Take in who came and who went; returns the stamp of that."""
-        monitor = self._monitor
-        recv = monitor.recv
+        receive = self._monitor.receive
         came: list[tuple[int, int, Connection]] = []
-        while monitor.readable():
-            event, descriptor = EVENT.unpack(recv(NOBLOCK))
-            recv(NOBLOCK)  # the endpoint, which nobody asks for
+        while (told := receive()) is not None:
+            event, descriptor = EVENT.unpack(told[0])
             if event == zmq.EVENT_ACCEPTED:
                 number = self._presence.opened(descriptor)
                 self._lookout.somebody.set()
@@ -230,44 +229,18 @@ class Router:
         Returns:
             Whether there was anything.
         """
-        recv = self._router.recv
+        receive_from = self._router.receive_from
         known = self._automatic
         batch: list[tuple[RouterLink | None, list[bytes]]] = []
-        routing_id = b""
-        try:
-            while room > 0 or routing_id:
-                routing_id = routing_id or recv(NOBLOCK)
-                link = known.get(routing_id)
-                if link is None or room <= 0:  # the last one is read to its end, and not beyond
-                    frame = recv(NOBLOCK, copy=False)
-                    more = frame.more
-                    link = link or self._attribute(routing_id, frame)
-                    frames = [frame.bytes]
-                    batch.append((link, frames))
-                else:
-                    # As bytes, which costs a third, but does not tell whether more frames follow.
-                    # The next one does: without more behind it, it is no routing id.
-                    frames = [recv(NOBLOCK)]
-                    batch.append((link, frames))
-                    frame = recv(NOBLOCK, copy=False)
-                    more = frame.more
-                    content = frame.bytes
-                    if more and content and self._is_routing_id(content, frame, link):
-                        routing_id = content
-                        room -= MESSAGE * _pack.weight_untrusted(frames[0]) + len(frames[0])
-                        continue
-                    frames.append(content)
-                while more:
-                    frame = recv(NOBLOCK, copy=False)
-                    more = frame.more
-                    frames.append(frame.bytes)
-                routing_id = b""
-                weight = _pack.weight_untrusted(frames[0]) if len(frames) == 1 else 1
-                room -= MESSAGE * weight + len(frames[-1])
-                if len(batch) == 1 and not self._router.readable():
-                    break  # the exception costs more than the question, for a single message
-        except zmq.Again:
-            pass
+        while room > 0:
+            message = receive_from(known, PROPERTIES)
+            if message is None:
+                break
+            routing_id, frames, origin = message
+            link = known[routing_id] if origin is None else self._attribute(routing_id, origin)
+            batch.append((link, frames))
+            weight = _pack.weight_untrusted(frames[0]) if len(frames) == 1 else 1
+            room -= MESSAGE * weight + len(frames[-1])
         if batch:
             if self._watchdog is not None and self._watchdog.asleep:
                 self._watchdog.wake()
@@ -285,27 +258,15 @@ class Router:
                 self._unfinished.heard([link.client.id for link, _ in batch if link is not None])
         return bool(batch)
 
-    def _is_routing_id(self, content: bytes, frame: zmq.Frame, link: RouterLink) -> bool:
-        """Whether a frame that follows one of a link's begins the next message.
-
-        Then it came on another connection, or is what the connection itself has for a routing
-        id. No client knows that, since libzmq made it.
-        """
-        return content == link.routing_id or self._sender(frame) != link.client.id
-
-    def _sender(self, frame: zmq.Frame) -> int | None:
-        """The connection that a frame came on, by its descriptor and stamp; None if it is gone."""
-        return self._presence.sender(frame.get(zmq.SRCFD), int(frame.get(STAMP)))
-
-    def _attribute(self, routing_id: bytes, frame: zmq.Frame) -> RouterLink | None:
-        """Find or make the link of a message, by its descriptor and stamp."""
-        number = self._sender(frame)
+    def _attribute(self, routing_id: bytes, origin: Origin) -> RouterLink | None:
+        """Find or make the link of a message, by its descriptor and stamp; None if it is gone."""
+        descriptor, properties = origin
+        number = self._presence.sender(descriptor, int(properties[0]))
         if number is None:
             return None
-        descriptor: int = frame.get(zmq.SRCFD)
         link = self._links.get(number)
         if link is None:
-            client = _peer(number, frame)
+            client = _peer(number, properties)
             if not self._gate.rules.still_hold(client):  # it was let in, and has said nothing since
                 self._unwelcome.append((descriptor, number))
                 return None
@@ -321,26 +282,18 @@ class Router:
         await self._sockets.aclose()
 
 
-def _property(frame: zmq.Frame, name: str) -> str:
-    """A text that libzmq keeps beside a message; empty if the peer has not given it."""
-    try:
-        return str(frame.get(name))
-    except zmq.ZMQError:
-        return ""
-
-
-def _peer(number: int, frame: zmq.Frame) -> Peer:
+def _peer(number: int, properties: tuple[str, ...]) -> Peer:
     """What libzmq and the gate know of a message's sender."""
-    address = _property(frame, "Peer-Address")
+    _stamp, address, socket_type, user_id, public_key = properties
     uid = pid = None
     if address.startswith("localhost:"):  # ipc: localhost:uid:gid:pid
         uid, _gid, pid = (int(part) for part in address.split(":")[1:])
     return Peer(
         id=number,
         address=address,
-        socket_type=_property(frame, "Socket-Type"),
-        user_id=_property(frame, "User-Id"),
+        socket_type=socket_type,
+        user_id=user_id,
         uid=uid,
         pid=pid,
-        public_key=_property(frame, PUBLIC_KEY),
+        public_key=public_key,
     )

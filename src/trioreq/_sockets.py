@@ -111,9 +111,9 @@ class BoundSockets:
             if curve is not None:
                 self._router.curve_server = True
                 self._router.curve_secretkey = curve.secret.encode()
-            self.router = ZSocket(self._router)
-            self.monitor = ZSocket(self._open_monitor())
-            self.gate = ZSocket(self._open_gate())
+            self.router = ZSocket.of(self._router)
+            self.monitor = ZSocket.of(self._open_monitor())
+            self.gate = ZSocket.of(self._open_gate())
             self._router.ipv6 = any("[" in addr for addr in addrs)
             self.endpoints = tuple(self._bind(addr) for addr in addrs)
         except BaseException:
@@ -175,10 +175,10 @@ class BoundSockets:
     async def aclose(self) -> None:
         """Let what was handed over go out, for a bounded time, and close."""
         self._remove_files()
-        self.gate.raw.close()
+        self.gate.close()
         self._router.disable_monitor()
-        self.monitor.raw.close()
-        self._router.close()
+        self.monitor.close()
+        self.router.close()
         with trio.CancelScope(shield=True):  # bounded by the linger
             await trio.to_thread.run_sync(self._context.term)
 

@@ -1,35 +1,19 @@
 """A zmq socket in trio: it never blocks, and never sleeps on a message that is there.
 
 A zmq socket's descriptor is edge-triggered: it tells that something has happened since one last
-looked, and any call on the socket may be that look. So nobody waits on it before `readable` has
-said no, and who uses the socket while its reader sleeps calls `nudge` afterwards.
+looked, and any call on the socket may be that look. So nobody waits on it before a look has found
+nothing, and who uses the socket while its reader sleeps calls `nudge` afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NoReturn, Protocol
+from collections.abc import Callable
+from typing import NoReturn, Protocol, Self
 
 import trio
 import zmq
 
-POLLIN = int(zmq.POLLIN)  # the enum's own & is slow
-EVENTS = int(zmq.EVENTS)
-NOBLOCK: Final = 1  # zmq.NOBLOCK; a plain int: each call would look the enum's value up
-MORE: Final = 3  # zmq.SNDMORE | zmq.NOBLOCK
-
-
-class Raw(Protocol):
-    """As much of `zmq.Socket` as is used here."""
-
-    def recv(self, flags: int = 0, copy: bool = True) -> Any:  # noqa: ANN401
-        ...
-
-    def send(self, data: bytes, flags: int = 0) -> object: ...
-
-    def get(self, option: int) -> Any: ...  # noqa: ANN401
-
-    def close(self) -> None: ...
+from ._messages import Messages, messages_of
 
 
 class Edge(Protocol):
@@ -65,46 +49,41 @@ class FileEdge:
 class ZSocket:
     """A zmq socket with one task at a time that reads it, as trio has it: one waiter a descriptor.
 
+    Its calls are those of `Messages`.
+
     Args:
-        raw: The socket.
-        edge: What tells that something has happened on it; None for one of libzmq's, which has
-            a descriptor for that.
+        messages: What it has to say, and what is said to it.
+        edge: What tells that something has happened on it.
     """
 
-    __slots__ = ("_asleep", "_edge", "_get", "raw", "recv", "send")
+    __slots__ = (
+        "_asleep",
+        "_edge",
+        "close",
+        "messages",
+        "readable",
+        "receive",
+        "receive_from",
+        "send",
+        "send_to",
+    )
 
-    def __init__(self, raw: Raw, edge: Edge | None = None) -> None:
-        self.raw: Raw = raw
-        self.recv: Callable[..., Any] = raw.recv
-        # What pyzmq puts around the send of its backend takes as long again.
-        self.send: Callable[..., Any] = (
-            super(zmq.Socket, raw).send if isinstance(raw, zmq.Socket) else raw.send
-        )
-        self._get = raw.get
-        self._edge = edge or FileEdge(raw.get(zmq.FD))
+    def __init__(self, messages: Messages, edge: Edge) -> None:
+        self.messages = messages
+        self.receive = messages.receive
+        self.receive_from = messages.receive_from
+        self.send = messages.send
+        self.send_to = messages.send_to
+        self.readable = messages.readable
+        self.close = messages.close
+        self._edge = edge
         self._asleep = False
 
-    def receive_message(self) -> list[bytes]:
-        """Read a message; `zmq.Again` if there is none. Faster than `recv_multipart`."""
-        recv = self.recv
-        frame = recv(NOBLOCK, copy=False)
-        frames = [frame.bytes]
-        while frame.more:
-            frame = recv(NOBLOCK, copy=False)
-            frames.append(frame.bytes)
-        return frames
-
-    def send_messages(self, messages: Iterable[Sequence[bytes]]) -> None:
-        """Send messages, and do not block. Faster than `send_multipart`."""
-        send = self.send
-        for *others, last in messages:
-            for frame in others:
-                send(frame, MORE)
-            send(last, NOBLOCK)
-
-    def readable(self) -> bool:
-        """Whether there is a message to read."""
-        return bool(self._get(EVENTS) & POLLIN)
+    @classmethod
+    def of(cls, raw: zmq.Socket[bytes]) -> Self:
+        """One of libzmq's."""
+        descriptor: int = raw.get(zmq.FD)  # type: ignore[assignment]
+        return cls(messages_of(raw), FileEdge(descriptor))
 
     async def wait(self) -> None:
         """Wait until there may be a message. The last call on the socket has found none."""

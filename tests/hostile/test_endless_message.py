@@ -257,7 +257,7 @@ async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
             assert poll(router._monitor)
             newcomers.append(RawPeer(endpoint))
             newcomers[0].ask()
-            assert router._sockets.gate.raw.poll(5000)  # type: ignore[attr-defined]
+            assert poll(router._sockets.gate)
             held.append(descriptor)
             return hold(descriptor)
 

@@ -163,11 +163,11 @@ class World:
         steps = [(f"first {name}", step) for name, step in first.can()]
         if first.connection is not None:
             steps += [(f"second {name}", step) for name, step in second.can()]
-        if self.sockets.raw_monitor._readable():
+        if self.sockets.raw_monitor.waiting():
             steps.append(("monitor", self._read_monitor))
-        if self.sockets.raw_gate._readable():
+        if self.sockets.raw_gate.waiting():
             steps.append(("gate", self._ask_gate))
-        if self.sockets.raw_router._readable():
+        if self.sockets.raw_router.waiting():
             steps.append(("router", self._read_router))
         steps += [
             (f"reply to the {call.body.decode()}", partial(self._reply, call))
@@ -196,7 +196,7 @@ class World:
         before = len(self.workers.started)
         read()
         assert {call.body for call in self.workers.started[before:]} == alive
-        assert not self.sockets.raw_router._readable()
+        assert not self.sockets.raw_router.waiting()
         for call in self.workers.started[before:]:
             self._check_attribution(call)
         self._check_the_gone()
@@ -211,7 +211,7 @@ class World:
 
     def _check_the_gone(self) -> None:
         """What was started for who is seen gone has ended, and nothing is kept for him (G5)."""
-        if self.sockets.raw_monitor._readable():
+        if self.sockets.raw_monitor.waiting():
             return
         living = {
             life.connection.descriptor for life in self.lives if life.alive and life.connection

@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import Any
 from unittest import mock
 
-import zmq
-
 from trioreq._connection import Connection
+from trioreq._messages import Origin, PyMessages
 from trioreq._outbox import RouterLink
 from trioreq._presence import Presence
 from trioreq._router import Router
@@ -94,6 +94,8 @@ def watched() -> Iterator[Ledger]:
     ledger = Ledger()
     opened, ended = Presence.opened, Presence.ended
     attribute, arrived = Router._attribute, Connection.arrived
+    receive_from = PyMessages.receive_from
+    newest = b""  # the first frame of the message that was read last
 
     def spy_opened(self: Presence, descriptor: int) -> int | None:
         unended = opened(self, descriptor)
@@ -105,9 +107,18 @@ def watched() -> Iterator[Ledger]:
         ledger.ended(number)
         return number
 
-    def spy_attribute(self: Router, routing_id: bytes, frame: zmq.Frame) -> RouterLink | None:
-        link = attribute(self, routing_id, frame)
-        ledger.attributed(frame.bytes.decode(), frame.get(zmq.SRCFD), link)
+    def spy_receive_from(
+        self: PyMessages, known: dict[bytes, Any], names: tuple[str, ...], /
+    ) -> tuple[bytes, list[bytes], Origin | None] | None:
+        nonlocal newest
+        message = receive_from(self, known, names)
+        if message is not None:
+            newest = message[1][0]
+        return message
+
+    def spy_attribute(self: Router, routing_id: bytes, origin: Origin) -> RouterLink | None:
+        link = attribute(self, routing_id, origin)
+        ledger.attributed(newest.decode(), origin[0], link)
         return link
 
     def spy_arrived(self: Connection, frames: list[bytes]) -> None:
@@ -117,6 +128,7 @@ def watched() -> Iterator[Ledger]:
     with (
         mock.patch.object(Presence, "opened", spy_opened),
         mock.patch.object(Presence, "ended", spy_ended),
+        mock.patch.object(PyMessages, "receive_from", spy_receive_from),
         mock.patch.object(Router, "_attribute", spy_attribute),
         mock.patch.object(Connection, "arrived", spy_arrived),
     ):

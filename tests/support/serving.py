@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,8 +32,14 @@ async def serving(
 
 def poll(socket: ZSocket) -> bool:
     """Hold the loop up until there is something to read."""
-    assert isinstance(socket.raw, zmq.Socket)
-    return bool(socket.raw.poll(5000))
+    return bool(raw(socket).poll(5000))
+
+
+def raw(socket: ZSocket) -> zmq.Socket[bytes]:
+    """The socket of pyzmq."""
+    found = socket.messages.raw  # type: ignore[attr-defined]
+    assert isinstance(found, zmq.Socket)
+    return found
 
 
 def spy_on_sends(router: Any, handed_over: list[bytes], refused: list[bytes]) -> None:
@@ -42,21 +48,19 @@ def spy_on_sends(router: Any, handed_over: list[bytes], refused: list[bytes]) ->
     Args:
         router: A `ZSocket`.
         handed_over: Gets the last frames of all messages that it has taken.
-        refused: Gets the first ones, routing ids, of those that it has not.
+        refused: Gets the routing ids of those that it has not.
     """
-    send = router.send
+    send_to = router.send_to
 
-    def spy(data: bytes, flags: int = 0) -> object:
-        try:
-            sent: object = send(data, flags)
-        except zmq.ZMQError:
-            refused.append(data)
-            raise
-        if not flags & zmq.SNDMORE:
-            handed_over.append(data)
-        return sent
+    def spy(routing_id: bytes, frames: Sequence[bytes]) -> int:
+        error: int = send_to(routing_id, frames)
+        if error:
+            refused.append(routing_id)
+        else:
+            handed_over.append(frames[-1])
+        return error
 
-    router.send = spy
+    router.send_to = spy
 
 
 class _Watch(trio.abc.Instrument):

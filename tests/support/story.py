@@ -429,9 +429,9 @@ class Story:
 
     def _check_nothing_unread(self) -> None:
         sockets = self.net.sockets
-        assert not sockets.raw_monitor._readable(), "G6: the monitor is not read"
-        assert not sockets.raw_gate._readable(), "G6: the gate is not read"
-        assert not sockets.raw_router._readable(), "G6: the ROUTER is not read"
+        assert not sockets.raw_monitor.waiting(), "G6: the monitor is not read"
+        assert not sockets.raw_gate.waiting(), "G6: the gate is not read"
+        assert not sockets.raw_router.waiting(), "G6: the ROUTER is not read"
         assert not self.server._transport.outbox.messages, "a reply is not handed over"
 
     def _check_nothing_held_for_the_dead(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -104,12 +104,12 @@ async def _ask(net: MemoryNetwork) -> None:
 
 
 def _spy(net: MemoryNetwork, trace: Trace) -> None:
-    """Note each frame that the server hands over."""
+    """Note each message that the server hands over."""
     router: Any = net.server._transport._router
-    send = router.send
+    send_to = router.send_to
 
-    def spy(data: bytes, flags: int = 0) -> None:
-        trace.note("sent", data)
-        send(data, flags)
+    def spy(routing_id: bytes, frames: Sequence[bytes]) -> object:
+        trace.note("sent", routing_id, *frames)
+        return send_to(routing_id, frames)
 
-    router.send = spy
+    router.send_to = spy

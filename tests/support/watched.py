@@ -7,15 +7,16 @@ server has done wrong without asking the server.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import trio
 import zmq
 
 from trioreq import _router
+from trioreq._messages import Origin
 from trioreq.testing import MemoryNetwork
-from trioreq.testing._libzmq import Connection, MemoryFrame, MemorySockets
+from trioreq.testing._libzmq import Connection, MemorySockets
 
 
 class Watcher(Protocol):
@@ -66,54 +67,59 @@ class WatchedNetwork(MemoryNetwork):
 
     def _watch_monitor(self, sockets: MemorySockets) -> None:
         events: deque[tuple[int, Connection]] = deque()
-        tell, read = sockets._tell, sockets.raw_monitor._next
+        tell, read = sockets._tell, sockets.monitor.receive
 
         def telling(event: int, connection: Connection) -> None:
             events.append((event, connection))
             tell(event, connection)
 
-        def reading() -> list[MemoryFrame]:
+        def reading() -> list[bytes] | None:
             frames = read()
-            event, connection = events.popleft()
-            if event == zmq.EVENT_DISCONNECTED:
-                self.seen_gone[connection] = trio.current_time()
+            if frames is not None:
+                event, connection = events.popleft()
+                if event == zmq.EVENT_DISCONNECTED:
+                    self.seen_gone[connection] = trio.current_time()
             return frames
 
         sockets.__dict__["_tell"] = telling
-        sockets.raw_monitor.__dict__["_next"] = reading
+        sockets.monitor.receive = reading
 
     def _watch_reads(self, sockets: MemorySockets) -> None:
         router = sockets.raw_router
-        read = router._next
+        read = sockets.router.receive_from
 
-        def reading() -> list[MemoryFrame]:
+        def reading(
+            known: dict[bytes, Any], names: tuple[str, ...], /
+        ) -> tuple[bytes, list[bytes], Origin | None] | None:
             if router._turns and self.meanwhile:
                 self.meanwhile.popleft()()
             sender = router._turns[0] if router._turns else None
-            frames = read()  # an exception if there is none
-            self._read_for_the_gate += 1
-            assert sender is not None
-            self._watcher.was_read(sender, [frame.bytes for frame in frames[1:]])
-            return frames
+            message = read(known, names)
+            if message is not None:
+                self._read_for_the_gate += 1
+                assert sender is not None
+                self._watcher.was_read(sender, message[1])
+            return message
 
-        router.__dict__["_next"] = reading
+        sockets.router.receive_from = reading
 
     def _watch_sends(self, sockets: MemorySockets) -> None:
         router = sockets.raw_router
         known: dict[bytes, list[Connection]] = {}
-        attach, hand_over, send = router.attach, router.send_multipart, sockets.router.send
-        ask, answer = sockets.raw_gate.put, sockets.raw_gate.send_multipart
+        attach, send_to = router.attach, sockets.router.send_to
+        ask, answer = sockets.raw_gate.put, sockets.gate.send_to
         answering = False
 
         def asks(frames: Any) -> None:
             self._read_for_the_gate = 0
             ask(frames)
 
-        def answers(msg_parts: Any, flags: int = 0) -> None:
+        def answers(routing_id: bytes, frames: Sequence[bytes], /) -> int:
             nonlocal answering
             answering = True
-            answer(msg_parts, flags)
+            error = answer(routing_id, frames)
             answering = False
+            return error
 
         def attaching(connection: Connection) -> None:
             holder = router._table.get(connection.wanted) if connection.wanted else None
@@ -129,21 +135,17 @@ class WatchedNetwork(MemoryNetwork):
             ):
                 self._watcher.fault("a newcomer was let in before its routing id was free")
 
-        def handing_over(msg_parts: Any, flags: int = 0) -> None:
-            routing_id, *frames = msg_parts
-            self.handed_over += 1
-            self._watcher.was_handed_over(router._table[routing_id], frames)
-            hand_over(msg_parts, flags)
-
-        def sending(data: bytes, flags: int = 0) -> Any:
-            if not router._parts:
-                holders = known.get(data, [])
-                if all(connection in self.seen_gone for connection in holders):
-                    self._watcher.fault("G1: a message was handed over for who was seen gone")
-            return send(data, flags)
+        def sending(routing_id: bytes, frames: Sequence[bytes], /) -> int:
+            holders = known.get(routing_id, [])
+            if all(connection in self.seen_gone for connection in holders):
+                self._watcher.fault("G1: a message was handed over for who was seen gone")
+            error = send_to(routing_id, frames)
+            if not error:
+                self.handed_over += 1
+                self._watcher.was_handed_over(router._table[routing_id], list(frames))
+            return error
 
         sockets.raw_gate.__dict__["put"] = asks
-        sockets.raw_gate.__dict__["send_multipart"] = answers
+        sockets.gate.send_to = answers
         router.__dict__["attach"] = attaching
-        router.__dict__["send_multipart"] = handing_over
-        sockets.router.send = sending
+        sockets.router.send_to = sending

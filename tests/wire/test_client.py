@@ -21,10 +21,10 @@ import trio.testing
 import zmq
 from support.handlers import Worker
 from support.plain import plain_server
-from support.serving import poll, serving, until
+from support.serving import poll, raw, serving, until
 
 import trioreq
-from trioreq import _dealer, _pack, _wire
+from trioreq import _pack, _wire
 from trioreq._dealer import EVENT, TOGETHER, Dealer
 from trioreq._wire import Frames, Header
 from trioreq._zsocket import ZSocket
@@ -147,7 +147,7 @@ async def test_a_connection_that_comes_before_the_end_of_the_last_is_seen_is_not
                     second.bind(f"tcp://127.0.0.1:{port}")
                     while not told or EVENT.unpack(told[-2])[0] != zmq.EVENT_HANDSHAKE_SUCCEEDED:
                         assert poll(line._monitor)
-                        told += line._monitor.raw.recv(), line._monitor.raw.recv()
+                        told += raw(line._monitor).recv_multipart()
                 real, line._monitor = line._monitor, Replay(told)  # type: ignore[assignment]
                 line._read_monitor()  # as if its task were the first to wake
                 line._monitor = real
@@ -169,7 +169,7 @@ async def test_ctrl_c_does_not_come_while_sockets_are_opened_and_closed(
 
         return watched
 
-    monkeypatch.setattr(_dealer, "ZSocket", watch("open", ZSocket))
+    monkeypatch.setattr(ZSocket, "of", watch("open", ZSocket.of))
     disable_monitor = watch("close", zmq.Socket.disable_monitor)
     monkeypatch.setattr(zmq.Socket, "disable_monitor", disable_monitor)
     run_sync = watch("end", trio.to_thread.run_sync)
@@ -186,13 +186,9 @@ class Replay:
 
     def __init__(self, told: list[bytes]) -> None:
         self.told = told
-        self.raw = self
 
-    def readable(self) -> bool:
-        return bool(self.told)
-
-    def recv(self, _: int) -> bytes:
-        return self.told.pop(0)
+    def receive(self) -> list[bytes] | None:
+        return [self.told.pop(0), self.told.pop(0)] if self.told else None
 
 
 class Told:
@@ -328,7 +324,7 @@ async def test_a_send_does_not_put_the_reader_to_sleep_on_a_reply() -> None:
             await trio.testing.wait_all_tasks_blocked()
             await server.send(routing_id, b"", b"reply")
             assert not told.heard.is_set()
-            descriptor: Any = dealer._dealer.raw.get(zmq.FD)
+            descriptor: Any = raw(dealer._dealer).get(zmq.FD)
             assert select.select([descriptor], [], [], 5)[0]
             time.sleep(0.01)  # noqa: ASYNC251  # libzmq looks no more than once in a millisecond
             assert dealer.send((b"", b"another"))
@@ -339,13 +335,9 @@ async def test_a_connection_that_has_just_gone_is_no_error_of_who_sends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The socket may know it before the monitor has told: it takes nothing more."""
-
-    def send(_data: bytes, _flags: int) -> None:
-        raise zmq.Again
-
     with plain_server(zmq.ROUTER) as (endpoint, _):
         async with connected(endpoint, Told()) as (dealer, _nursery):
-            monkeypatch.setattr(dealer._dealer, "send", send)
+            monkeypatch.setattr(dealer._dealer, "send", lambda _frames: zmq.EAGAIN)
             for _ in range(TOGETHER + 2):  # now, when it is enough, and by the flusher
                 assert dealer.send((b"", b"x"))
             await trio.testing.wait_all_tasks_blocked()
@@ -365,7 +357,7 @@ async def test_what_was_not_handed_over_is_forgotten_with_the_connection(tmp_pat
         assert len(dealer._outbox) == 2
         context.destroy(linger=0)
         while not told.down.is_set():  # within the same pass of trio's loop
-            assert dealer._monitor.raw.poll(10_000)  # type: ignore[attr-defined]
+            assert raw(dealer._monitor).poll(10_000)
             dealer._read_monitor()
         assert not dealer._outbox
         context = zmq.Context()

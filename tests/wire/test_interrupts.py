@@ -63,7 +63,7 @@ def uses(monkeypatch: pytest.MonkeyPatch) -> Uses:
     def watched(self: BoundSockets, *args: Any, **options: Any) -> None:
         init(self, *args, **options)
         for socket in (self.router, self.monitor, self.gate):
-            for use in ("recv", "send", "_get"):
+            for use in ("receive", "receive_from", "send", "send_to", "readable"):
                 setattr(socket, use, seen.watch(getattr(socket, use)))
         self._remove_files = seen.watch(self._remove_files)  # type: ignore[method-assign]
 
@@ -168,16 +168,16 @@ init = BoundSockets.__init__
 
 def watched(self, *args, **options):
     init(self, *args, **options)
-    send = self.router.send
+    send_to = self.router.send_to
 
-    def spy(data, flags=0):
+    def spy(routing_id, frames):
         global word
-        if data == word:
+        if word in frames:
             word = None
             signal.raise_signal(signal.SIGINT)  # as pyzmq does, which looks for it in each call
-        return send(data, flags)
+        return send_to(routing_id, frames)
 
-    self.router.send = spy
+    self.router.send_to = spy
 
 BoundSockets.__init__ = watched
 

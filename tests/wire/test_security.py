@@ -390,7 +390,7 @@ async def the_next_one_has_the_descriptor(
             assert poll(router._monitor)
             bob = clients.connect(endpoint, **options(BOB))
             bob.raw.send(b"echo")
-            assert router._sockets.gate.raw.poll(5000)  # type: ignore[attr-defined]
+            assert poll(router._sockets.gate)
             held.append(descriptor)
             bobs.append(bob)
             return hold(descriptor)

@@ -12,13 +12,15 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from errno import EAGAIN, EHOSTUNREACH
 from typing import Any
 
 import trio
 import zmq
 
+from .._messages import Origin
 from .._meter import Meter
-from .._zsocket import POLLIN, ZSocket
+from .._zsocket import ZSocket
 from ._ways import Timers, Watch, Way
 
 EVENT = struct.Struct("=Hi")
@@ -28,38 +30,18 @@ END = None  # the end of the stream
 Item = list[bytes] | None
 
 
-class MemoryFrame:
-    """A frame, and what libzmq tells beside it."""
-
-    __slots__ = ("_properties", "bytes", "more")
-
-    def __init__(self, content: bytes, properties: dict[str | int, Any], *, more: bool) -> None:
-        self.bytes = content
-        self.more = more
-        self._properties = properties
-
-    def get(self, name: str | int) -> Any:  # noqa: ANN401  # as in pyzmq
-        """A property; an error if there is none."""
-        try:
-            return self._properties[name]
-        except KeyError:
-            raise zmq.ZMQError(zmq.EINVAL) from None
-
-
 class MemorySocket:
-    """A queue of messages, which are read frame by frame."""
+    """A queue of messages."""
 
     def __init__(self) -> None:
-        self._messages: deque[list[MemoryFrame]] = deque()
-        self._rest: list[MemoryFrame] = []  # of the message that is being read, the last first
-        self._parts: list[bytes] = []  # of the message that is being sent
+        self._messages: deque[list[bytes]] = deque()
         self._edge = False
         self._woken = False
         self._happened = trio.Event()
 
     def put(self, frames: Sequence[bytes]) -> None:
         """A message comes."""
-        self._messages.append(as_frames(frames, {}))
+        self._messages.append(list(frames))
         self.happened()
 
     def happened(self) -> None:
@@ -80,45 +62,32 @@ class MemorySocket:
         self._woken = True
         self._happened.set()
 
-    def recv(self, flags: int = 0, copy: bool = True) -> Any:  # noqa: ANN401
-        """The next frame."""
+    def receive(self) -> list[bytes] | None:
+        """As in `Messages`, like all that follow."""
         self._edge = False
-        if not self._rest:
-            self._rest = self._next()[::-1]
-        frame = self._rest.pop()
-        return frame.bytes if copy else frame
+        return self._messages.popleft() if self._messages else None
 
-    def recv_multipart(self, flags: int = 0) -> list[bytes]:
-        """The next message."""
+    def receive_from(
+        self, known: dict[bytes, Any], names: tuple[str, ...], /
+    ) -> tuple[bytes, list[bytes], Origin | None] | None:
+        raise NotImplementedError  # but of a ROUTER
+
+    def send(self, frames: Sequence[bytes], /) -> int:
+        raise NotImplementedError  # there is nobody to send to, here
+
+    def send_to(self, routing_id: bytes, frames: Sequence[bytes], /) -> int:
+        raise NotImplementedError
+
+    def readable(self) -> bool:
         self._edge = False
-        return [frame.bytes for frame in self._next()]
+        return self.waiting()
 
-    def send(self, data: bytes, flags: int = 0) -> None:
-        """Gather the frames of a message, and hand it over when it is whole."""
-        self._edge = False
-        self._parts.append(data)
-        if not flags & zmq.SNDMORE:
-            self.send_multipart(self._parts)
-            self._parts = []
-
-    def send_multipart(self, msg_parts: Sequence[bytes], flags: int = 0) -> None:
-        """Hand a message over: to nobody, here."""
-
-    def get(self, option: int) -> int:
-        """Whether there is something to read (EVENTS), which is all that is asked."""
-        self._edge = False
-        return POLLIN if option == zmq.EVENTS and self._readable() else 0
+    def waiting(self) -> bool:
+        """Whether there is a message; no call on the socket, as the server makes them."""
+        return bool(self._messages)
 
     def close(self) -> None:
         """Nothing is held outside."""
-
-    def _readable(self) -> bool:
-        return bool(self._messages or self._rest)
-
-    def _next(self) -> list[MemoryFrame]:
-        if not self._messages:
-            raise zmq.Again
-        return self._messages.popleft()
 
 
 class GateSocket(MemorySocket):
@@ -136,11 +105,12 @@ class GateSocket(MemorySocket):
         self._asked[request_id] = answered
         self.put([b"session", b"", b"1.0", request_id, *question])
 
-    def send_multipart(self, msg_parts: Sequence[bytes], flags: int = 0) -> None:
+    def send_to(self, routing_id: bytes, frames: Sequence[bytes], /) -> int:
         """Give an answer."""
         self._edge = False
-        _sender, _empty, _version, request_id, *answer = msg_parts
+        _empty, _version, request_id, *answer = frames
         self._asked.pop(request_id)(answer)
+        return 0
 
 
 class RouterSocket(MemorySocket):
@@ -184,36 +154,41 @@ class RouterSocket(MemorySocket):
             self._release(connection)
         self.happened()
 
-    def send(self, data: bytes, flags: int = 0) -> None:
-        """As `MemorySocket.send`; if the message cannot be sent, its first frame fails."""
-        if not self._parts:
-            self._edge = False
-            connection = self._table.get(data)
-            if connection is None or connection.ended:
-                self.refused.append(data)
-                raise zmq.ZMQError(zmq.EHOSTUNREACH)
-            if connection.to_client.blocked and len(connection.held) >= self._send_queue:
-                raise zmq.Again
-        super().send(data, flags)
-
-    def send_multipart(self, msg_parts: Sequence[bytes], flags: int = 0) -> None:
-        """Hand a message to the connection that has the routing id."""
-        routing_id, *frames = msg_parts
-        self._table[routing_id].hand_over(frames)
-
-    def _readable(self) -> bool:
-        return bool(self._turns or self._rest)
-
-    def _next(self) -> list[MemoryFrame]:
+    def receive_from(
+        self, known: dict[bytes, Any], names: tuple[str, ...], /
+    ) -> tuple[bytes, list[bytes], Origin | None] | None:
+        """The next message; each connection that has some has its turn."""
+        self._edge = False
         if not self._turns:
-            raise zmq.Again
+            return None
         connection = self._turns.popleft()
         frames = connection.unread.popleft()
         if connection.unread:
             self._turns.append(connection)
         elif connection.ended and not connection.unflushed:
             self._release(connection)
-        return as_frames([connection.routing_id or b"", *frames], connection.properties)
+        routing_id = connection.routing_id
+        assert routing_id is not None  # noqa: S101  # else it is not heard
+        if routing_id in known:
+            return routing_id, frames, None
+        properties = tuple(connection.properties.get(name, "") for name in names)
+        return routing_id, frames, (connection.descriptor, properties)
+
+    def send_to(self, routing_id: bytes, frames: Sequence[bytes], /) -> int:
+        """Hand a message to the connection that has the routing id."""
+        self._edge = False
+        connection = self._table.get(routing_id)
+        if connection is None or connection.ended:
+            self.refused.append(routing_id)
+            return EHOSTUNREACH
+        if connection.to_client.blocked and len(connection.held) >= self._send_queue:
+            return EAGAIN
+        connection.hand_over(list(frames))
+        return 0
+
+    def waiting(self) -> bool:
+        """As in `MemorySocket`."""
+        return bool(self._turns)
 
     def _release(self, connection: Connection) -> None:
         if connection.routing_id is not None:
@@ -348,8 +323,7 @@ class Connection:
         self.address: str = "127.0.0.1"
         self.wanted: bytes | None = wanted
         self._max_at_client = max_message_size
-        self.properties: dict[str | int, Any] = {
-            zmq.SRCFD: descriptor,
+        self.properties: dict[str, str] = {
             "Peer-Address": self.address,
             "Socket-Type": socket_type,
         }
@@ -474,22 +448,14 @@ class Connection:
             self._peer.heard(item)
 
 
-def as_frames(frames: Sequence[bytes], properties: dict[str | int, Any]) -> list[MemoryFrame]:
-    """A message, as it is read."""
-    last = len(frames) - 1
-    return [
-        MemoryFrame(frame, properties, more=number < last) for number, frame in enumerate(frames)
-    ]
-
-
 def is_too_large(frames: Sequence[bytes], most: int | None) -> bool:
     """Whether libzmq would end the connection that this comes on."""
     return most is not None and any(len(frame) > most for frame in frames)
 
 
-def parse_metadata(metadata: bytes) -> dict[str | int, Any]:
+def parse_metadata(metadata: bytes) -> dict[str, str]:
     """The properties in a gate's answer, as ZMTP's metadata has them."""
-    properties: dict[str | int, Any] = {}
+    properties: dict[str, str] = {}
     while metadata:
         name, rest = metadata[1 : 1 + metadata[0]], metadata[1 + metadata[0] :]
         size = int.from_bytes(rest[:4], "big")

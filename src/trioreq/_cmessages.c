@@ -1,0 +1,313 @@
+/* Whole messages from and to a zmq socket: `_messages.PyMessages`, with one call of Python's for a
+ * message and not one for each of its frames.
+ *
+ * It calls the libzmq that pyzmq has loaded, wherever that is. Nothing here waits, so Python's lock
+ * is kept throughout: it costs more to let go of than a message.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <structmember.h>
+
+/* From libzmq's interface, the same in all of 4.x. */
+typedef union {
+    unsigned char content[64];
+    void *aligned;
+} Frame;
+enum { MORE = 1, SRCFD = 2, DONTWAIT = 1, SNDMORE = 2, EVENTS = 15, POLLIN = 1 };
+
+#define FUNCTIONS(DO)                                             \
+    DO(int, zmq_errno, (void))                                    \
+    DO(int, zmq_getsockopt, (void *, int, void *, size_t *))      \
+    DO(int, zmq_msg_init, (Frame *))                              \
+    DO(int, zmq_msg_recv, (Frame *, void *, int))                 \
+    DO(int, zmq_msg_close, (Frame *))                             \
+    DO(void *, zmq_msg_data, (Frame *))                           \
+    DO(size_t, zmq_msg_size, (const Frame *))                     \
+    DO(int, zmq_msg_get, (const Frame *, int))                    \
+    DO(const char *, zmq_msg_gets, (const Frame *, const char *)) \
+    DO(int, zmq_send, (void *, const void *, size_t, int))
+
+#define DECLARE(type, name, parameters) static type(*name) parameters;
+FUNCTIONS(DECLARE)
+
+static PyObject *ZMQError;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *raw; /* pyzmq's socket, which owns libzmq's */
+    void *socket;  /* libzmq's; NULL when it is closed, for which libzmq has an error */
+} Messages;
+
+static PyObject *failed(int error)
+{
+    PyObject *exception = PyObject_CallFunction(ZMQError, "i", error);
+    if (exception != NULL)
+        PyErr_SetObject(ZMQError, exception);
+    Py_XDECREF(exception);
+    return NULL;
+}
+
+/* Read a frame, which the caller closes; returns -1 if there is none, or on an error. */
+static int read_frame(Messages *self, Frame *frame)
+{
+    zmq_msg_init(frame);
+    while (zmq_msg_recv(frame, self->socket, DONTWAIT) < 0)
+        if (zmq_errno() != EINTR)
+            return -1; /* an empty frame needs no closing */
+    return 0;
+}
+
+/* The content of a frame, which is closed. */
+static PyObject *taken(Frame *frame)
+{
+    PyObject *content = PyBytes_FromStringAndSize(
+        zmq_msg_data(frame), (Py_ssize_t)zmq_msg_size(frame));
+    zmq_msg_close(frame);
+    return content;
+}
+
+/* The contents of a frame and of all that follow it in its message. */
+static PyObject *taken_from(Messages *self, Frame *frame)
+{
+    PyObject *frames = PyList_New(0);
+    for (;;) {
+        int more = zmq_msg_get(frame, MORE);
+        PyObject *content = taken(frame);
+        int error = frames == NULL || content == NULL || PyList_Append(frames, content) < 0;
+        Py_XDECREF(content);
+        if (!error && !more)
+            return frames;
+        if (!error && read_frame(self, frame) < 0) {
+            failed(zmq_errno());
+            error = 1;
+        }
+        if (error) {
+            Py_XDECREF(frames);
+            return NULL;
+        }
+    }
+}
+
+/* What libzmq tells of where a frame came from: the descriptor, and some properties. */
+static PyObject *origin_of(const Frame *frame, PyObject *names)
+{
+    PyObject *values = PyTuple_New(PyTuple_GET_SIZE(names));
+    for (Py_ssize_t i = 0; values != NULL && i < PyTuple_GET_SIZE(names); i++) {
+        const char *name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(names, i));
+        const char *value = name == NULL ? NULL : zmq_msg_gets(frame, name);
+        if (name != NULL && value == NULL)
+            value = "";
+        PyObject *text = value == NULL
+            ? NULL : PyUnicode_DecodeUTF8(value, (Py_ssize_t)strlen(value), "backslashreplace");
+        if (text == NULL)
+            Py_CLEAR(values);
+        else
+            PyTuple_SET_ITEM(values, i, text);
+    }
+    return values == NULL ? NULL : Py_BuildValue("iN", zmq_msg_get(frame, SRCFD), values);
+}
+
+static PyObject *nothing_or_failed(void)
+{
+    if (zmq_errno() != EAGAIN)
+        return failed(zmq_errno());
+    Py_RETURN_NONE;
+}
+
+static PyObject *receive(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    Messages *self = (Messages *)object;
+    Frame frame;
+    if (read_frame(self, &frame) < 0)
+        return nothing_or_failed();
+    return taken_from(self, &frame);
+}
+
+static PyObject *receive_from(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    Messages *self = (Messages *)object;
+    if (count != 2 || !PyDict_Check(args[0]) || !PyTuple_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "receive_from takes a dict and a tuple");
+        return NULL;
+    }
+    Frame frame;
+    if (read_frame(self, &frame) < 0)
+        return nothing_or_failed();
+    PyObject *routing_id = taken(&frame);
+    if (routing_id == NULL)
+        return NULL;
+    if (read_frame(self, &frame) < 0) {
+        Py_DECREF(routing_id);
+        return failed(zmq_errno());
+    }
+    PyObject *origin = PyDict_Contains(args[0], routing_id) == 1
+        ? Py_NewRef(Py_None) : origin_of(&frame, args[1]);
+    PyObject *frames = taken_from(self, &frame);
+    PyObject *message = origin == NULL || frames == NULL
+        ? NULL : PyTuple_Pack(3, routing_id, frames, origin);
+    Py_DECREF(routing_id);
+    Py_XDECREF(frames);
+    Py_XDECREF(origin);
+    return message;
+}
+
+static int send_frame(Messages *self, PyObject *frame, int flags)
+{
+    size_t size = (size_t)PyBytes_GET_SIZE(frame);
+    while (zmq_send(self->socket, PyBytes_AS_STRING(frame), size, flags) < 0)
+        if (zmq_errno() != EINTR)
+            return -1;
+    return 0;
+}
+
+/* Send a routing id, if there is one, and the frames. */
+static PyObject *send_message(Messages *self, PyObject *routing_id, PyObject *sequence)
+{
+    PyObject *frames = PySequence_Fast(sequence, "frames are a sequence of bytes");
+    if (frames == NULL)
+        return NULL;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(frames);
+    PyObject **frame = PySequence_Fast_ITEMS(frames);
+    int sound = count > 0 && (routing_id == NULL || PyBytes_Check(routing_id));
+    for (Py_ssize_t i = 0; sound && i < count; i++)
+        sound = PyBytes_Check(frame[i]);
+    if (!sound) {
+        Py_DECREF(frames);
+        PyErr_SetString(PyExc_TypeError, "a message is some bytes, and at least one frame of them");
+        return NULL;
+    }
+    int error = 0, begun = 0;
+    for (Py_ssize_t i = routing_id == NULL ? 0 : -1; !error && i < count; i++) {
+        int flags = DONTWAIT | (i < count - 1 ? SNDMORE : 0);
+        if (send_frame(self, i < 0 ? routing_id : frame[i], flags) < 0)
+            error = zmq_errno();
+        else
+            begun = 1;
+    }
+    Py_DECREF(frames);
+    if (error && (begun || (error != EAGAIN && error != EHOSTUNREACH)))
+        return failed(error);
+    return PyLong_FromLong(error);
+}
+
+static PyObject *send(PyObject *self, PyObject *frames)
+{
+    return send_message((Messages *)self, NULL, frames);
+}
+
+static PyObject *send_to(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "send_to takes a routing id and frames");
+        return NULL;
+    }
+    return send_message((Messages *)self, args[0], args[1]);
+}
+
+static PyObject *readable(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    int events;
+    size_t size = sizeof events;
+    while (zmq_getsockopt(((Messages *)self)->socket, EVENTS, &events, &size) < 0)
+        if (zmq_errno() != EINTR)
+            return failed(zmq_errno());
+    return PyBool_FromLong(events & POLLIN);
+}
+
+static PyObject *close_socket(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    ((Messages *)self)->socket = NULL;
+    return PyObject_CallMethod(((Messages *)self)->raw, "close", NULL);
+}
+
+static PyMethodDef methods[] = {
+    {"receive", receive, METH_NOARGS, NULL},
+    {"receive_from", (PyCFunction)(void (*)(void))receive_from, METH_FASTCALL, NULL},
+    {"send", send, METH_O, NULL},
+    {"send_to", (PyCFunction)(void (*)(void))send_to, METH_FASTCALL, NULL},
+    {"readable", readable, METH_NOARGS, NULL},
+    {"close", close_socket, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = {
+    {"raw", T_OBJECT_EX, offsetof(Messages, raw), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyObject *new_messages(PyTypeObject *type, PyObject *args, PyObject *names)
+{
+    PyObject *raw;
+    if (names != NULL || !PyArg_ParseTuple(args, "O", &raw))
+        return names == NULL ? NULL : PyErr_Format(PyExc_TypeError, "a socket, and no names");
+    PyObject *address = PyObject_GetAttrString(raw, "underlying");
+    void *socket = address == NULL ? NULL : PyLong_AsVoidPtr(address);
+    Py_XDECREF(address);
+    if (socket == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "the socket is closed");
+        return NULL;
+    }
+    Messages *self = (Messages *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->raw = Py_NewRef(raw);
+        self->socket = socket;
+    }
+    return (PyObject *)self;
+}
+
+static void free_messages(PyObject *self)
+{
+    Py_DECREF(((Messages *)self)->raw);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyTypeObject type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "trioreq._cmessages.Messages",
+    .tp_basicsize = sizeof(Messages),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = new_messages,
+    .tp_dealloc = free_messages,
+    .tp_methods = methods,
+    .tp_members = members,
+};
+
+/* Find libzmq's functions in pyzmq's library, or in what that was linked with. */
+static int find_functions(void)
+{
+    PyObject *pyzmq = PyImport_ImportModule("zmq.backend.cython._zmq");
+    PyObject *file = pyzmq == NULL ? NULL : PyObject_GetAttrString(pyzmq, "__file__");
+    const char *path = file == NULL ? NULL : PyUnicode_AsUTF8(file);
+    void *library = path == NULL ? NULL : dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+    Py_XDECREF(file);
+    Py_XDECREF(pyzmq);
+#define FIND(type, name, parameters)                                          \
+    if (library != NULL && (*(void **)&name = dlsym(library, #name)) == NULL) \
+        library = NULL;
+    FUNCTIONS(FIND)
+    if (library == NULL && !PyErr_Occurred())
+        PyErr_SetString(PyExc_ImportError, "libzmq's functions are not to be found beside pyzmq");
+    return library == NULL ? -1 : 0;
+}
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "trioreq._cmessages",
+    .m_size = -1,
+};
+
+PyMODINIT_FUNC PyInit__cmessages(void)
+{
+    PyObject *zmq = PyImport_ImportModule("zmq");
+    ZMQError = zmq == NULL ? NULL : PyObject_GetAttrString(zmq, "ZMQError");
+    Py_XDECREF(zmq);
+    if (ZMQError == NULL || find_functions() < 0)
+        return NULL;
+    PyObject *module = PyModule_Create(&definition);
+    if (module != NULL && PyModule_AddType(module, &type) < 0)
+        Py_CLEAR(module);
+    return module;
+}

@@ -384,8 +384,8 @@ MUTATIONS = [
     Mutation(
         "G6 nobody is called up for what is left before the loop sleeps",
         "_threads.py",
-        "        self._pool.call_up()\n",
-        "",
+        "        self._pool.awake = False\n        self._pool.call_up()\n",
+        "        self._pool.awake = False\n",
         "tests/memory/test_threads.py",
         machine=False,
     ),
@@ -424,10 +424,33 @@ MUTATIONS = [
     Mutation(
         "threads: the loop looks what is done, and then rests",
         "_pool.py",
-        "        self._resting.append(pause)\n        if self._coming and not self.done:\n",
-        "        going = self._coming and not self.done\n        self._resting.append(pause)\n"
-        "        if going:\n",
+        "        self.awake = True\n        self._resting.append(pause)\n",
+        "        self.awake = True\n        _ = self.done or self._resting.append(pause)\n",
         "tests/pure/test_pool.py",
+        machine=False,
+    ),
+    Mutation(
+        "threads: one is called up who cannot wake the loop from its rest",
+        "_pool.py",
+        "        self._resting.append(pause)\n        self.call_up()",
+        "        self.call_up()\n        self._resting.append(pause)",
+        "tests/pure/test_pool.py",
+        machine=False,
+    ),
+    Mutation(
+        "threads: a loop that rests has called nobody up",
+        "_pool.py",
+        "        self.call_up()  # last",
+        "        pass  # last",
+        "tests/pure/test_pool.py",
+        machine=False,
+    ),
+    Mutation(
+        "threads: nobody is called up for what the gate has read",
+        "_threads.py",
+        "        self._hire()\n        self._pool.call_up()\n",
+        "        self._hire()\n",
+        "tests/memory/test_threads.py",
         machine=False,
     ),
     Mutation(
@@ -1068,8 +1091,8 @@ MUTATIONS = [
     Mutation(
         "threads: the loop does not look for what is done between two batches",
         "_threads.py",
-        "            self._collect()\n            self.start()\n",
-        "            self.start()\n",
+        "            self._pool.rest()\n            self._collect()\n",
+        "            self._pool.rest()\n",
         "tests/memory/test_threads.py",
         machine=False,
     ),

@@ -72,8 +72,8 @@ class Pool:
         calls = [worker.call for worker in self.working]
         return sum(call.ended for call in calls if call is not None)
 
-    def start(self) -> Sequence[Worker]:
-        """See that the requests that have a turn are taken.
+    def hire(self) -> Sequence[Worker]:
+        """See that there is somebody for each request that has a turn.
 
         Returns:
             Those for whom a thread is to be started, to `work`.
@@ -87,7 +87,6 @@ class Pool:
             while len(self.working) < busy:
                 new.append(Worker(self._handler, turns))
                 self.working.add(new[-1])
-        self.call_up()
         return new
 
     def call_up(self) -> None:
@@ -96,7 +95,7 @@ class Pool:
             self._unpark()
 
     def rest(self) -> None:
-        """Wait a moment for the thread that was called up (in the loop, before it sleeps).
+        """Call a thread up for what is granted, and wait a moment for it (in the loop).
 
         A function that is quick is through before the loop would be asleep, and to send the loop
         to sleep and wake it takes several times as long. A thread that runs has Python's lock, for
@@ -107,6 +106,7 @@ class Pool:
         pause.acquire()
         self.awake = True
         self._resting.append(pause)
+        self.call_up()  # last, so that who wakes finds Python's lock free
         if self._coming and not self.done:
             if self._skip:
                 self._skip -= 1

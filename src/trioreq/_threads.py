@@ -17,6 +17,8 @@ from ._connection import Desk
 from ._pool import Pool, Worker
 from ._workers import Handler
 
+FIRST = 64 * 1024  # bytes to read after a wait, before what came is run: some thirty messages
+
 
 class Threads:
     """The threads of a server.
@@ -53,22 +55,25 @@ class Threads:
 
     def start(self) -> None:
         """See that the requests that have a turn are taken by threads."""
-        for worker in self._pool.start():
+        self._hire()
+        self._pool.call_up()
+
+    def _hire(self) -> None:
+        for worker in self._pool.hire():
             self._pool.context.run(self._nursery.start_soon, self._thread, worker)
 
     @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
         while True:
-            waited = await self._desk.carrier.receive(before_wait=self._before_wait)
-            self._pool.awake = True
+            waited = await self._desk.carrier.receive(FIRST, self._before_wait)
+            self._hire()
+            self._pool.rest()
             self._collect()
-            self.start()
             if not waited:
                 await trio.lowlevel.checkpoint()
 
     def _before_wait(self) -> bool:
         """See to what is done and what is left; from now on the loop is to be told of it."""
-        self._pool.rest()
         self._pool.awake = False
         self._pool.call_up()
         if not self._pool.done:  # one look: what is done after it is told

@@ -126,6 +126,15 @@ def test_before_the_loop_sleeps_one_is_called_up_for_what_is_left() -> None:
     assert looked == [False]  # what is left later is told
 
 
+def test_one_is_called_up_for_what_others_than_the_reader_have_read() -> None:
+    threads = made(Carrier())
+    called: list[str] = []
+    threads._hire = lambda: called.append("hire")
+    threads._pool.call_up = lambda: called.append("call up")
+    threads.start()
+    assert called == ["hire", "call up"]
+
+
 def test_a_loop_that_is_awake_is_not_woken() -> None:
     threads = made(Carrier())
     threads._token = None

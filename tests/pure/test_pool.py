@@ -238,7 +238,8 @@ def test_the_loop_grants_what_was_given_back_while_it_queued() -> None:
     threaded.turns.granted.clear()  # it runs
     threaded.arrive("b")
     threaded.turns.release()  # its thread had looked just before b was queued
-    threaded.pool.start()
+    assert not threaded.pool.hire()
+    threaded.pool.call_up()
     assert threaded.granted == ["b"]
     assert threaded.parked == 0
 
@@ -256,7 +257,7 @@ def test_there_is_a_thread_for_one_who_waits_though_a_turn_was_just_given_back(
     threaded.turns.release()  # "a" is done
     if taken:
         threaded.turns.granted.popleft()
-    threaded.pool.start()
+    assert len(threaded.pool.hire()) == 1
     assert len(threaded.pool.working) == 2
 
 
@@ -310,9 +311,9 @@ def test_a_loop_that_rests_goes_on_when_who_was_called_up_is_through(
     threaded = Threaded(9)
     threaded.another_parks()
     threaded.arrive("a", "b")
-    threaded.pool.call_up()
 
     def runs() -> None:
+        assert threaded.parked == 0
         monkeypatch.setattr(_pool, "Lock", Wake)
         threaded.run()
         assert not threaded.pool._resting, "the loop was left at rest"
@@ -321,6 +322,22 @@ def test_a_loop_that_rests_goes_on_when_who_was_called_up_is_through(
     assert threaded.seen == ["a", "b"]
     assert threaded.woken == 0  # it was not asleep
     assert rest(monkeypatch, threaded, lambda: None) == 0  # there is something to do
+
+
+def test_who_is_called_up_can_wake_the_loop_from_its_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Quick(Wake):
+        def release(self) -> None:
+            super().release()
+            resting.append(len(threaded.pool._resting))  # it is through before the caller goes on
+
+    resting: list[int] = []
+    threaded = Threaded(9)
+    wake = Quick()
+    wake.acquire()
+    threaded.pool._parked.others.append(wake)
+    threaded.arrive("a")
+    assert rest(monkeypatch, threaded, lambda: None) == 1
+    assert resting == [1]
 
 
 def test_the_loop_does_not_rest_if_nobody_was_called_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """A ZeroMQ request/reply server in trio: a client that is gone stops its work."""
 
-from . import _wire
+from . import _messages, _wire
 from ._admission import Applicant
 from ._client import Client
 from ._curve import AllowList, CurveClient, CurveServer, KeyPair, load_public_key
@@ -57,7 +57,8 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
-__compiled__: bool = not _wire.__file__.endswith((".py", ".pyc"))  # see hatch_build.py
+# See hatch_build.py.
+__compiled__: bool = _messages.COMPILED and not _wire.__file__.endswith((".py", ".pyc"))
 
 for _name in __all__:  # tracebacks and help() show the path that users import
     globals()[_name].__module__ = __name__

@@ -8,9 +8,11 @@
 #include <Python.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <stddef.h>
+#include <string.h>
 #include <structmember.h>
 
-/* From libzmq's interface, the same in all of 4.x. */
+/* From libzmq's interface, the same in all of 4.x that have these functions. */
 typedef union {
     unsigned char content[64];
     void *aligned;
@@ -18,6 +20,7 @@ typedef union {
 enum { MORE = 1, SRCFD = 2, DONTWAIT = 1, SNDMORE = 2, EVENTS = 15, POLLIN = 1 };
 
 #define FUNCTIONS(DO)                                             \
+    DO(void, zmq_version, (int *, int *, int *))                  \
     DO(int, zmq_errno, (void))                                    \
     DO(int, zmq_getsockopt, (void *, int, void *, size_t *))      \
     DO(int, zmq_msg_init, (Frame *))                              \
@@ -37,7 +40,7 @@ static PyObject *ZMQError;
 typedef struct {
     PyObject_HEAD
     PyObject *raw; /* pyzmq's socket, which owns libzmq's */
-    void *socket;  /* libzmq's; NULL when it is closed, for which libzmq has an error */
+    void *socket;  /* libzmq's; NULL when `close` has closed it, as nobody else may */
 } Messages;
 
 static PyObject *failed(int error)
@@ -139,14 +142,19 @@ static PyObject *receive_from(PyObject *object, PyObject *const *args, Py_ssize_
     if (routing_id == NULL)
         return NULL;
     if (read_frame(self, &frame) < 0) {
+        int error = zmq_errno();
         Py_DECREF(routing_id);
-        return failed(zmq_errno());
+        return failed(error);
     }
-    PyObject *origin = PyDict_Contains(args[0], routing_id) == 1
-        ? Py_NewRef(Py_None) : origin_of(&frame, args[1]);
-    PyObject *frames = taken_from(self, &frame);
-    PyObject *message = origin == NULL || frames == NULL
-        ? NULL : PyTuple_Pack(3, routing_id, frames, origin);
+    int is_known = PyDict_Contains(args[0], routing_id);
+    PyObject *origin = is_known ? Py_NewRef(Py_None) : origin_of(&frame, args[1]);
+    PyObject *frames = NULL, *message = NULL;
+    if (is_known < 0 || origin == NULL)
+        zmq_msg_close(&frame);
+    else
+        frames = taken_from(self, &frame);
+    if (frames != NULL)
+        message = PyTuple_Pack(3, routing_id, frames, origin);
     Py_DECREF(routing_id);
     Py_XDECREF(frames);
     Py_XDECREF(origin);
@@ -187,12 +195,12 @@ static PyObject *send_message(Messages *self, PyObject *routing_id, PyObject *se
             begun = 1;
     }
     Py_DECREF(frames);
-    if (error && (begun || (error != EAGAIN && error != EHOSTUNREACH)))
-        return failed(error);
-    return PyLong_FromLong(error);
+    /* A DEALER may lose its connection in between, and forgets what it has of the message. */
+    int expected = error == EAGAIN ? routing_id == NULL || !begun : error == EHOSTUNREACH && !begun;
+    return error && !expected ? failed(error) : PyLong_FromLong(error);
 }
 
-static PyObject *send(PyObject *self, PyObject *frames)
+static PyObject *send_to_all(PyObject *self, PyObject *frames)
 {
     return send_message((Messages *)self, NULL, frames);
 }
@@ -225,7 +233,7 @@ static PyObject *close_socket(PyObject *self, PyObject *Py_UNUSED(ignored))
 static PyMethodDef methods[] = {
     {"receive", receive, METH_NOARGS, NULL},
     {"receive_from", (PyCFunction)(void (*)(void))receive_from, METH_FASTCALL, NULL},
-    {"send", send, METH_O, NULL},
+    {"send", send_to_all, METH_O, NULL},
     {"send_to", (PyCFunction)(void (*)(void))send_to, METH_FASTCALL, NULL},
     {"readable", readable, METH_NOARGS, NULL},
     {"close", close_socket, METH_NOARGS, NULL},
@@ -276,21 +284,43 @@ static PyTypeObject type = {
 };
 
 /* Find libzmq's functions in pyzmq's library, or in what that was linked with. */
-static int find_functions(void)
+static int find_functions(PyObject *path)
+{
+    void *library = dlopen(PyBytes_AS_STRING(path), RTLD_NOW | RTLD_NOLOAD);
+    if (library == NULL)
+        return -1;
+#define FIND(type, name, parameters)                    \
+    if ((*(void **)&name = dlsym(library, #name)) == NULL) \
+        return -1;
+    FUNCTIONS(FIND)
+    return 0;
+}
+
+/* What is found must be what pyzmq itself calls, which another library may stand before. */
+static int is_pyzmqs(PyObject *version)
+{
+    int major, minor, patch, pyzmqs[3];
+    if (!PyArg_ParseTuple(version, "iii", &pyzmqs[0], &pyzmqs[1], &pyzmqs[2]))
+        return 0;
+    zmq_version(&major, &minor, &patch);
+    return major == pyzmqs[0] && minor == pyzmqs[1] && patch == pyzmqs[2];
+}
+
+static int find_libzmq(PyObject *zmq)
 {
     PyObject *pyzmq = PyImport_ImportModule("zmq.backend.cython._zmq");
     PyObject *file = pyzmq == NULL ? NULL : PyObject_GetAttrString(pyzmq, "__file__");
-    const char *path = file == NULL ? NULL : PyUnicode_AsUTF8(file);
-    void *library = path == NULL ? NULL : dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+    PyObject *path = file == NULL ? NULL : PyUnicode_EncodeFSDefault(file);
+    PyObject *version = path == NULL ? NULL : PyObject_CallMethod(zmq, "zmq_version_info", NULL);
+    int found = version != NULL && find_functions(path) == 0 && is_pyzmqs(version);
+    Py_XDECREF(version);
+    Py_XDECREF(path);
     Py_XDECREF(file);
     Py_XDECREF(pyzmq);
-#define FIND(type, name, parameters)                                          \
-    if (library != NULL && (*(void **)&name = dlsym(library, #name)) == NULL) \
-        library = NULL;
-    FUNCTIONS(FIND)
-    if (library == NULL && !PyErr_Occurred())
-        PyErr_SetString(PyExc_ImportError, "libzmq's functions are not to be found beside pyzmq");
-    return library == NULL ? -1 : 0;
+    if (found)
+        return 0;
+    PyErr_SetString(PyExc_ImportError, "the libzmq that pyzmq calls is not to be found beside it");
+    return -1;
 }
 
 static struct PyModuleDef definition = {
@@ -303,10 +333,9 @@ PyMODINIT_FUNC PyInit__cmessages(void)
 {
     PyObject *zmq = PyImport_ImportModule("zmq");
     ZMQError = zmq == NULL ? NULL : PyObject_GetAttrString(zmq, "ZMQError");
+    int found = ZMQError != NULL && find_libzmq(zmq) == 0;
     Py_XDECREF(zmq);
-    if (ZMQError == NULL || find_functions() < 0)
-        return NULL;
-    PyObject *module = PyModule_Create(&definition);
+    PyObject *module = found ? PyModule_Create(&definition) : NULL;
     if (module != NULL && PyModule_AddType(module, &type) < 0)
         Py_CLEAR(module);
     return module;

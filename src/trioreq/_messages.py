@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from errno import EAGAIN, EHOSTUNREACH
 from typing import Any, Final, Protocol
 
 import zmq
@@ -22,6 +23,7 @@ except ImportError as error:
     if not isinstance(error, ModuleNotFoundError):  # else it is not compiled
         log.warning("trioreq is slower than it might be: %s", error)
 
+COMPILED: Final = _CMessages is not None
 NOBLOCK: Final = 1  # zmq.NOBLOCK; a plain int: each call would look the enum's value up
 MORE: Final = 3  # zmq.SNDMORE | zmq.NOBLOCK
 SRCFD: Final = int(zmq.SRCFD)
@@ -60,11 +62,15 @@ class Messages(Protocol):
         """Hand a message over.
 
         Returns:
-            0, or why nothing of it was: EAGAIN, there is no room; EHOSTUNREACH, nobody is there.
+            0, or why it was not: EAGAIN, there is no room, or no connection any more.
         """
 
     def send_to(self, routing_id: bytes, frames: Sequence[bytes], /) -> int:
-        """Hand a message over to a ROUTER, for who has the routing id; returns what `send` does."""
+        """Hand a message over to a ROUTER.
+
+        Returns:
+            0, or why it was not: EAGAIN, there is no room; EHOSTUNREACH, nobody has the routing id.
+        """
 
     def readable(self) -> bool:
         """Whether there is a message."""
@@ -87,11 +93,9 @@ class PyMessages:
 
     def receive(self) -> list[bytes] | None:
         """As in `Messages`."""
-        try:
-            frame = self._recv(NOBLOCK, copy=False)
-        except zmq.Again:
+        if not self.readable():  # it costs a third of the exception
             return None
-        return self._from(frame)
+        return self._from(self._recv(NOBLOCK, copy=False))
 
     def receive_from(
         self, known: dict[bytes, Any], names: tuple[str, ...], /
@@ -117,26 +121,27 @@ class PyMessages:
 
     def send(self, frames: Sequence[bytes], /) -> int:
         """As in `Messages`."""
-        return self.send_to(frames[0], frames[1:]) if len(frames) > 1 else self._begin(frames[0], 0)
+        try:
+            self._send_all(frames)
+        except zmq.Again:  # at any frame: a DEALER may lose its connection in between
+            return EAGAIN
+        return 0
 
     def send_to(self, routing_id: bytes, frames: Sequence[bytes], /) -> int:
         """As in `Messages`."""
-        error = self._begin(routing_id, MORE)
-        if not error:
-            for frame in frames[:-1]:
-                self._send(frame, MORE)
-            self._send(frames[-1], NOBLOCK)
-        return error
-
-    def _begin(self, frame: bytes, flags: int) -> int:
-        """Send the first frame; only that can fail as long as all is well."""
         try:
-            self._send(frame, flags)
-        except zmq.ZMQError as error:
-            if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+            self._send(routing_id, MORE)
+        except zmq.ZMQError as error:  # only ever at the first frame
+            if error.errno in (EAGAIN, EHOSTUNREACH):
                 return error.errno
             raise
+        self._send_all(frames)
         return 0
+
+    def _send_all(self, frames: Sequence[bytes]) -> None:
+        for frame in frames[:-1]:
+            self._send(frame, MORE)
+        self._send(frames[-1], NOBLOCK)
 
     def readable(self) -> bool:
         """As in `Messages`."""
@@ -158,4 +163,4 @@ def _property(frame: zmq.Frame, name: str) -> str:
 
 def messages_of(raw: zmq.Socket[bytes]) -> Messages:
     """The faster way that is there."""
-    return PyMessages(raw) if _CMessages is None else _CMessages(raw)
+    return _CMessages(raw) if COMPILED else PyMessages(raw)

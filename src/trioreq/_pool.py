@@ -5,7 +5,7 @@ them. Before a thread runs a function, which may take its time, it calls up anot
 left, unless one is on its way already, and tells the loop what is done, unless the loop is awake,
 which will do both. So functions that are quick are run in a row by one thread, and those that take
 their time have all threads soon. What is done is collected: the loop looks at it when it has read
-a batch, and before it sleeps, and is woken from sleep, or from a short rest before.
+a batch, and before it sleeps, and is woken from sleep, or from a short rest after each batch.
 
 All of this rests on one rule: who writes, writes first, and then looks whether somebody is there to
 read it; who is about to park parks first, and then looks whether there is anything to read.

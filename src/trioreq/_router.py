@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("trioreq")
 
 BATCH: Final = 256 * 1024  # bytes read before they are worked on: what fits a cache
-MESSAGE: Final = 2048  # bytes that a message counts as, beside its last frame
+MESSAGE: Final = 2048  # bytes that a message of one frame counts as, beside its content
 FULL = (
     "the process has nearly as many file descriptors open as it may (ulimit -n), and newcomers are "
     "ended until some are free"
@@ -239,8 +239,10 @@ class Router:
             routing_id, frames, origin = message
             link = known[routing_id] if origin is None else self._attribute(routing_id, origin)
             batch.append((link, frames))
-            weight = _pack.weight_untrusted(frames[0]) if len(frames) == 1 else 1
-            room -= MESSAGE * weight + len(frames[-1])
+            weight = _pack.weight_untrusted(frames[0]) if len(frames) == 1 else len(frames) - 1
+            room -= MESSAGE * weight
+            for frame in frames:
+                room -= len(frame)
         if batch:
             if self._watchdog is not None and self._watchdog.asleep:
                 self._watchdog.wake()

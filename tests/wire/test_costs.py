@@ -15,10 +15,10 @@ import pytest
 from benchmarks import costs
 
 BOUNDS = {
-    "async, one at a time": {"calls": 196.3, "lines": 586.5, "steps": 1.7, "zmq": 15.7},
-    "async, 256 in one breath": {"calls": 39.8, "lines": 158.1, "steps": 0.3, "zmq": 11.5},
-    "plain, one at a time": {"calls": 245.5, "lines": 665.3, "steps": 1.7, "zmq": 17.1},
-    "plain, 256 in one breath": {"calls": 55.2, "lines": 181.0, "steps": 0.3, "zmq": 11.5},
+    "async, one at a time": {"calls": 188.0, "lines": 564.1, "steps": 1.7, "zmq": 15.7},
+    "async, 256 in one breath": {"calls": 42.3, "lines": 161.7, "steps": 0.3, "zmq": 11.5},
+    "plain, one at a time": {"calls": 227.5, "lines": 618.2, "steps": 1.7, "zmq": 15.7},
+    "plain, 256 in one breath": {"calls": 55.0, "lines": 180.2, "steps": 0.3, "zmq": 11.5},
 }
 
 Costs = dict[str, dict[str, float | None]]

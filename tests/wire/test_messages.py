@@ -7,6 +7,8 @@ import importlib.machinery
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 import sysconfig
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -162,6 +164,22 @@ def test_what_cannot_be_sent_leaves_nothing_behind(router: Router, clients: Clie
     assert dealer.recv_multipart() == [b"the", b"end"]
 
 
+def test_a_connection_that_breaks_in_mid_message_is_no_error(way: Way) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router, dealer = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    dealer.maxmsgsize = 100
+    dealer.connect(f"tcp://127.0.0.1:{port}")
+    dealer.send(b"hello")
+    routing_id, _ = router.recv_multipart()
+    messages = way(dealer)
+    router.send_multipart([routing_id, bytes(1000)])  # more than it takes
+    while (error := messages.send([b"x"] * 200_000)) == 0:
+        pass
+    assert error == EAGAIN
+    context.destroy(linger=0)
+
+
 def test_it_tells_whether_there_is_something_to_read(router: Router, clients: Clients) -> None:
     assert not router.messages.readable()
     clients.connect(router.endpoint, zmq.DEALER).raw.send(b"x")
@@ -217,25 +235,49 @@ def test_in_c_nothing_is_kept(in_c: Way, clients: Clients) -> None:
     router = Router(in_c, context)
     dealer = clients.connect(router.endpoint, zmq.DEALER).raw
 
-    def use(times: int) -> None:
+    def use(times: int, size: int) -> None:
         for _ in range(times):
-            dealer.send_multipart([b"x" * 1000, b"y" * 1000])
+            dealer.send_multipart([bytes(size), b"y"])
             routing_id, frames, _ = router.next({}, ("Peer-Address", "X-None"))
-            assert router.messages.send_to(routing_id, frames) == 0
+            assert router.messages.send_to(routing_id, frames[1:]) == 0
             assert router.messages.send_to(b"nobody", frames) == EHOSTUNREACH
             dealer.recv_multipart()
             with pytest.raises(TypeError):
                 router.messages.send([b"x", "text"])  # type: ignore[list-item]
+        gc.collect()
 
-    use(10)
-    tracemalloc.start()
+    use(10, 1000)
+    tracemalloc.start()  # for what is Python's
     try:
-        use(10)
-        gc.collect()
+        use(10, 1000)
         before = tracemalloc.get_traced_memory()[0]
-        use(300)
-        gc.collect()
+        use(300, 1000)
         assert tracemalloc.get_traced_memory()[0] - before < 300 * 20
     finally:
         tracemalloc.stop()
+    use(10, 1_000_000)
+    resident = psutil.Process().memory_info().rss  # for what is libzmq's
+    use(100, 1_000_000)
+    assert psutil.Process().memory_info().rss - resident < 50_000_000
     context.destroy(linger=0)
+
+
+BROKEN = """
+import importlib.abc, logging, sys
+
+class Broken(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "trioreq._cmessages":
+            raise ImportError("libzmq is nowhere")
+
+sys.meta_path.insert(0, Broken())
+logging.basicConfig()
+import trioreq
+assert not trioreq.__compiled__
+"""
+
+
+def test_where_it_cannot_be_used_the_log_says_so() -> None:
+    command = [sys.executable, "-c", BROKEN]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == "WARNING:trioreq:trioreq is slower than it might be: libzmq is nowhere\n"

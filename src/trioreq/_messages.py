@@ -30,7 +30,11 @@ SRCFD: Final = int(zmq.SRCFD)
 EVENTS: Final = int(zmq.EVENTS)
 POLLIN: Final = int(zmq.POLLIN)
 
+Frames = list[bytes]
+Known = dict[bytes, Any]  # by routing id
+Names = tuple[str, ...]
 Origin = tuple[int, tuple[str, ...]]  # a connection's descriptor, and properties
+Received = tuple[bytes, Frames, Origin | None]
 
 
 class Messages(Protocol):
@@ -41,12 +45,10 @@ class Messages(Protocol):
             the socket is closed.
     """
 
-    def receive(self) -> list[bytes] | None:
+    def receive(self) -> Frames | None:
         """The next message; None if there is none."""
 
-    def receive_from(
-        self, known: dict[bytes, Any], names: tuple[str, ...], /
-    ) -> tuple[bytes, list[bytes], Origin | None] | None:
+    def receive_from(self, known: Known, names: Names, /) -> Received | None:
         """The next message of a ROUTER, and where it came from; None if there is none.
 
         Args:
@@ -91,15 +93,13 @@ class PyMessages:
         self._recv: Any = raw.recv
         self._send: Any = super(zmq.Socket, raw).send  # without what pyzmq puts around it
 
-    def receive(self) -> list[bytes] | None:
+    def receive(self) -> Frames | None:
         """As in `Messages`."""
         if not self.readable():  # it costs a third of the exception
             return None
         return self._from(self._recv(NOBLOCK, copy=False))
 
-    def receive_from(
-        self, known: dict[bytes, Any], names: tuple[str, ...], /
-    ) -> tuple[bytes, list[bytes], Origin | None] | None:
+    def receive_from(self, known: Known, names: Names, /) -> Received | None:
         """As in `Messages`."""
         try:
             routing_id = self._recv(NOBLOCK)
@@ -111,7 +111,7 @@ class PyMessages:
             origin = frame.get(SRCFD), tuple(_property(frame, name) for name in names)
         return routing_id, self._from(frame), origin
 
-    def _from(self, frame: zmq.Frame) -> list[bytes]:
+    def _from(self, frame: zmq.Frame) -> Frames:
         """The content of a frame, and of those that follow it."""
         frames = [frame.bytes]
         while frame.more:

@@ -7,13 +7,13 @@ nothing, and who uses the socket while its reader sleeps calls `nudge` afterward
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn, Protocol, Self
 
 import trio
 import zmq
 
-from ._messages import Messages, messages_of
+from ._messages import Frames, Known, Messages, Names, Received, messages_of
 
 
 class Edge(Protocol):
@@ -69,13 +69,13 @@ class ZSocket:
     )
 
     def __init__(self, messages: Messages, edge: Edge) -> None:
-        self.messages = messages
-        self.receive = messages.receive
-        self.receive_from = messages.receive_from
-        self.send = messages.send
-        self.send_to = messages.send_to
-        self.readable = messages.readable
-        self.close = messages.close
+        self.messages: Messages = messages
+        self.receive: Callable[[], Frames | None] = messages.receive
+        self.receive_from: Callable[[Known, Names], Received | None] = messages.receive_from
+        self.send: Callable[[Sequence[bytes]], int] = messages.send
+        self.send_to: Callable[[bytes, Sequence[bytes]], int] = messages.send_to
+        self.readable: Callable[[], bool] = messages.readable
+        self.close: Callable[[], None] = messages.close
         self._edge = edge
         self._asleep = False
 

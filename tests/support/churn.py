@@ -15,11 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any
 from unittest import mock
 
 from trioreq._connection import Connection
-from trioreq._messages import Origin, PyMessages
+from trioreq._messages import Known, Names, Origin, PyMessages, Received
 from trioreq._outbox import RouterLink
 from trioreq._presence import Presence
 from trioreq._router import Router
@@ -107,9 +106,7 @@ def watched() -> Iterator[Ledger]:
         ledger.ended(number)
         return number
 
-    def spy_receive_from(
-        self: PyMessages, known: dict[bytes, Any], names: tuple[str, ...], /
-    ) -> tuple[bytes, list[bytes], Origin | None] | None:
+    def spy_receive_from(self: PyMessages, known: Known, names: Names, /) -> Received | None:
         nonlocal newest
         message = receive_from(self, known, names)
         if message is not None:

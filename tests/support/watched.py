@@ -14,7 +14,7 @@ import trio
 import zmq
 
 from trioreq import _router
-from trioreq._messages import Origin
+from trioreq._messages import Known, Names, Received
 from trioreq.testing import MemoryNetwork
 from trioreq.testing._libzmq import Connection, MemorySockets
 
@@ -88,9 +88,7 @@ class WatchedNetwork(MemoryNetwork):
         router = sockets.raw_router
         read = sockets.router.receive_from
 
-        def reading(
-            known: dict[bytes, Any], names: tuple[str, ...], /
-        ) -> tuple[bytes, list[bytes], Origin | None] | None:
+        def reading(known: Known, names: Names, /) -> Received | None:
             if router._turns and self.meanwhile:
                 self.meanwhile.popleft()()
             sender = router._turns[0] if router._turns else None

@@ -13,12 +13,11 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from errno import EAGAIN, EHOSTUNREACH
-from typing import Any
 
 import trio
 import zmq
 
-from .._messages import Origin
+from .._messages import Frames, Known, Names, Received
 from .._meter import Meter
 from .._zsocket import ZSocket
 from ._ways import Timers, Watch, Way
@@ -62,14 +61,12 @@ class MemorySocket:
         self._woken = True
         self._happened.set()
 
-    def receive(self) -> list[bytes] | None:
+    def receive(self) -> Frames | None:
         """As in `Messages`, like all that follow."""
         self._edge = False
         return self._messages.popleft() if self._messages else None
 
-    def receive_from(
-        self, known: dict[bytes, Any], names: tuple[str, ...], /
-    ) -> tuple[bytes, list[bytes], Origin | None] | None:
+    def receive_from(self, known: Known, names: Names, /) -> Received | None:
         raise NotImplementedError  # but of a ROUTER
 
     def send(self, frames: Sequence[bytes], /) -> int:
@@ -154,9 +151,7 @@ class RouterSocket(MemorySocket):
             self._release(connection)
         self.happened()
 
-    def receive_from(
-        self, known: dict[bytes, Any], names: tuple[str, ...], /
-    ) -> tuple[bytes, list[bytes], Origin | None] | None:
+    def receive_from(self, known: Known, names: Names, /) -> Received | None:
         """The next message; each connection that has some has its turn."""
         self._edge = False
         if not self._turns:

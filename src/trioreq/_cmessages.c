@@ -2,7 +2,8 @@
  * message and not one for each of its frames.
  *
  * It calls the libzmq that pyzmq has loaded, wherever that is. Nothing here waits, so Python's lock
- * is kept throughout: it costs more to let go of than a message.
+ * is kept: it costs more to let go of than a message. Only a message of very many frames lets other
+ * threads have it now and then.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -18,6 +19,8 @@ typedef union {
     void *aligned;
 } Frame;
 enum { MORE = 1, SRCFD = 2, DONTWAIT = 1, SNDMORE = 2, EVENTS = 15, POLLIN = 1 };
+
+enum { MANY = 4096 }; /* frames, in about a millisecond */
 
 #define FUNCTIONS(DO)                                             \
     DO(void, zmq_version, (int *, int *, int *))                  \
@@ -82,6 +85,10 @@ static PyObject *taken_from(Messages *self, Frame *frame)
         Py_XDECREF(content);
         if (!error && !more)
             return frames;
+        if (!error && PyList_GET_SIZE(frames) % MANY == 0) {
+            Py_BEGIN_ALLOW_THREADS
+            Py_END_ALLOW_THREADS
+        }
         if (!error && read_frame(self, frame) < 0) {
             failed(zmq_errno());
             error = 1;

@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from errno import EAGAIN, EHOSTUNREACH, ENOTSOCK
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +261,34 @@ def test_in_c_nothing_is_kept(in_c: Way, clients: Clients) -> None:
     resident = psutil.Process().memory_info().rss  # for what is libzmq's
     use(100, 1_000_000)
     assert psutil.Process().memory_info().rss - resident < 50_000_000
+    context.destroy(linger=0)
+
+
+def test_in_c_other_threads_run_while_a_message_of_many_frames_is_read(
+    in_c: Way, clients: Clients, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(0.0001)  # after which a thread that waits asks for Python's lock
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = Router(in_c, context)
+    clients.connect(router.endpoint, zmq.DEALER).raw.send_multipart([b""] * 300_000)
+    assert router.raw.poll(20_000)
+    turns = 0
+    over = threading.Event()
+
+    def take_turns() -> None:
+        nonlocal turns
+        while not over.wait(0.0001):
+            turns += 1
+
+    thread = threading.Thread(target=take_turns)
+    thread.start()
+    before = turns
+    assert len(router.next()[1]) == 300_000
+    turns_taken = turns - before
+    over.set()
+    thread.join()
+    assert turns_taken > 5
     context.destroy(linger=0)
 
 

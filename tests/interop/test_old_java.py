@@ -30,6 +30,7 @@ async def program(old_java: list[str], versions: dict[str, list[str]]) -> AsyncI
         yield opened
 
 
+@pytest.mark.interpreted
 async def test_old_java_is_refused(program: Program, clients: Clients) -> None:
     """It is let in by none of its tries, and it harms nobody."""
     tries = 0

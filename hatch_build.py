@@ -60,7 +60,9 @@ class Compile(BuildHookInterface[Any]):
             )
             if done.returncode:
                 if wanted == "1":
-                    raise RuntimeError(f"it fails, and TRIOREQ_COMPILE is 1:\n{done.stdout}")
+                    raise RuntimeError(
+                        f"compiling failed, and TRIOREQ_COMPILE is 1:\n{done.stdout}"
+                    )
                 self.app.display_warning(f"trioreq is not compiled, and slower:\n{done.stdout}")
                 return
         for library in [*folder.glob("*.so"), *folder.glob("trioreq/*.so")]:

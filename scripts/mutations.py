@@ -448,8 +448,8 @@ MUTATIONS = [
     Mutation(
         "threads: nobody is called up for what the gate has read",
         "_threads.py",
-        "        self._hire()\n        self._pool.call_up()\n",
-        "        self._hire()\n",
+        "        self._spawn()\n        self._pool.call_up()\n",
+        "        self._spawn()\n",
         "tests/memory/test_threads.py",
         machine=False,
     ),

@@ -81,23 +81,24 @@ static PyObject *taken_from(Messages *self, Frame *frame)
     for (;;) {
         int more = zmq_msg_get(frame, MORE);
         PyObject *content = taken(frame);
-        int error = frames == NULL || content == NULL || PyList_Append(frames, content) < 0;
-        Py_XDECREF(content);
-        if (!error && !more)
+        if (frames == NULL || content == NULL || PyList_Append(frames, content) < 0) {
+            Py_XDECREF(content);
+            break;
+        }
+        Py_DECREF(content);
+        if (!more)
             return frames;
-        if (!error && PyList_GET_SIZE(frames) % MANY == 0) {
+        if (PyList_GET_SIZE(frames) % MANY == 0) {
             Py_BEGIN_ALLOW_THREADS
             Py_END_ALLOW_THREADS
         }
-        if (!error && read_frame(self, frame) < 0) {
+        if (read_frame(self, frame) < 0) {
             failed(zmq_errno());
-            error = 1;
-        }
-        if (error) {
-            Py_XDECREF(frames);
-            return NULL;
+            break;
         }
     }
+    Py_XDECREF(frames);
+    return NULL;
 }
 
 /* What libzmq tells of where a frame came from: the descriptor, and some properties. */
@@ -207,7 +208,7 @@ static PyObject *send_message(Messages *self, PyObject *routing_id, PyObject *se
     return error && !expected ? failed(error) : PyLong_FromLong(error);
 }
 
-static PyObject *send_to_all(PyObject *self, PyObject *frames)
+static PyObject *send_frames(PyObject *self, PyObject *frames)
 {
     return send_message((Messages *)self, NULL, frames);
 }
@@ -240,7 +241,7 @@ static PyObject *close_socket(PyObject *self, PyObject *Py_UNUSED(ignored))
 static PyMethodDef methods[] = {
     {"receive", receive, METH_NOARGS, NULL},
     {"receive_from", (PyCFunction)(void (*)(void))receive_from, METH_FASTCALL, NULL},
-    {"send", send_to_all, METH_O, NULL},
+    {"send", send_frames, METH_O, NULL},
     {"send_to", (PyCFunction)(void (*)(void))send_to, METH_FASTCALL, NULL},
     {"readable", readable, METH_NOARGS, NULL},
     {"close", close_socket, METH_NOARGS, NULL},

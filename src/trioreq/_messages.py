@@ -30,11 +30,10 @@ SRCFD: Final = int(zmq.SRCFD)
 EVENTS: Final = int(zmq.EVENTS)
 POLLIN: Final = int(zmq.POLLIN)
 
-Frames = list[bytes]
 Known = dict[bytes, Any]  # by routing id
 Names = tuple[str, ...]
 Origin = tuple[int, tuple[str, ...]]  # a connection's descriptor, and properties
-Received = tuple[bytes, Frames, Origin | None]
+Received = tuple[bytes, list[bytes], Origin | None]
 
 
 class Messages(Protocol):
@@ -45,7 +44,7 @@ class Messages(Protocol):
             the socket is closed.
     """
 
-    def receive(self) -> Frames | None:
+    def receive(self) -> list[bytes] | None:
         """The next message; None if there is none."""
 
     def receive_from(self, known: Known, names: Names, /) -> Received | None:
@@ -93,7 +92,7 @@ class PyMessages:
         self._recv: Any = raw.recv
         self._send: Any = super(zmq.Socket, raw).send  # without what pyzmq puts around it
 
-    def receive(self) -> Frames | None:
+    def receive(self) -> list[bytes] | None:
         """As in `Messages`."""
         if not self.readable():  # it costs a third of the exception
             return None
@@ -111,7 +110,7 @@ class PyMessages:
             origin = frame.get(SRCFD), tuple(_property(frame, name) for name in names)
         return routing_id, self._from(frame), origin
 
-    def _from(self, frame: zmq.Frame) -> Frames:
+    def _from(self, frame: zmq.Frame) -> list[bytes]:
         """The content of a frame, and of those that follow it."""
         frames = [frame.bytes]
         while frame.more:

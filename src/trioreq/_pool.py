@@ -72,7 +72,7 @@ class Pool:
         calls = [worker.call for worker in self.working]
         return sum(call.ended for call in calls if call is not None)
 
-    def hire(self) -> Sequence[Worker]:
+    def spawn(self) -> Sequence[Worker]:
         """See that there is somebody for each request that has a turn.
 
         Returns:

@@ -55,18 +55,18 @@ class Threads:
 
     def start(self) -> None:
         """See that the requests that have a turn are taken by threads."""
-        self._hire()
+        self._spawn()
         self._pool.call_up()
 
-    def _hire(self) -> None:
-        for worker in self._pool.hire():
+    def _spawn(self) -> None:
+        for worker in self._pool.spawn():
             self._pool.context.run(self._nursery.start_soon, self._thread, worker)
 
     @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
         while True:
             waited = await self._desk.carrier.receive(FIRST, self._before_wait)
-            self._hire()
+            self._spawn()
             self._pool.rest()
             self._collect()
             if not waited:

@@ -13,7 +13,7 @@ from typing import NoReturn, Protocol, Self
 import trio
 import zmq
 
-from ._messages import Frames, Known, Messages, Names, Received, messages_of
+from ._messages import Known, Messages, Names, Received, messages_of
 
 
 class Edge(Protocol):
@@ -70,7 +70,7 @@ class ZSocket:
 
     def __init__(self, messages: Messages, edge: Edge) -> None:
         self.messages: Messages = messages
-        self.receive: Callable[[], Frames | None] = messages.receive
+        self.receive: Callable[[], list[bytes] | None] = messages.receive
         self.receive_from: Callable[[Known, Names], Received | None] = messages.receive_from
         self.send: Callable[[Sequence[bytes]], int] = messages.send
         self.send_to: Callable[[bytes, Sequence[bytes]], int] = messages.send_to

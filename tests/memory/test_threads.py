@@ -129,10 +129,10 @@ def test_before_the_loop_sleeps_one_is_called_up_for_what_is_left() -> None:
 def test_one_is_called_up_for_what_others_than_the_reader_have_read() -> None:
     threads = made(Carrier())
     called: list[str] = []
-    threads._hire = lambda: called.append("hire")
+    threads._spawn = lambda: called.append("spawn")
     threads._pool.call_up = lambda: called.append("call up")
     threads.start()
-    assert called == ["hire", "call up"]
+    assert called == ["spawn", "call up"]
 
 
 def test_a_loop_that_is_awake_is_not_woken() -> None:

@@ -238,7 +238,7 @@ def test_the_loop_grants_what_was_given_back_while_it_queued() -> None:
     threaded.turns.granted.clear()  # it runs
     threaded.arrive("b")
     threaded.turns.release()  # its thread had looked just before b was queued
-    assert not threaded.pool.hire()
+    assert not threaded.pool.spawn()
     threaded.pool.call_up()
     assert threaded.granted == ["b"]
     assert threaded.parked == 0
@@ -257,7 +257,7 @@ def test_there_is_a_thread_for_one_who_waits_though_a_turn_was_just_given_back(
     threaded.turns.release()  # "a" is done
     if taken:
         threaded.turns.granted.popleft()
-    assert len(threaded.pool.hire()) == 1
+    assert len(threaded.pool.spawn()) == 1
     assert len(threaded.pool.working) == 2
 
 

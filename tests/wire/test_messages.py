@@ -38,20 +38,29 @@ FRAMES = [
 ]
 
 
-@pytest.fixture(scope="session")
-def in_c() -> Way:
-    """`_cmessages`, compiled so that a warning is an error."""
-    include = f"-I{sysconfig.get_path('include')}"
-    options = ["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", include]
-    if shutil.which(os.environ.get("CC", "cc")) is None and not os.environ.get("CI"):
-        pytest.skip("there is no C compiler")
-    path = compiled(SOURCE, *options)
+def load(path: str) -> Any:
+    """Import a compiled `_cmessages`; each path is a module of its own."""
     loader = importlib.machinery.ExtensionFileLoader("_cmessages", path)
     spec = importlib.util.spec_from_loader("_cmessages", loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
-    found: Way = module.Messages
+    return module
+
+
+@pytest.fixture(scope="session")
+def library() -> str:
+    """`_cmessages`, compiled so that a warning is an error."""
+    include = f"-I{sysconfig.get_path('include')}"
+    options = ["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", include]
+    if shutil.which(os.environ.get("CC", "cc")) is None and not os.environ.get("CI"):
+        pytest.skip("there is no C compiler")
+    return compiled(SOURCE, *options)
+
+
+@pytest.fixture(scope="session")
+def in_c(library: str) -> Way:
+    found: Way = load(library).Messages
     return found
 
 
@@ -290,6 +299,27 @@ def test_in_c_other_threads_run_while_a_message_of_many_frames_is_read(
     thread.join()
     assert turns_taken > 5
     context.destroy(linger=0)
+
+
+@pytest.mark.parametrize("how", ["another version", "another place", "another backend"])
+def test_in_c_another_libzmq_than_pyzmqs_is_not_called(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """What one has made would go into the other's code."""
+    if how == "another version":
+        monkeypatch.setattr(zmq, "zmq_version_info", lambda: (4, 3, 4))
+    elif how == "another place":
+        monkeypatch.setattr(sys.modules["zmq.backend.cython._zmq"], "__file__", "/\udcff.so")
+    else:
+        monkeypatch.setitem(sys.modules, "zmq.backend.cython._zmq", None)
+    one, another = str(tmp_path / "one"), str(tmp_path / "another")
+    shutil.copy(library, one)
+    shutil.copy(library, another)
+    with pytest.raises(ImportError, match="not to be found") as caught:
+        load(one)
+    assert caught.type is ImportError  # so that the log says so
+    monkeypatch.undo()
+    assert load(another).Messages
 
 
 BROKEN = """

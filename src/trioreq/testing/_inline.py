@@ -32,7 +32,7 @@ class InlineThreads(Threads):
         self._turns = desk.turns
         self._outer = nursery
 
-    def _hire(self) -> None:
+    def _spawn(self) -> None:
         """Run the requests that have a turn, each in a task."""
         while self._turns.grant():
             call = self._turns.granted.popleft()
@@ -43,7 +43,7 @@ class InlineThreads(Threads):
         self._pool.working.add(worker)
         self._pool.done.append(await greenback.with_portal_run_sync(worker.run, call))
         self._pool.working.remove(worker)
-        self._hire()  # the turn that it gave back may be another's now
+        self._spawn()  # the turn that it gave back may be another's now
         self._collect()
 
 

@@ -17,7 +17,7 @@ from errno import EAGAIN, EHOSTUNREACH
 import trio
 import zmq
 
-from .._messages import Frames, Known, Names, Received
+from .._messages import Known, Names, Received
 from .._meter import Meter
 from .._zsocket import ZSocket
 from ._ways import Timers, Watch, Way
@@ -61,7 +61,7 @@ class MemorySocket:
         self._woken = True
         self._happened.set()
 
-    def receive(self) -> Frames | None:
+    def receive(self) -> list[bytes] | None:
         """As in `Messages`, like all that follow."""
         self._edge = False
         return self._messages.popleft() if self._messages else None

@@ -30,10 +30,11 @@ from hostile.test_fuzz import MIB, at_rest, healthy_client, outcomes
 from support.fuzz import hammer
 from support.process import server_process
 
-from trioreq import _pack, _wire
-from trioreq._connection import Call, Connection, Desk
-from trioreq._transport import Peer
-from trioreq._turns import Turns
+from trioreq._protocol import envelope as wire
+from trioreq._protocol import packs
+from trioreq._protocol.fair_queue import Turns
+from trioreq._request import Peer
+from trioreq._server.connection import Call, Connection, Desk
 
 WARM_UP = 2000  # connections, until what is made once is made
 PEER = Peer(id=1, address="127.0.0.1", socket_type="DEALER")
@@ -122,11 +123,11 @@ def try_input(data: bytes) -> None:
     messages = messages_of(data)
     requests = 0
     for message in messages:
-        envelope, header, body = _wire.request_untrusted(message)
+        envelope, header, body = wire.request_untrusted(message)
         assert not body or [*envelope, *body] == message
         assert header is None or header.pack() == envelope[-2]
-        _wire.error_untrusted(tuple(message))
-        pack = _pack.unpack_untrusted(message[0]) if len(message) == 1 else None
+        wire.error_untrusted(tuple(message))
+        pack = packs.unpack_untrusted(message[0]) if len(message) == 1 else None
         requests += 1 if pack is None else len(pack[1])
         connection.arrived(message)
     ended = sum(desk.tally.ended.values())
@@ -149,22 +150,22 @@ async def inputs(number: int, seed: int) -> None:
             "(there are wheels for CPython up to 3.13 on Linux)"
         ) from error
     for function in (
-        _wire.request_untrusted,
-        _wire.header_untrusted,
-        _wire.split_untrusted,
-        _wire.error_untrusted,
-        _wire.answer,
-        _pack.unpack_untrusted,
+        wire.request_untrusted,
+        wire.header_untrusted,
+        wire.split_untrusted,
+        wire.error_untrusted,
+        wire.answer,
+        packs.unpack_untrusted,
         Connection.arrived,
         Connection.end,
     ):
         atheris.instrument_func(function)
     seeds = Path(tempfile.mkdtemp())
-    for kind in (_wire.REQUEST, _wire.CANCEL):  # it would take long to guess the magic
-        header = _wire.Header(kind, 1, 1000).pack()
+    for kind in (wire.REQUEST, wire.CANCEL):  # it would take long to guess the magic
+        header = wire.Header(kind, 1, 1000).pack()
         (seeds / str(kind)).write_bytes(b"\x11" + header + b"\x00\x81x")
         message = (header, b"", b"x")
-        (packed,) = _pack.pack([message, message], 1000, 1000)[0]
+        (packed,) = packs.pack([message, message], 1000, 1000)[0]
         (seeds / f"pack {kind}").write_bytes(bytes([128 + len(packed)]) + packed)
     print(f"seed {seed}, {number} inputs", flush=True)
     logging.disable()  # a line for each input that is no request says nothing new

@@ -1,9 +1,7 @@
 """A ZeroMQ request/reply server in trio: a client that is gone stops its work."""
 
-from . import _messages, _wire
-from ._admission import Applicant
-from ._client import Client
-from ._curve import AllowList, CurveClient, CurveServer, KeyPair, load_public_key
+from ._client.client import Client
+from ._client.open_client import open_client
 from ._errors import (
     CancelReason,
     Code,
@@ -18,11 +16,12 @@ from ._errors import (
     TrioreqError,
     UnexpectedReply,
 )
-from ._open_client import open_client
-from ._request import Request, check_cancelled
-from ._server import Server, serve
+from ._protocol.zap import Applicant
+from ._request import Peer, Request, check_cancelled
+from ._server.serve import Server, serve
 from ._statistics import ClientStatistics, RepliesDropped, Statistics, Timings
-from ._transport import Peer
+from ._transport import messages
+from ._transport.curve import AllowList, CurveClient, CurveServer, KeyPair, load_public_key
 
 __all__ = [
     "AllowList",
@@ -57,8 +56,8 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
-# See hatch_build.py.
-__compiled__: bool = _messages.COMPILED and not _wire.__file__.endswith((".py", ".pyc"))
+# Whether the message layer is the one in C; see hatch_build.py.
+__compiled__: bool = messages.COMPILED
 
 for _name in __all__:  # tracebacks and help() show the path that users import
     globals()[_name].__module__ = __name__

@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import math
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ._errors import CancelReason, RequestCancelled
 
 if TYPE_CHECKING:
-    from ._transport import Peer
-    from ._wire import Frames
+    from ._protocol.envelope import Frames
 
 current_request: ContextVar[Request | None] = ContextVar("trioreq.current_request", default=None)
 """The request whose handler runs here. Threads that trio starts inherit it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is on the other end of a connection. A client that connects again is another one."""
+
+    id: int
+    """Unique for the server's life."""
+    address: str
+    """Where libzmq says the peer is, as an IP address or ``localhost:uid:gid:pid`` (ipc)."""
+    socket_type: str
+    """What the peer says it is, such as ``REQ`` or ``DEALER``."""
+    user_id: str = ""
+    """Who it is, as the allow-list or `admit` has it; empty if neither was asked."""
+    uid: int | None = None
+    """The user that the peer runs as, where ipc tells it."""
+    pid: int | None = None
+    """The peer's process, where ipc tells it."""
+    public_key: str = ""
+    """The key that it has proved to own; empty without CURVE."""
 
 
 class Request:

@@ -7,10 +7,11 @@ from support.handlers import Worker
 from support.nets import Net, RawClient
 from support.serving import until
 
-from trioreq import _pack, _wire
-from trioreq._wire import Header
+from trioreq._protocol import envelope as wire
+from trioreq._protocol import packs
+from trioreq._protocol.envelope import Header
 
-HELLO_BODY = _pack.HELLO.pack(_pack.MAX_SIZE)
+HELLO_BODY = packs.HELLO.pack(packs.MAX_SIZE)
 
 
 async def ask(
@@ -21,9 +22,9 @@ async def ask(
 
 async def hear(client: RawClient) -> tuple[Header, list[bytes]]:
     frame, delimiter, *body = await client.receive_raw()
-    header = _wire.header_untrusted((frame, delimiter))
+    header = wire.header_untrusted((frame, delimiter))
     assert header is not None
-    assert header.left == _wire.SPEAKS
+    assert header.left == wire.SPEAKS
     return header, body
 
 
@@ -31,7 +32,7 @@ async def test_a_reply_has_the_correlation_and_its_status(net: Net) -> None:
     await net.serve(Worker())
     client = await net.connect_dealer()
     await ask(client, 7, b"echo")
-    assert await hear(client) == (Header(0, 7, _wire.SPEAKS), [b"re:echo"])
+    assert await hear(client) == (Header(0, 7, wire.SPEAKS), [b"re:echo"])
     await ask(client, 8, b"fail")
     header, body = await hear(client)
     assert (header.kind, header.correlation) == (1, 8)
@@ -42,11 +43,11 @@ async def test_the_hello_comes_before_the_reply(net: Net) -> None:
     worker = Worker()
     server = await net.serve(worker)
     client = await net.connect_dealer()
-    await ask(client, 7 | _wire.WANTS_HELLO, b"wait")
-    assert await hear(client) == (Header(0, _wire.WANTS_HELLO, _wire.SPEAKS), [HELLO_BODY])
+    await ask(client, 7 | wire.WANTS_HELLO, b"wait")
+    assert await hear(client) == (Header(0, wire.WANTS_HELLO, wire.SPEAKS), [HELLO_BODY])
     worker.release.set()
     header, body = await hear(client)
-    assert (header.correlation, body) == (7 | _wire.WANTS_HELLO, [b"re:wait"])
+    assert (header.correlation, body) == (7 | wire.WANTS_HELLO, [b"re:wait"])
     assert server.statistics().replies_sent == 2  # the hello counts
 
 
@@ -54,15 +55,15 @@ async def test_a_cancel_ends_the_request_that_it_names_and_no_other(net: Net) ->
     worker = Worker()
     server = await net.serve(worker, max_in_flight=2)
     client, other = await net.connect_dealer(), await net.connect_dealer()
-    await ask(client, 1 | _wire.WANTS_HELLO, b"wait mine")
+    await ask(client, 1 | wire.WANTS_HELLO, b"wait mine")
     await ask(other, 1, b"wait other")
     await worker.log.wait("started wait mine")
     await worker.log.wait("started wait other")
     await ask(client, 2, b"wait queued")
     await until(lambda: server.statistics().waiting == 1)
-    await ask(client, 2, b"", kind=_wire.CANCEL)
-    await ask(client, 1, b"", kind=_wire.CANCEL)
-    await ask(client, 99, b"", kind=_wire.CANCEL)  # unknown: too late, or nonsense
+    await ask(client, 2, b"", kind=wire.CANCEL)
+    await ask(client, 1, b"", kind=wire.CANCEL)
+    await ask(client, 99, b"", kind=wire.CANCEL)  # unknown: too late, or nonsense
     await worker.log.wait("cancelled wait mine: cancelled")
     await until(lambda: server.statistics().cancelled_by_client == 2)
     worker.release.set()
@@ -79,7 +80,7 @@ async def test_a_request_that_is_read_with_its_cancel_is_never_started(net: Net)
     server = await net.serve(worker)
     client = await net.connect_dealer()
     await ask(client, 1, b"wait", left=60_000)
-    await ask(client, 1, b"", kind=_wire.CANCEL)
+    await ask(client, 1, b"", kind=wire.CANCEL)
     await until(lambda: server.statistics().cancelled_by_client == 1)
     await until(lambda: server.statistics().running == 0)
     assert not net.handed_over
@@ -135,7 +136,7 @@ async def test_a_correlation_in_use_and_an_unknown_kind_are_malformed(net: Net) 
     await ask(client, 2, b"echo", kind=2)
     header, body = await hear(client)
     assert (header.kind, header.correlation, body[1]) == (4, 2, b"malformed")
-    for correlation in (0, _wire.WANTS_HELLO):  # its reply could be taken for a hello
+    for correlation in (0, wire.WANTS_HELLO):  # its reply could be taken for a hello
         await ask(client, correlation, b"echo")
         header, body = await hear(client)
         assert (header.kind, body[1]) == (4, b"malformed")
@@ -152,7 +153,7 @@ async def test_clients_behind_a_proxy_have_names_of_their_own(net: Net) -> None:
     for hop in (b"one", b"two"):
         await proxy.send_raw(hop, Header(0, 1).pack(), b"", b"wait " + hop)
     await worker.log.wait("started wait two")
-    await proxy.send_raw(b"one", Header(_wire.CANCEL, 1).pack(), b"", b"")
+    await proxy.send_raw(b"one", Header(wire.CANCEL, 1).pack(), b"", b"")
     await worker.log.wait("cancelled wait one: cancelled")
     worker.release.set()
     assert (await proxy.receive_raw())[::3] == [b"two", b"re:wait two"]

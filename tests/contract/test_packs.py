@@ -11,18 +11,19 @@ from support.outcomes import outcomes
 from support.serving import until
 
 import trioreq
-from trioreq import _pack, _wire
-from trioreq._wire import Frames, Header
+from trioreq._protocol import envelope as wire
+from trioreq._protocol import packs
+from trioreq._protocol.envelope import Frames, Header
 
 SIZE = 1000
 
 
-def request(number: int, body: bytes, kind: int = _wire.REQUEST) -> Frames:
+def request(number: int, body: bytes, kind: int = wire.REQUEST) -> Frames:
     return Header(kind, number).pack(), b"", body
 
 
 async def send(client: RawClient, *messages: Frames, size: int = SIZE) -> None:
-    (frames,) = _pack.pack(messages, _pack.MAX_SIZE, size)
+    (frames,) = packs.pack(messages, packs.MAX_SIZE, size)
     assert len(frames) == 1
     await client.send_raw(*frames)
 
@@ -30,15 +31,15 @@ async def send(client: RawClient, *messages: Frames, size: int = SIZE) -> None:
 async def hear(client: RawClient) -> dict[int, bytes]:
     """The replies of one message, by number."""
     (frame,) = await client.receive_raw()
-    pack = _pack.unpack_untrusted(frame)
+    pack = packs.unpack_untrusted(frame)
     assert pack is not None
     size, messages = pack
-    assert size == _pack.MAX_SIZE
+    assert size == packs.MAX_SIZE
     replies = {}
     for header, _, body in messages:
-        own = _wire.header_untrusted((header, b""))
+        own = wire.header_untrusted((header, b""))
         assert own is not None
-        assert (own.kind, own.left) == (_wire.OK, _wire.SPEAKS)
+        assert (own.kind, own.left) == (wire.OK, wire.SPEAKS)
         replies[own.correlation] = body
     return replies
 
@@ -62,9 +63,9 @@ async def test_plain_functions_take_packs_too(net: Net) -> None:
     replies: dict[int, bytes] = {}
     while len(replies) < 8:
         frames = await client.receive_raw()
-        pack = _pack.unpack_untrusted(frames[0])
+        pack = packs.unpack_untrusted(frames[0])
         for header, _, body in [frames] if pack is None else pack[1]:
-            own = _wire.header_untrusted((header, b""))
+            own = wire.header_untrusted((header, b""))
             assert own is not None
             replies[own.correlation] = body
     assert replies == {number: b"re:%d" % number for number in range(1, 9)}
@@ -84,7 +85,7 @@ async def test_who_has_sent_no_pack_is_sent_none(net: Net) -> None:
 async def test_no_pack_is_larger_than_the_client_takes(net: Net) -> None:
     await net.serve(Worker())
     client = await net.connect_dealer()
-    small = _pack.HEAD_SIZE + 2 * (_pack.OVERHEAD + len(b"re:echo"))
+    small = packs.HEAD_SIZE + 2 * (packs.OVERHEAD + len(b"re:echo"))
     await send(client, *(request(number, b"echo") for number in range(1, 6)), size=small)
     assert await hear(client) == {1: b"re:echo", 2: b"re:echo"}
     assert await hear(client) == {3: b"re:echo", 4: b"re:echo"}
@@ -102,7 +103,7 @@ async def test_a_request_in_a_pack_is_taken_back_in_the_same(net: Net) -> None:
         client,
         request(1, b"wait"),
         request(2, b"echo"),
-        request(1, b"", _wire.CANCEL),
+        request(1, b"", wire.CANCEL),
         request(3, b"echo"),
     )
     assert await hear(client) == {2: b"re:echo", 3: b"re:echo"}
@@ -113,7 +114,7 @@ async def test_a_request_in_a_pack_is_taken_back_in_the_same(net: Net) -> None:
 async def test_what_is_no_pack_is_malformed_and_costs_nobody_else_anything(net: Net) -> None:
     server = await net.serve(Worker())
     client = await net.connect_dealer()
-    (frame,) = _pack.pack([request(1, b"echo"), request(2, b"echo")], SIZE, SIZE)[0]
+    (frame,) = packs.pack([request(1, b"echo"), request(2, b"echo")], SIZE, SIZE)[0]
     await client.send_raw(frame[:-1])
     assert (await client.receive_raw())[:3] == [b"", b"trioreq-error", b"malformed"]
     assert server.statistics().requests == 1
@@ -124,12 +125,12 @@ async def test_what_is_no_pack_is_malformed_and_costs_nobody_else_anything(net: 
 async def test_behind_a_proxy_no_packs_are_offered(net: Net) -> None:
     await net.serve(Worker())
     client = await net.connect_dealer()
-    asks = Header(_wire.REQUEST, 1 | _wire.WANTS_HELLO).pack()
+    asks = Header(wire.REQUEST, 1 | wire.WANTS_HELLO).pack()
     await client.send_raw(b"hop", asks, b"", b"echo")
     assert (await client.receive_raw())[3] == b""
     await client.send_raw(asks, b"", b"echo")
     await client.receive_raw()
-    assert _pack.max_size_untrusted(tuple((await client.receive_raw())[2:])) == _pack.MAX_SIZE
+    assert packs.max_size_untrusted(tuple((await client.receive_raw())[2:])) == packs.MAX_SIZE
 
 
 async def test_draining_takes_a_pack_to_its_end(net: Net) -> None:
@@ -142,9 +143,9 @@ async def test_draining_takes_a_pack_to_its_end(net: Net) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.drain, math.inf)
         await until(lambda: server._desk.closing)
-        await send(client, request(1, b"", _wire.CANCEL), request(3, b"echo"))
+        await send(client, request(1, b"", wire.CANCEL), request(3, b"echo"))
         header, _, *body = await client.receive_raw()
-    own = _wire.header_untrusted((header, b""))
+    own = wire.header_untrusted((header, b""))
     assert own is not None
     assert own.correlation == 3
     assert body[:2] == [b"trioreq-error", b"shutting-down"]

@@ -20,7 +20,7 @@ from support.servers import ServerProcess, open_server
 from support.serving import serving, until
 
 import trioreq
-from trioreq._watchdog import Watchdog
+from trioreq._server.watchdog import Watchdog
 
 pytestmark = pytest.mark.slow
 

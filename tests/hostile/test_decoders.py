@@ -16,14 +16,14 @@ from support.handlers import Worker
 from support.memory import serving
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trioreq import _wire
-from trioreq._tally import Outcome
+from trioreq._protocol import envelope as wire
+from trioreq._server.tally import Outcome
 
 FRAME = st.one_of(
     st.just(b""),
     st.binary(max_size=20),
-    st.binary(max_size=13).map(lambda rest: _wire.MAGIC + rest),
-    st.just(_wire.ERROR_MARK),
+    st.binary(max_size=13).map(lambda rest: wire.MAGIC + rest),
+    st.just(wire.ERROR_MARK),
 )
 
 
@@ -32,17 +32,17 @@ FRAME = st.one_of(
 @example([])
 @example([b""])
 @example([b"", b""])
-@example([_wire.MAGIC + bytes(13), b"", b"x"])
+@example([wire.MAGIC + bytes(13), b"", b"x"])
 def test_a_request_is_taken_apart_and_nothing_is_lost(parts: list[bytes]) -> None:
-    envelope, header, body = _wire.request_untrusted(parts)
+    envelope, header, body = wire.request_untrusted(parts)
     if b"" in parts[:-1]:
         assert [*envelope, *body] == parts
         assert envelope.index(b"") == len(envelope) - 1
     else:
-        assert (envelope, header, body) == (_wire.BARE_ENVELOPE, None, ())
+        assert (envelope, header, body) == (wire.BARE_ENVELOPE, None, ())
     if header is not None:
         assert header.pack() == envelope[-2]
-        answer = _wire.answer(envelope, header, _wire.OK, (b"reply",))
+        answer = wire.answer(envelope, header, wire.OK, (b"reply",))
         assert answer[: len(envelope) - 2] == envelope[:-2]
         assert answer[-2:] == (b"", b"reply")
 
@@ -50,8 +50,8 @@ def test_a_request_is_taken_apart_and_nothing_is_lost(parts: list[bytes]) -> Non
 @settings(max_examples=500, deadline=None)
 @given(st.lists(FRAME, max_size=5))
 def test_an_error_is_one_of_three_frames_and_any_text(parts: list[bytes]) -> None:
-    error = _wire.error_untrusted(tuple(parts))
-    assert (error is not None) == (len(parts) == 3 and parts[0] == _wire.ERROR_MARK)
+    error = wire.error_untrusted(tuple(parts))
+    assert (error is not None) == (len(parts) == 3 and parts[0] == wire.ERROR_MARK)
 
 
 @pytest.mark.slow

@@ -28,10 +28,10 @@ from support.stock import ACCEPTED, DISCONNECTED, Stock, open_stock, readable
 from support.zmtp import MORE, RawPeer, frame, message
 
 import trioreq
-from trioreq import _lookout
-from trioreq._lookout import Lookout
-from trioreq._meter import Meter
-from trioreq._unfinished import EXTRA
+from trioreq._protocol.message_guard import EXTRA
+from trioreq._transport import guard
+from trioreq._transport.guard import Lookout
+from trioreq._transport.linux import KernelCounters
 
 MIB = 2**20
 ENDLESS = {
@@ -104,7 +104,7 @@ async def test_a_message_without_end_ends_its_connection(kind: str, clients: Cli
                     while not ended.is_set():  # and others are served meanwhile
                         assert await client.request(b"echo") == [b"echo"]
             [(_, said)] = [told for told in server.told if told[0] == "log"]
-            assert said == _lookout.ENDLESS % ("127.0.0.1", MIB + EXTRA)
+            assert said == guard.ENDLESS % ("127.0.0.1", MIB + EXTRA)
             state = await server.until(lambda state: state["memory"] < before + 8 * MIB)
             assert state["statistics"][0]["thrown_out"] == 1
             assert state["statistics"][0]["connections"] == 1
@@ -127,8 +127,8 @@ class Looks:
             self.number += 1
 
         monkeypatch.setattr(Lookout, "look", counted)
-        monkeypatch.setattr(_lookout, "PAUSE", 0.001)
-        monkeypatch.setattr(_lookout, "BRIEF", 0.001)
+        monkeypatch.setattr(guard, "PAUSE", 0.001)
+        monkeypatch.setattr(guard, "BRIEF", 0.001)
 
     async def more(self, server: trioreq.Server) -> None:
         """Wait until it has looked once more, from the beginning to the end, or nobody is there."""
@@ -222,16 +222,16 @@ async def test_who_sends_whole_messages_is_never_ended(
 async def test_what_has_come_is_read_before_anybody_is_ended() -> None:
     """The loop does not turn from here to the last look, so nothing is read in between."""
     async with serving(Worker(), max_message_size=1000) as server:
-        router, meter = server._transport, Meter()
+        router, meter = server._transport, KernelCounters()
         with RawPeer(server.endpoints[0]) as peer:
             await trio.to_thread.run_sync(peer.shake_hands)
             [(descriptor, number)] = router._presence.living()
-            handshake, _ = meter.taken(descriptor)
+            handshake, _ = meter.read_by_owner(descriptor)
             one = message(b"", *[bytes(1000)] * 300)
             for sent in range(1, 5):  # watched, beyond the room with the second more, and on
                 peer.send(one)
                 end = time.monotonic() + 5
-                while meter.taken(descriptor)[0] < handshake + sent * len(one):
+                while meter.read_by_owner(descriptor)[0] < handshake + sent * len(one):
                     assert time.monotonic() < end
                 router._lookout.look(meter, [(descriptor, number)])
                 assert (number in router._unfinished.watched) is (sent < 4)
@@ -305,24 +305,24 @@ def test_the_meter_counts_what_has_come_and_what_was_read(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     near, far = pair
-    meter = Meter()
-    assert (meter.received(far.fileno()), meter.taken(far.fileno())) == (0, (0, 0))
+    meter = KernelCounters()
+    assert (meter.received(far.fileno()), meter.read_by_owner(far.fileno())) == (0, (0, 0))
     near.sendall(bytes(1000))
     assert len(far.recv(600)) == 600
     far.recv(400, socket.MSG_PEEK | socket.MSG_WAITALL)
-    assert (meter.received(far.fileno()), meter.taken(far.fileno())) == (1000, (600, 600))
+    assert (meter.received(far.fileno()), meter.read_by_owner(far.fileno())) == (1000, (600, 600))
 
 
 def test_the_meter_counts_nothing_where_nothing_is_to_be_counted() -> None:
-    meter = Meter()
+    meter = KernelCounters()
     near, far = socket.socketpair()
     with near, far:
         near.sendall(b"x")
         descriptor = far.fileno()
         assert meter.received(descriptor) == 0
     assert meter.received(descriptor) == 0  # it is closed
-    assert meter.taken(descriptor) == (0, 0)
+    assert meter.read_by_owner(descriptor) == (0, 0)
 
 
 def test_the_meter_knows_the_memory() -> None:
-    assert abs(Meter().memory() - psutil.Process().memory_info().rss) < 2 * MIB
+    assert abs(KernelCounters().memory() - psutil.Process().memory_info().rss) < 2 * MIB

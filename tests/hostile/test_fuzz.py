@@ -19,7 +19,7 @@ from support.fuzz import hammer
 from support.process import ServerProcess, server_process
 from support.zmtp import LIMIT
 
-from trioreq._tally import Outcome
+from trioreq._server.tally import Outcome
 
 SEED = 20
 MIB = 2**20

@@ -16,7 +16,7 @@ from support.process import server_process
 from support.serving import serving, until
 from support.zmtp import GREETING, LONG, SIGNATURE, RawPeer, command, frame, ready
 
-from trioreq import _sockets
+from trioreq._transport import server_sockets
 
 READY = ready([(b"Socket-Type", b"DEALER")])
 STAGES = [
@@ -38,7 +38,7 @@ PATIENCE = 1.0  # seconds for a handshake, in this test
 async def test_who_stops_in_the_handshake_is_thrown_out(
     clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sockets, "HANDSHAKE", PATIENCE)
+    monkeypatch.setattr(server_sockets, "HANDSHAKE", PATIENCE)
     async with serving(Worker()) as server:
         client = clients.connect(server.endpoints[0])
         assert await client.request(b"echo") == [b"re:echo"]

@@ -17,9 +17,9 @@ from support.programs import Program, open_program
 from support.serving import LIMIT, serving, until
 
 import trioreq
-from trioreq import _wire
-from trioreq._presence import Presence
-from trioreq._wire import Header
+from trioreq._protocol import envelope as wire
+from trioreq._protocol.connection_table import Presence
+from trioreq._protocol.envelope import Header
 
 
 @pytest.fixture
@@ -30,7 +30,6 @@ async def program(old_java: list[str], versions: dict[str, list[str]]) -> AsyncI
         yield opened
 
 
-@pytest.mark.interpreted
 async def test_old_java_is_refused(program: Program, clients: Clients) -> None:
     """It is let in by none of its tries, and it harms nobody."""
     tries = 0
@@ -68,16 +67,16 @@ async def test_old_java_with_the_header_behind_a_proxy(program: Program) -> None
     async with serving(worker) as server:
         with proxied(server.endpoints[0]) as endpoint:
             await program.connect("DEALER", endpoint)
-            asked = Header(_wire.REQUEST, 1 | _wire.WANTS_HELLO).pack()
-            hello = Header(_wire.OK, _wire.WANTS_HELLO, _wire.SPEAKS).pack()
+            asked = Header(wire.REQUEST, 1 | wire.WANTS_HELLO).pack()
+            hello = Header(wire.OK, wire.WANTS_HELLO, wire.SPEAKS).pack()
             assert await program.request(asked, b"", b"wait one") == [hello, b"", b""]
             await worker.log.wait("started wait one")
-            await program.send(Header(_wire.CANCEL, 1).pack(), b"", b"")
+            await program.send(Header(wire.CANCEL, 1).pack(), b"", b"")
             await worker.log.wait("cancelled wait one: cancelled")
-            await program.send(Header(_wire.REQUEST, 2, 100).pack(), b"", b"wait two")
+            await program.send(Header(wire.REQUEST, 2, 100).pack(), b"", b"wait two")
             await worker.log.wait("cancelled wait two: deadline")
-            reply = await program.request(Header(_wire.REQUEST, 3).pack(), b"", b"fail")
-            assert reply[0] == Header(1, 3, _wire.SPEAKS).pack()
+            reply = await program.request(Header(wire.REQUEST, 3).pack(), b"", b"fail")
+            assert reply[0] == Header(1, 3, wire.SPEAKS).pack()
             assert reply[1:4] == [b"", b"trioreq-error", b"handler-failed"]
 
 

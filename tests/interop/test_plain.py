@@ -11,7 +11,7 @@ from support.plain import plain_server
 from support.serving import LIMIT, serving, until
 
 import trioreq
-from trioreq import _wire
+from trioreq._protocol import envelope as wire
 
 # The client.
 
@@ -92,9 +92,9 @@ async def test_client_with_router() -> None:
             messages = [await router.receive() for _ in bodies]
             assert sorted(message[-1] for message in messages) == sorted(bodies)
             for routing_id, frame, delimiter, body in reversed(messages):
-                header = _wire.header_untrusted((frame, delimiter))
+                header = wire.header_untrusted((frame, delimiter))
                 assert header is not None
-                assert header.kind == _wire.REQUEST
+                assert header.kind == wire.REQUEST
                 assert 0 < header.left <= 20_000
                 await router.send(routing_id, frame, delimiter, b"re:" + body)
 

@@ -15,8 +15,9 @@ from support.programs import Program, open_program
 from support.serving import LIMIT, serving
 
 import trioreq
-from trioreq import _pack, _wire
-from trioreq._wire import Header
+from trioreq._protocol import envelope as wire
+from trioreq._protocol import packs
+from trioreq._protocol.envelope import Header
 
 HEARTBEAT = 3.0  # seconds; a Java machine that warms up must be able to answer in half of it
 SLACK = 0.5  # seconds, for a machine that is busy
@@ -73,20 +74,20 @@ async def test_program_with_the_header(program: Program) -> None:
     worker = Worker()
     async with serving(worker) as server:
         await program.connect("DEALER", server.endpoints[0])
-        asked = Header(_wire.REQUEST, 1 | _wire.WANTS_HELLO).pack()
-        hello = Header(_wire.OK, _wire.WANTS_HELLO, _wire.SPEAKS).pack()
+        asked = Header(wire.REQUEST, 1 | wire.WANTS_HELLO).pack()
+        hello = Header(wire.OK, wire.WANTS_HELLO, wire.SPEAKS).pack()
         assert await program.request(asked, b"", b"wait one") == [
             hello,
             b"",
-            _pack.HELLO.pack(_pack.MAX_SIZE),
+            packs.HELLO.pack(packs.MAX_SIZE),
         ]
         await worker.log.wait("started wait one")
-        await program.send(Header(_wire.CANCEL, 1).pack(), b"", b"")
+        await program.send(Header(wire.CANCEL, 1).pack(), b"", b"")
         await worker.log.wait("cancelled wait one: cancelled")
-        await program.send(Header(_wire.REQUEST, 2, 100).pack(), b"", b"wait two")
+        await program.send(Header(wire.REQUEST, 2, 100).pack(), b"", b"wait two")
         await worker.log.wait("cancelled wait two: deadline")
-        frame, _, *body = await program.request(Header(_wire.REQUEST, 3).pack(), b"", b"fail")
-        assert frame == Header(1, 3, _wire.SPEAKS).pack()
+        frame, _, *body = await program.request(Header(wire.REQUEST, 3).pack(), b"", b"fail")
+        assert frame == Header(1, 3, wire.SPEAKS).pack()
         assert body[:2] == [b"trioreq-error", b"handler-failed"]
         assert server.statistics().replies_sent == 2  # the hello counts
 

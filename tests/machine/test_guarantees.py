@@ -31,8 +31,10 @@ from support.story import Guest, Story
 from support.watched import WatchedNetwork
 
 import trioreq
-from trioreq import _lanes, _router, _wire
-from trioreq._wire import Header
+from trioreq._protocol import envelope as wire
+from trioreq._protocol.envelope import Header
+from trioreq._server import lanes
+from trioreq._transport import router
 from trioreq.testing._schedule import scheduled
 
 MOST_GUESTS = 5
@@ -262,8 +264,8 @@ class Machine(RuleBasedStateMachine):
         if guest is None or guest.stalled:
             return
         for program in programs:
-            correlation = len(self.story.asked) + 1 + (_wire.WANTS_HELLO if hello else 0)
-            self.story.ask(guest, program, Header(_wire.REQUEST, correlation, seconds * 1000))
+            correlation = len(self.story.asked) + 1 + (wire.WANTS_HELLO if hello else 0)
+            self.story.ask(guest, program, Header(wire.REQUEST, correlation, seconds * 1000))
 
     @precondition(lambda self: self._serving)
     @rule(which=st.integers(0, 7))
@@ -522,9 +524,9 @@ PROFILE = settings(
 @pytest.fixture
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done in one go is little, so that few messages are more than that."""
-    monkeypatch.setattr(_router, "BATCH", 2 * _router.MESSAGE)
-    monkeypatch.setattr(_router, "CATCH_UP", 2)
-    monkeypatch.setattr(_lanes, "IN_A_ROW", 3)
+    monkeypatch.setattr(router, "BATCH", 2 * router.MESSAGE)
+    monkeypatch.setattr(router, "CATCH_UP", 2)
+    monkeypatch.setattr(lanes, "IN_A_ROW", 3)
 
 
 @pytest.fixture

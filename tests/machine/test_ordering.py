@@ -16,11 +16,11 @@ from functools import partial
 import pytest
 import trio
 
-from trioreq._connection import Call, Desk
-from trioreq._gate import Rules
-from trioreq._limits import Limits
-from trioreq._server import Server
-from trioreq._turns import Turns
+from trioreq._protocol.connection_limits import Limits
+from trioreq._protocol.fair_queue import Turns
+from trioreq._server.connection import Call, Desk
+from trioreq._server.serve import Server
+from trioreq._transport.zap_handler import Rules
 from trioreq.testing._libzmq import Connection, MemorySockets, Peer
 from trioreq.testing._ways import open_timers
 

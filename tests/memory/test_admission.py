@@ -13,7 +13,7 @@ from support.memory import serving
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
-from trioreq import _gate
+from trioreq._transport import zap_handler
 from trioreq.testing import MemoryClient
 
 
@@ -56,7 +56,7 @@ async def test_an_admit_that_hangs_has_its_time(autojump_clock: MockClock) -> No
     async with serving(whoami, admit=hang) as net:
         begun = trio.current_time()
         assert await refused(net.connect())
-        assert trio.current_time() - begun == _gate.ADMISSION_TIME
+        assert trio.current_time() - begun == zap_handler.ADMISSION_TIME
 
 
 async def test_more_at_once_than_may_be_asked_about_are_put_off(
@@ -67,7 +67,7 @@ async def test_more_at_once_than_may_be_asked_about_are_put_off(
         return "somebody"
 
     async with serving(whoami, admit=slow) as net:
-        inside = [net.connect() for _ in range(_gate.ADMISSIONS)]
+        inside = [net.connect() for _ in range(zap_handler.ADMISSIONS)]
         await wait_all_tasks_blocked()
         assert await refused(net.connect())
         for client in inside:

@@ -14,9 +14,9 @@ from support.line import FakeLine, asking
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
-from trioreq import _wire
-from trioreq._exchange import Inquiry
-from trioreq._wire import Frames
+from trioreq._client.multiplexer import Inquiry
+from trioreq._protocol import envelope as wire
+from trioreq._protocol.envelope import Frames
 
 
 class Caller:
@@ -106,7 +106,7 @@ async def test_a_cancelled_caller_takes_its_request_back(autojump_clock: MockClo
         nursery.start_soon(caller)
         await wait_all_tasks_blocked()
         caller.scope.cancel()
-    assert [header.kind for header, _ in line.sent] == [_wire.REQUEST, _wire.CANCEL]
+    assert [header.kind for header, _ in line.sent] == [wire.REQUEST, wire.CANCEL]
     assert line.sent[0][0].correlation == line.sent[1][0].correlation
     assert line.client.statistics().cancelled == 1
 
@@ -140,13 +140,13 @@ async def test_of_a_burst_one_asks_whether_the_server_understands(
         for caller in callers:
             nursery.start_soon(caller)
         await wait_all_tasks_blocked()
-        ask = [bool(header.correlation & _wire.WANTS_HELLO) for header, _ in line.sent]
+        ask = [bool(header.correlation & wire.WANTS_HELLO) for header, _ in line.sent]
         assert ask == [True, False, False]
         for caller in callers:  # who has asked may be gone for good
             caller.scope.cancel()
         nursery.start_soon(Caller(line.client, b"y"))
         await wait_all_tasks_blocked()
-        assert line.sent[-1][0].correlation & _wire.WANTS_HELLO
+        assert line.sent[-1][0].correlation & wire.WANTS_HELLO
         nursery.cancel_scope.cancel()
 
 
@@ -195,7 +195,7 @@ async def test_it_is_told_as_soon_as_the_server_is_known_to_understand(
         caller = Caller(line.client, b"x")
         nursery.start_soon(caller)
         await wait_all_tasks_blocked()
-        assert line.sent[0][0].correlation & _wire.WANTS_HELLO
+        assert line.sent[0][0].correlation & wire.WANTS_HELLO
         caller.scope.cancel()
         await wait_all_tasks_blocked()
         assert line.cancels() == 0

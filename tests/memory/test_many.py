@@ -14,8 +14,8 @@ from support.serving import until
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 import trioreq
-from trioreq import _wire
-from trioreq._many import Many as _Many
+from trioreq._client.pipeline import Many as _Many
+from trioreq._protocol import envelope as wire
 
 
 class Many:
@@ -134,7 +134,7 @@ async def test_each_has_its_own_time(autojump_clock: MockClock) -> None:
         assert (line.sent[2][0].left, line.cancels()) == (10_000, 0)
         await trio.sleep(2)
         assert line.cancels() == 1
-        assert line.sent[-1][0].correlation == line.sent[0][0].correlation & _wire.CORRELATION
+        assert line.sent[-1][0].correlation == line.sent[0][0].correlation & wire.CORRELATION
         await trio.sleep(2)
         line.answer(2, b"z")
         line.answer(0, b"late")

@@ -8,15 +8,15 @@ from support.memory import serving
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
-from trioreq import _pack
-from trioreq._wire import REQUEST, Header
+from trioreq._protocol import packs
+from trioreq._protocol.envelope import REQUEST, Header
 from trioreq.testing import MemoryNetwork
 
 
 def pack(messages: int, body: bytes = b"echo", first: int = 1) -> bytes:
     numbers = range(first, first + messages)
     requests = [(Header(REQUEST, number).pack(), b"", body) for number in numbers]
-    return _pack.pack(requests, _pack.MAX_SIZE, _pack.MAX_SIZE)[0][0]
+    return packs.pack(requests, packs.MAX_SIZE, packs.MAX_SIZE)[0][0]
 
 
 async def test_each_reply_of_a_pack_that_has_no_room_is_counted(autojump_clock: MockClock) -> None:
@@ -50,8 +50,8 @@ async def test_g6_packs_are_read_few_at_a_time(autojump_clock: MockClock) -> Non
         await wait_all_tasks_blocked()
         before = net.server.statistics().requests
         for number in range(40):
-            client.send_raw(pack(_pack.MAX_MESSAGES, first=1 + _pack.MAX_MESSAGES * number))
-        assert await most_in_a_pass(net, before + 40 * _pack.MAX_MESSAGES) <= 4 * _pack.MAX_MESSAGES
+            client.send_raw(pack(packs.MAX_MESSAGES, first=1 + packs.MAX_MESSAGES * number))
+        assert await most_in_a_pass(net, before + 40 * packs.MAX_MESSAGES) <= 4 * packs.MAX_MESSAGES
 
 
 async def test_g6_one_lane_leads_however_many_have_been_called_up(
@@ -61,11 +61,11 @@ async def test_g6_one_lane_leads_however_many_have_been_called_up(
     async with serving(Worker(), max_in_flight=1000) as net:
         client = net.connect(socket_type="DEALER")
         client.send_raw(
-            pack(_pack.MAX_MESSAGES, b"wait")
+            pack(packs.MAX_MESSAGES, b"wait")
         )  # each handler that waits calls others up
         for _ in range(200):
-            client.send_raw(pack(_pack.MAX_MESSAGES, b"under a name that is in flight"))
-        assert await most_in_a_pass(net, 201 * _pack.MAX_MESSAGES) <= 4 * _pack.MAX_MESSAGES
+            client.send_raw(pack(packs.MAX_MESSAGES, b"under a name that is in flight"))
+        assert await most_in_a_pass(net, 201 * packs.MAX_MESSAGES) <= 4 * packs.MAX_MESSAGES
 
 
 async def test_g1_of_a_pack_whose_client_has_gone_nothing_is_sent(

@@ -20,7 +20,7 @@ from support.outcomes import outcomes
 from trio.testing import MockClock
 
 import trioreq
-from trioreq._connection import Connection
+from trioreq._server.connection import Connection
 from trioreq.testing import MemoryClient, MemoryNetwork
 
 
@@ -310,7 +310,6 @@ async def test_g5_a_lane_that_waits_holds_no_request() -> None:
         assert [one for one in requests_in_memory() if one not in others] == []
 
 
-@pytest.mark.interpreted
 async def test_ctrl_c_may_come_into_a_handler_but_not_into_the_sending_of_its_reply(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -17,7 +17,7 @@ from support.trace import run_traced
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
-from trioreq._exchange import Exchange
+from trioreq._client.multiplexer import Exchange
 from trioreq.testing import open_memory_network, open_memory_server, sleep
 from trioreq.testing._schedule import scheduled
 

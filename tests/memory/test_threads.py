@@ -7,14 +7,12 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import trio
 
-from trioreq._threads import Threads
-from trioreq._turns import SharedTurns
+from trioreq._protocol.fair_queue import SharedTurns
+from trioreq._server.threads import Threads
 
 # What is compiled takes no stand-in for a request.
-pytestmark = pytest.mark.interpreted
 
 
 class Carrier:

@@ -7,7 +7,8 @@ import zmq
 from zmq.utils import z85
 
 import trioreq
-from trioreq._admission import (
+from trioreq._protocol.connection_limits import Limits
+from trioreq._protocol.zap import (
     Applicant,
     Verdict,
     applicant_untrusted,
@@ -16,8 +17,7 @@ from trioreq._admission import (
     refuse,
     reply,
 )
-from trioreq._gate import Rules
-from trioreq._limits import Limits
+from trioreq._transport.zap_handler import Rules
 
 QUESTION = [b"1.0", b"17", b"trioreq", b"127.0.0.1", b"", b"NULL"]
 KEY = zmq.curve_keypair()[0]

@@ -10,7 +10,7 @@ import pytest
 import zmq.auth
 
 import trioreq
-from trioreq._curve import check_user_id, read_directory
+from trioreq._transport.curve import check_user_id, read_directory
 
 
 @pytest.fixture

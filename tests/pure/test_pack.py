@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trioreq import _pack
-from trioreq._wire import REQUEST, Frames, Header
+from trioreq._protocol import packs
+from trioreq._protocol.envelope import REQUEST, Frames, Header
 
 OWN = 500
 
@@ -23,65 +23,65 @@ def unpacked(sent: list[Frames]) -> list[Frames]:
     """What the other side makes of it."""
     found: list[Frames] = []
     for frames in sent:
-        pack = _pack.unpack_untrusted(frames[0]) if len(frames) == 1 else None
+        pack = packs.unpack_untrusted(frames[0]) if len(frames) == 1 else None
         found.extend([frames] if pack is None else map(tuple, pack[1]))
     return found
 
 
 @given(st.lists(MESSAGE, max_size=20), st.integers(0, 300))
-@example([(Header(REQUEST, 1).pack(), b"", b"x")] * 1000, _pack.MAX_SIZE)
-@example([(Header(REQUEST, 1).pack(), b"", bytes(_pack.MAX_SIZE))] * 2, _pack.MAX_SIZE)
+@example([(Header(REQUEST, 1).pack(), b"", b"x")] * 1000, packs.MAX_SIZE)
+@example([(Header(REQUEST, 1).pack(), b"", bytes(packs.MAX_SIZE))] * 2, packs.MAX_SIZE)
 def test_what_is_packed_comes_out_as_it_was(messages: list[Frames], theirs: int) -> None:
-    sent = _pack.pack(messages, theirs, OWN)
+    sent = packs.pack(messages, theirs, OWN)
     assert unpacked(sent) == messages
-    assert sum(map(_pack.messages_in, sent)) == len(messages)
+    assert sum(map(packs.messages_in, sent)) == len(messages)
     for frames in sent:
         if len(frames) == 1:
-            pack = _pack.unpack_untrusted(frames[0])
+            pack = packs.unpack_untrusted(frames[0])
             assert pack is not None
             assert pack[0] == OWN
             assert len(frames[0]) <= theirs
-            assert 2 <= len(pack[1]) == _pack.messages_in(frames) <= _pack.MAX_MESSAGES
+            assert 2 <= len(pack[1]) == packs.messages_in(frames) <= packs.MAX_MESSAGES
 
 
 def test_what_fits_is_put_together() -> None:
     message = (Header(REQUEST, 1).pack(), b"", b"x")
     other = (b"", b"x")
-    size = _pack.HEAD_SIZE + 3 * (_pack.OVERHEAD + 1)
-    assert len(_pack.pack([message] * 6, size, OWN)) == 2
-    assert len(_pack.pack([message] * 6, size - 1, OWN)) == 3
-    assert len(_pack.pack([message] * (_pack.MAX_MESSAGES + 1), _pack.MAX_SIZE, OWN)) == 2
-    assert _pack.pack([message, other, message], _pack.MAX_SIZE, OWN) == [message, other, message]
+    size = packs.HEAD_SIZE + 3 * (packs.OVERHEAD + 1)
+    assert len(packs.pack([message] * 6, size, OWN)) == 2
+    assert len(packs.pack([message] * 6, size - 1, OWN)) == 3
+    assert len(packs.pack([message] * (packs.MAX_MESSAGES + 1), packs.MAX_SIZE, OWN)) == 2
+    assert packs.pack([message, other, message], packs.MAX_SIZE, OWN) == [message, other, message]
 
 
-@given(st.binary(max_size=60).map(lambda rest: _pack.MAGIC + rest))
+@given(st.binary(max_size=60).map(lambda rest: packs.MAGIC + rest))
 @example(b"")
-@example(_pack.MAGIC)
+@example(packs.MAGIC)
 def test_what_is_no_pack_is_none_and_a_pack_is_read_whole(frame: bytes) -> None:
-    pack = _pack.unpack_untrusted(frame)
+    pack = packs.unpack_untrusted(frame)
     if pack is not None:
-        size = sum(_pack.OVERHEAD + len(body) for _, _, body in pack[1])
-        assert size + _pack.HEAD_SIZE == len(frame)
+        size = sum(packs.OVERHEAD + len(body) for _, _, body in pack[1])
+        assert size + packs.HEAD_SIZE == len(frame)
 
 
 def test_a_pack_that_is_not_whole_is_none() -> None:
     message = (Header(REQUEST, 1).pack(), b"", b"body")
-    (frame,) = _pack.pack([message] * 3, _pack.MAX_SIZE, OWN)[0]
-    assert _pack.unpack_untrusted(frame) is not None
+    (frame,) = packs.pack([message] * 3, packs.MAX_SIZE, OWN)[0]
+    assert packs.unpack_untrusted(frame) is not None
     for cut in range(len(frame)):
-        assert _pack.unpack_untrusted(frame[:cut]) is None
-    assert _pack.unpack_untrusted(frame + b"x") is None
+        assert packs.unpack_untrusted(frame[:cut]) is None
+    assert packs.unpack_untrusted(frame + b"x") is None
     for number in {0, 2, 4, 255}:
-        at = _pack.HEAD_SIZE - 1
-        assert _pack.unpack_untrusted(frame[:at] + bytes([number]) + frame[at + 1 :]) is None
+        at = packs.HEAD_SIZE - 1
+        assert packs.unpack_untrusted(frame[:at] + bytes([number]) + frame[at + 1 :]) is None
 
 
 def test_a_pack_of_too_many_is_none() -> None:
-    entry = bytes(_pack.OVERHEAD)
-    most = _pack.MAX_MESSAGES
+    entry = bytes(packs.OVERHEAD)
+    most = packs.MAX_MESSAGES
     for number, right in ((most, True), (most + 1, False)):
-        frame = _pack.HEAD.pack(_pack.MAGIC, OWN, number) + entry * number
-        assert (_pack.unpack_untrusted(frame) is not None) == right
+        frame = packs.HEAD.pack(packs.MAGIC, OWN, number) + entry * number
+        assert (packs.unpack_untrusted(frame) is not None) == right
 
 
 @pytest.mark.parametrize(
@@ -92,32 +92,32 @@ def test_a_pack_of_too_many_is_none() -> None:
         ((b"\0\0\0\x07",), 7),
         ((b"\0\0\0\x07", b""), 0),
         ((b"\0\0\x07",), 0),
-        ((b"\xff\xff\xff\xff",), _pack.MAX_SIZE),
+        ((b"\xff\xff\xff\xff",), packs.MAX_SIZE),
     ],
 )
 def test_the_room_that_a_hello_tells(body: Frames, size: int) -> None:
-    assert _pack.max_size_untrusted(body) == size
+    assert packs.max_size_untrusted(body) == size
 
 
 def test_who_takes_small_frames_has_less_room() -> None:
-    assert _pack.max_size(1) == 0
-    assert _pack.max_size(100) == 100 - _pack.ENCRYPTION
-    assert _pack.max_size(2**40) == _pack.MAX_SIZE
+    assert packs.max_size(1) == 0
+    assert packs.max_size(100) == 100 - packs.ENCRYPTION
+    assert packs.max_size(2**40) == packs.MAX_SIZE
 
 
 def test_a_pack_that_is_too_large_is_none() -> None:
-    for size, right in ((_pack.MAX_SIZE, True), (_pack.MAX_SIZE + 1, False)):
-        body = bytes(size - _pack.HEAD_SIZE - _pack.OVERHEAD)
+    for size, right in ((packs.MAX_SIZE, True), (packs.MAX_SIZE + 1, False)):
+        body = bytes(size - packs.HEAD_SIZE - packs.OVERHEAD)
         entry = len(body).to_bytes(2, "big") + bytes(17) + body
-        frame = _pack.HEAD.pack(_pack.MAGIC, OWN, 1) + entry
+        frame = packs.HEAD.pack(packs.MAGIC, OWN, 1) + entry
         assert len(frame) == size
-        assert (_pack.unpack_untrusted(frame) is not None) == right
+        assert (packs.unpack_untrusted(frame) is not None) == right
 
 
 @pytest.mark.parametrize(
     ("frame", "weight"),
-    [(b"", 1), (_pack.MAGIC, 1), (bytes(9), 1)]
-    + [(_pack.HEAD.pack(_pack.MAGIC, 0, number), max(number, 1)) for number in (0, 1, 255)],
+    [(b"", 1), (packs.MAGIC, 1), (bytes(9), 1)]
+    + [(packs.HEAD.pack(packs.MAGIC, 0, number), max(number, 1)) for number in (0, 1, 255)],
 )
 def test_a_pack_counts_as_what_it_says_to_have(frame: bytes, weight: int) -> None:
-    assert _pack.weight_untrusted(frame) == weight
+    assert packs.weight_untrusted(frame) == weight

@@ -10,9 +10,10 @@ from typing import Any, cast
 
 import pytest
 
-from trioreq import _pool, _turns
-from trioreq._pool import Pool, Worker
-from trioreq._turns import SharedTurns
+from trioreq._protocol import fair_queue
+from trioreq._protocol.fair_queue import SharedTurns
+from trioreq._server import pool
+from trioreq._server.pool import Pool, Worker
 
 
 class Wake:
@@ -118,8 +119,8 @@ def _no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
         def __exit__(self, *_: object) -> None:
             self.release()
 
-    monkeypatch.setattr(_pool, "Lock", Lock)
-    monkeypatch.setattr(_turns, "Lock", Lock)
+    monkeypatch.setattr(pool, "Lock", Lock)
+    monkeypatch.setattr(fair_queue, "Lock", Lock)
 
 
 def test_one_other_is_called_up_for_what_is_left() -> None:
@@ -298,7 +299,7 @@ def rest(
     """Let the loop rest if it likes to; returns whether it did, as a number."""
     rests: list[Pause] = []
     with monkeypatch.context() as patched:
-        patched.setattr(_pool, "Lock", lambda: Pause(rests, meanwhile))
+        patched.setattr(pool, "Lock", lambda: Pause(rests, meanwhile))
         threaded.pool.rest()
     assert threaded.pool.awake
     assert not threaded.pool._resting
@@ -314,7 +315,7 @@ def test_a_loop_that_rests_goes_on_when_who_was_called_up_is_through(
 
     def runs() -> None:
         assert threaded.parked == 0
-        monkeypatch.setattr(_pool, "Lock", Wake)
+        monkeypatch.setattr(pool, "Lock", Wake)
         threaded.run()
         assert not threaded.pool._resting, "the loop was left at rest"
 

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from trioreq._presence import Presence
+from trioreq._protocol.connection_table import Presence
 
 
 @dataclass(eq=False)

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from trioreq._turns import SharedTurns, Turns
+from trioreq._protocol.fair_queue import SharedTurns, Turns
 
 
 class TurnsMachine(RuleBasedStateMachine):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioreq._unfinished import EXTRA, HEARTBEATS, NOTABLE, TURNS, Unfinished
+from trioreq._protocol.message_guard import EXTRA, HEARTBEATS, NOTABLE, TURNS, Unfinished
 
 SIZE = 1000
 ROOM = SIZE + EXTRA

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioreq import _pack, _wire
 from trioreq._errors import Code
-from trioreq._wire import Frames, Header
+from trioreq._protocol import envelope as wire
+from trioreq._protocol import packs
+from trioreq._protocol.envelope import Frames, Header
 
 VECTORS = json.loads((Path(__file__).parents[2] / "docs/protocol-vectors.json").read_text())
 
@@ -59,61 +60,61 @@ def test_the_sections() -> None:
 def test_a_header(vector: dict[str, Any]) -> None:
     frame = bytes.fromhex(vector["frame"])
     assert header_of(vector).pack() == frame
-    assert _wire.header_untrusted((frame, b"")) == header_of(vector)
+    assert wire.header_untrusted((frame, b"")) == header_of(vector)
 
 
 @each("not_headers")
 def test_what_is_no_header(vector: dict[str, Any]) -> None:
-    assert _wire.header_untrusted((bytes.fromhex(vector["frame"]), b"")) is None
+    assert wire.header_untrusted((bytes.fromhex(vector["frame"]), b"")) is None
 
 
 @each("packs")
 def test_a_pack(vector: dict[str, Any]) -> None:
     frame = bytes.fromhex(vector["frame"])
     messages = [frames_of(words) for words in vector["messages"]]
-    pack = _pack.unpack_untrusted(frame)
+    pack = packs.unpack_untrusted(frame)
     assert pack is not None
     assert (pack[0], [tuple(frames) for frames in pack[1]]) == (vector["max_size"], messages)
     if len(messages) > 1:  # we make no others
-        assert _pack.pack(messages, _pack.MAX_SIZE, vector["max_size"]) == [(frame,)]
+        assert packs.pack(messages, packs.MAX_SIZE, vector["max_size"]) == [(frame,)]
 
 
 @each("not_packs")
 def test_what_is_no_pack(vector: dict[str, Any]) -> None:
-    assert _pack.unpack_untrusted(bytes.fromhex(vector["frame"])) is None
+    assert packs.unpack_untrusted(bytes.fromhex(vector["frame"])) is None
 
 
 @each("left")
 def test_the_time_left(vector: dict[str, Any]) -> None:
     seconds = math.inf if vector["seconds"] is None else vector["seconds"]
-    assert _wire.milliseconds(seconds) == vector["left"]
+    assert wire.milliseconds(seconds) == vector["left"]
 
 
 @each("messages")
 def test_a_message(vector: dict[str, Any]) -> None:
-    parts = _wire.split_untrusted(frames_of(vector["frames"]))
+    parts = wire.split_untrusted(frames_of(vector["frames"]))
     if vector["envelope"] is None:
         assert parts is None
         return
     assert parts is not None
     assert parts == ((*frames_of(vector["envelope"]), b""), frames_of(vector["body"]))
     header = None if vector["header"] is None else header_of(vector["header"])
-    assert _wire.header_untrusted(parts[0]) == header
+    assert wire.header_untrusted(parts[0]) == header
 
 
 @each("answers")
 def test_an_answer(vector: dict[str, Any]) -> None:
-    parts = _wire.split_untrusted(frames_of(vector["request"]))
+    parts = wire.split_untrusted(frames_of(vector["request"]))
     assert parts is not None
     envelope = parts[0]
     if vector["code"] is None:
         body = frames_of(vector["body"])
     else:
-        body = _wire.error_body(vector["code"], vector["text"])
-        assert _wire.status_of(vector["code"]) == vector["status"]
-        assert _wire.error_untrusted(body) == (vector["code"], vector["text"])
-    header = _wire.header_untrusted(envelope)
-    reply = _wire.answer(envelope, header, vector["status"], body)
+        body = wire.error_body(vector["code"], vector["text"])
+        assert wire.status_of(vector["code"]) == vector["status"]
+        assert wire.error_untrusted(body) == (vector["code"], vector["text"])
+    header = wire.header_untrusted(envelope)
+    reply = wire.answer(envelope, header, vector["status"], body)
     assert reply == frames_of(vector["reply"])
 
 
@@ -126,23 +127,23 @@ def test_there_is_an_answer_for_each_code() -> None:
 def test_a_header_comes_back_as_it_went(header: Header) -> None:
     frame = header.pack()
     assert len(frame) == 17
-    assert _wire.header_untrusted((frame, b"")) == header
+    assert wire.header_untrusted((frame, b"")) == header
 
 
 @given(headers, frames)
 def test_the_header_is_the_last_frame_of_the_envelope(header: Header, before: Frames) -> None:
-    assert _wire.header_untrusted((*before, header.pack(), b"")) == header
+    assert wire.header_untrusted((*before, header.pack(), b"")) == header
 
 
 @given(frames)
 def test_no_frames_make_it_raise(envelope: Frames) -> None:
-    _wire.header_untrusted(envelope)
+    wire.header_untrusted(envelope)
 
 
 @given(st.binary(min_size=13, max_size=13), frames)
 def test_any_bytes_behind_the_magic_are_a_header(rest: bytes, before: Frames) -> None:
-    frame = _wire.MAGIC + rest
-    header = _wire.header_untrusted((*before, frame, b""))
+    frame = wire.MAGIC + rest
+    header = wire.header_untrusted((*before, frame, b""))
     assert header is not None
     assert header.pack() == frame
 
@@ -151,14 +152,14 @@ def test_any_bytes_behind_the_magic_are_a_header(rest: bytes, before: Frames) ->
 def test_an_answer_changes_no_more_than_the_header(
     before: Frames, header: Header, status: int, body: Frames
 ) -> None:
-    reply = _wire.answer((*before, header.pack(), b""), header, status, body)
-    own = Header(status, header.correlation, _wire.SPEAKS)
+    reply = wire.answer((*before, header.pack(), b""), header, status, body)
+    own = Header(status, header.correlation, wire.SPEAKS)
     assert reply == (*before, own.pack(), b"", *body)
 
 
 @given(st.floats(-1e9, 1e300) | st.just(math.inf))
 def test_the_time_left_is_never_less_than_it_is(seconds: float) -> None:
-    left = _wire.milliseconds(seconds)
-    assert 0 <= left < _wire.SPEAKS
+    left = wire.milliseconds(seconds)
+    assert 0 <= left < wire.SPEAKS
     assert (left == 0) == (seconds == math.inf)
-    assert left == 0 or left == _wire.MOST_MILLISECONDS or left / 1000 >= seconds
+    assert left == 0 or left == wire.MOST_MILLISECONDS or left / 1000 >= seconds

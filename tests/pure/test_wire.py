@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioreq import _wire
+from trioreq._protocol import envelope as wire
 
 frame = st.binary(max_size=4)
 filled = st.binary(min_size=1, max_size=4)
@@ -18,22 +18,22 @@ filled = st.binary(min_size=1, max_size=4)
 def test_the_envelope_ends_with_the_first_empty_frame(
     envelope: list[bytes], body: list[bytes]
 ) -> None:
-    assert _wire.split_untrusted([*envelope, b"", *body]) == ((*envelope, b""), tuple(body))
+    assert wire.split_untrusted([*envelope, b"", *body]) == ((*envelope, b""), tuple(body))
 
 
 @given(st.lists(filled, max_size=4))
 def test_no_empty_frame_is_no_request(frames: list[bytes]) -> None:
-    assert _wire.split_untrusted(frames) is None
+    assert wire.split_untrusted(frames) is None
 
 
 @given(st.lists(filled, max_size=4))
 def test_nothing_behind_the_empty_frame_is_no_request(envelope: list[bytes]) -> None:
-    assert _wire.split_untrusted([*envelope, b""]) is None
+    assert wire.split_untrusted([*envelope, b""]) is None
 
 
 @given(st.lists(frame, max_size=6))
 def test_nothing_is_lost_or_made_up(frames: list[bytes]) -> None:
-    parts = _wire.split_untrusted(frames)
+    parts = wire.split_untrusted(frames)
     assert parts is None or [*parts[0], *parts[1]] == frames
 
 
@@ -50,7 +50,7 @@ def test_nothing_is_lost_or_made_up(frames: list[bytes]) -> None:
     ],
 )
 def test_what_a_handler_may_return(result: object, body: tuple[bytes, ...]) -> None:
-    frames = _wire.body("the handler returned", result)
+    frames = wire.body("the handler returned", result)
     assert frames == body
     assert all(type(part) is bytes for part in frames)
 
@@ -68,15 +68,15 @@ def test_what_a_handler_may_return(result: object, body: tuple[bytes, ...]) -> N
 )
 def test_what_a_handler_may_not_return(result: object, hint: str) -> None:
     with pytest.raises(TypeError, match=hint):
-        _wire.body("the handler returned", result)
+        wire.body("the handler returned", result)
 
 
 def test_a_reply_does_not_change_with_the_buffer_it_was_made_from() -> None:
     buffer = bytearray(b"before")
-    body = _wire.body("the handler returned", buffer)
+    body = wire.body("the handler returned", buffer)
     buffer[:] = b"after!"
     assert body == (b"before",)
 
 
 def test_an_error_is_three_frames() -> None:
-    assert _wire.error_body("not-found", "nö") == (b"trioreq-error", b"not-found", "nö".encode())
+    assert wire.error_body("not-found", "nö") == (b"trioreq-error", b"not-found", "nö".encode())

@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from unittest import mock
 
-from trioreq._connection import Connection
-from trioreq._messages import Known, Names, Origin, PyMessages, Received
-from trioreq._outbox import RouterLink
-from trioreq._presence import Presence
-from trioreq._router import Router
+from trioreq._protocol.connection_table import Presence
+from trioreq._server.connection import Connection
+from trioreq._transport.messages import Known, Names, Origin, PyMessages, Received
+from trioreq._transport.outbox import RouterLink
+from trioreq._transport.router import Router
 
 from .zmtp import GARBAGE, RawPeer, message
 

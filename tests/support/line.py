@@ -10,9 +10,9 @@ from typing import Any
 import trio
 
 import trioreq
-from trioreq import _wire
-from trioreq._exchange import Exchange
-from trioreq._wire import Frames, Header
+from trioreq._client.multiplexer import Exchange
+from trioreq._protocol import envelope as wire
+from trioreq._protocol.envelope import Frames, Header
 
 
 class FakeLine:
@@ -40,9 +40,9 @@ class FakeLine:
     def send(self, frames: Sequence[bytes]) -> bool:
         if not self.up:
             return False
-        parts = _wire.split_untrusted(frames)
+        parts = wire.split_untrusted(frames)
         assert parts is not None
-        header = _wire.header_untrusted(parts[0])
+        header = wire.header_untrusted(parts[0])
         assert header is not None
         self.sent.append((header, parts[1]))
         return True
@@ -50,19 +50,19 @@ class FakeLine:
     async def aclose(self) -> None:
         raise AssertionError("not used")
 
-    def answer(self, number: int, *body: bytes, status: int = 0, left: int = _wire.SPEAKS) -> None:
+    def answer(self, number: int, *body: bytes, status: int = 0, left: int = wire.SPEAKS) -> None:
         """Answer the request that was sent as the number-th."""
         header = Header(status, self.sent[number][0].correlation, left)
         self.exchange.arrived([header.pack(), b"", *body])
 
     def hello(self) -> None:
-        self.exchange.arrived([Header(0, _wire.WANTS_HELLO, _wire.SPEAKS).pack(), b"", b""])
+        self.exchange.arrived([Header(0, wire.WANTS_HELLO, wire.SPEAKS).pack(), b"", b""])
 
     def requests(self) -> list[bytes]:
-        return [body[0] for header, body in self.sent if header.kind == _wire.REQUEST]
+        return [body[0] for header, body in self.sent if header.kind == wire.REQUEST]
 
     def cancels(self) -> int:
-        return sum(header.kind == _wire.CANCEL for header, _ in self.sent)
+        return sum(header.kind == wire.CANCEL for header, _ in self.sent)
 
 
 @asynccontextmanager

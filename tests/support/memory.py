@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from trioreq._workers import Handler
+from trioreq._server.handlers import Handler
 from trioreq.testing import MemoryNetwork, open_memory_server
 
 

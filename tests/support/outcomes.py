@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import trioreq
-from trioreq._tally import Outcome
+from trioreq._server.tally import Outcome
 
 
 def outcomes(server: trioreq.Server) -> dict[str, int]:

@@ -10,7 +10,7 @@ import trio
 import zmq
 
 import trioreq
-from trioreq._zsocket import ZSocket
+from trioreq._transport.zsocket import ZSocket
 
 LIMIT = 30  # seconds of real time, for a test that got stuck
 

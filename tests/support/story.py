@@ -16,8 +16,9 @@ from typing import Any
 import trio
 
 import trioreq
-from trioreq import CancelReason, _wire
-from trioreq._wire import Header
+from trioreq import CancelReason
+from trioreq._protocol import envelope as wire
+from trioreq._protocol.envelope import Header
 from trioreq.testing import MemoryClient, sleep
 from trioreq.testing._libzmq import Connection
 
@@ -130,7 +131,7 @@ class Story:
 
     def take_back(self, asked: Asked) -> None:
         assert asked.header is not None
-        header = Header(_wire.CANCEL, asked.header.correlation & ~_wire.WANTS_HELLO)
+        header = Header(wire.CANCEL, asked.header.correlation & ~wire.WANTS_HELLO)
         asked.guest.client.send_raw(b"#%d" % asked.number, header.pack(), b"", b"")
 
     # What the server does, as its sockets see it.
@@ -141,8 +142,8 @@ class Story:
     def was_read(self, connection: Connection, frames: list[bytes]) -> None:
         guest = self._of[connection]
         now = trio.current_time()
-        envelope, header, body = _wire.request_untrusted(frames)
-        if header is not None and header.kind == _wire.CANCEL:
+        envelope, header, body = wire.request_untrusted(frames)
+        if header is not None and header.kind == wire.CANCEL:
             self._is_over(self.asked[int(envelope[0][1:])], CancelReason.CANCELLED)
             return
         if guest.lock_step:
@@ -163,12 +164,12 @@ class Story:
 
     def was_handed_over(self, connection: Connection, frames: list[bytes]) -> None:
         guest = self._of[connection]
-        parts = _wire.split_untrusted(frames)
+        parts = wire.split_untrusted(frames)
         assert parts is not None
         envelope, body = parts
-        header = _wire.header_untrusted(envelope)
-        error = _wire.error_untrusted(body)
-        if header is not None and header.correlation == _wire.WANTS_HELLO:
+        header = wire.header_untrusted(envelope)
+        error = wire.error_untrusted(body)
+        if header is not None and header.correlation == wire.WANTS_HELLO:
             return
         asked: Asked | None
         if envelope[0]:
@@ -497,7 +498,7 @@ class Story:
         dropped = stats.replies_dropped.client_gone + stats.replies_dropped.queue_full
         answered = stats.replies_sent + dropped - self.late
         hellos = sum(
-            asked.header is not None and asked.header.correlation >= _wire.WANTS_HELLO
+            asked.header is not None and asked.header.correlation >= wire.WANTS_HELLO
             for asked in self.asked
         )
         assert told <= answered <= told + stats.timed_out + hellos, "sent and dropped"

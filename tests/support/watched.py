@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import trio
 import zmq
 
-from trioreq import _router
-from trioreq._messages import Known, Names, Received
+from trioreq._transport.messages import Known, Names, Received
+from trioreq._transport.router import CATCH_UP
 from trioreq.testing import MemoryNetwork
 from trioreq.testing._libzmq import Connection, MemorySockets
 
@@ -129,7 +129,7 @@ class WatchedNetwork(MemoryNetwork):
                 and holder is not None
                 and holder.ended
                 and not holder.unflushed
-                and self._read_for_the_gate < _router.CATCH_UP  # no more is promised
+                and self._read_for_the_gate < CATCH_UP  # no more is promised
             ):
                 self._watcher.fault("a newcomer was let in before its routing id was free")
 

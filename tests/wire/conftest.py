@@ -9,7 +9,7 @@ import pytest
 from support.clients import Clients, Peer, open_clients, open_peer
 from support.serving import spy_on_sends
 
-from trioreq._sockets import BoundSockets
+from trioreq._transport.server_sockets import BoundSockets
 
 
 @pytest.fixture

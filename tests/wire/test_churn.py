@@ -136,7 +136,6 @@ async def test_nothing_is_left_of_two_thousand_who_died(addr: str) -> None:
     assert len(set(heard.values())) == len(heard)
 
 
-@pytest.mark.interpreted
 async def test_each_message_is_its_senders(
     addr: str, record_property: Callable[[str, object], None]
 ) -> None:

@@ -24,10 +24,11 @@ from support.plain import plain_server
 from support.serving import poll, raw, serving, until
 
 import trioreq
-from trioreq import _pack, _wire
-from trioreq._dealer import EVENT, TOGETHER, Dealer
-from trioreq._wire import Frames, Header
-from trioreq._zsocket import ZSocket
+from trioreq._protocol import envelope as wire
+from trioreq._protocol import packs
+from trioreq._protocol.envelope import Frames, Header
+from trioreq._transport.dealer import EVENT, TOGETHER, Dealer
+from trioreq._transport.zsocket import ZSocket
 
 pytestmark = pytest.mark.slow
 
@@ -251,8 +252,8 @@ async def test_a_server_that_takes_packs_is_sent_them_and_its_own_are_read() -> 
             line = client._exchange.line
             nursery.start_soon(ask, 0)
             routing_id, *first = await server.receive()
-            hello = Header(_wire.OK, _wire.WANTS_HELLO, _wire.SPEAKS).pack()
-            await server.send(routing_id, hello, b"", _pack.HELLO.pack(3000))
+            hello = Header(wire.OK, wire.WANTS_HELLO, wire.SPEAKS).pack()
+            await server.send(routing_id, hello, b"", packs.HELLO.pack(3000))
             await server.send(routing_id, *reply_to(first))
             await until(lambda: len(replies) == 1)
             assert line.max_pack_size == 3000
@@ -261,11 +262,11 @@ async def test_a_server_that_takes_packs_is_sent_them_and_its_own_are_read() -> 
             asked = [tuple((await server.receive())[1:])]
             assert len(asked[0]) == 3  # the first in a pass goes out at once
             size, others = unpack((await server.receive())[1:])
-            assert size == 2000 - _pack.ENCRYPTION
+            assert size == 2000 - packs.ENCRYPTION
             asked += map(tuple, others)
             assert len(asked) == 9
             await server.send(
-                routing_id, *_pack.pack([reply_to(frames) for frames in asked], 2000, 3000)[0]
+                routing_id, *packs.pack([reply_to(frames) for frames in asked], 2000, 3000)[0]
             )
             await until(lambda: len(replies) == 10)
             assert sorted(replies) == [b"%d" % number for number in range(10)]
@@ -275,14 +276,14 @@ async def test_a_server_that_takes_packs_is_sent_them_and_its_own_are_read() -> 
 
 def reply_to(frames: Sequence[bytes]) -> Frames:
     """The echo of a server that speaks the header."""
-    header = _wire.header_untrusted(tuple(frames[:2]))
+    header = wire.header_untrusted(tuple(frames[:2]))
     assert header is not None
-    return Header(_wire.OK, header.correlation, _wire.SPEAKS).pack(), *frames[1:]
+    return Header(wire.OK, header.correlation, wire.SPEAKS).pack(), *frames[1:]
 
 
 def unpack(frames: Sequence[bytes]) -> tuple[int, list[list[bytes]]]:
     (frame,) = frames
-    pack = _pack.unpack_untrusted(frame)
+    pack = packs.unpack_untrusted(frame)
     assert pack is not None
     return pack
 

@@ -15,7 +15,7 @@ from support.handlers import Worker
 from support.serving import serving
 
 import trioreq
-from trioreq import _endpoint
+from trioreq._transport import endpoints
 
 
 async def refused(addr: object) -> str:
@@ -129,7 +129,7 @@ async def test_the_first_addresses_are_given_back_if_a_later_one_fails(tmp_path:
 
 
 def test_what_has_no_advice_has_the_systems_words() -> None:
-    assert "Too many open files" in _endpoint.explain("tcp://x", errno.EMFILE)
+    assert "Too many open files" in endpoints.explain("tcp://x", errno.EMFILE)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ import trio
 from PIL import Image
 from support.clients import Clients
 
-from trioreq._tally import Tally
+from trioreq._server.tally import Tally
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PATIENCE = 20.0  # seconds

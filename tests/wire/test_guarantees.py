@@ -22,8 +22,8 @@ from support.serving import poll, serving, until
 from support.zmtp import LIMIT, RawPeer, message
 
 import trioreq
-from trioreq._router import BATCH, CATCH_UP, MESSAGE, Router
-from trioreq._threads import Threads
+from trioreq._server.threads import Threads
+from trioreq._transport.router import BATCH, CATCH_UP, MESSAGE, Router
 
 pytestmark = pytest.mark.slow
 

@@ -22,8 +22,8 @@ from support.handlers import Worker
 from support.serving import serving, until
 
 import trioreq
-from trioreq import _lookout
-from trioreq._sockets import BoundSockets
+from trioreq._transport import guard
+from trioreq._transport.server_sockets import BoundSockets
 
 ALICE, SERVER = trioreq.KeyPair.generate(), trioreq.KeyPair.generate()
 
@@ -155,13 +155,13 @@ async def test_not_while_somebody_is_let_in_nor_while_he_is_thrown_out(
 
 @pytest.fixture(autouse=True)
 def _looks_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_lookout, "PAUSE", 0.01)
+    monkeypatch.setattr(guard, "PAUSE", 0.01)
 
 
 INTERRUPTED = """
 import signal, sys
 import trio, trioreq, zmq
-from trioreq._sockets import BoundSockets
+from trioreq._transport.server_sockets import BoundSockets
 
 word, timeout = sys.argv[1].encode(), float(sys.argv[2])
 init = BoundSockets.__init__

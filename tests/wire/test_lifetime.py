@@ -22,7 +22,7 @@ from support.serving import serving, until
 from support.zmtp import LIMIT
 
 import trioreq
-from trioreq._sockets import LINGER, BoundSockets
+from trioreq._transport.server_sockets import LINGER, BoundSockets
 
 pytestmark = pytest.mark.slow
 

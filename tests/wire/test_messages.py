@@ -26,7 +26,7 @@ from support.stock import readable
 
 import trioreq
 from benchmarks.compiler import compiled
-from trioreq._messages import Messages, PyMessages
+from trioreq._transport.messages import Messages, PyMessages
 
 SOURCE = Path(trioreq.__file__).with_name("_cmessages.c")
 Way = Callable[[zmq.Socket[bytes]], Messages]
@@ -327,7 +327,7 @@ import importlib.abc, logging, sys
 
 class Broken(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "trioreq._cmessages":
+        if name == "trioreq._transport._cmessages":
             raise ImportError("libzmq is nowhere")
 
 sys.meta_path.insert(0, Broken())

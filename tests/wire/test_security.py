@@ -20,8 +20,9 @@ from support.serving import poll, serving, until
 from support.zmtp import RawPeer
 
 import trioreq
-from trioreq import _curve, _dealer, _gate
-from trioreq._admission import Verdict, reply
+from trioreq._protocol.zap import Verdict, reply
+from trioreq._transport import curve as curve_module
+from trioreq._transport import dealer, zap_handler
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +79,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         seen.append(verdict.code)
         return reply(question, verdict, properties)
 
-    monkeypatch.setattr(_gate, "reply", spy)
+    monkeypatch.setattr(zap_handler, "reply", spy)
     return seen
 
 
@@ -108,7 +109,7 @@ async def test_who_is_not_is_told_so(addr: str) -> None:
 async def test_a_refused_client_comes_in_when_it_is_put_on_the_list(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_dealer, "RECONNECT_MOST", 0.01)
+    monkeypatch.setattr(dealer, "RECONNECT_MOST", 0.01)
     settings = curve()
     assert settings.allow is not None
     async with (
@@ -251,7 +252,7 @@ async def test_who_is_taken_off_the_list_is_thrown_out(
 async def test_the_connection_of_one_who_is_thrown_out_really_ends(
     addr: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_dealer, "RECONNECT", 0.01)
+    monkeypatch.setattr(dealer, "RECONNECT", 0.01)
     settings = curve()
     assert settings.allow is not None
     worker = Worker()
@@ -340,7 +341,7 @@ async def test_whose_key_is_another_users_now_has_to_come_in_anew(clients: Clien
 async def test_a_key_file_that_is_removed_throws_its_owner_out(
     clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_curve, "LOOK", 0.01)
+    monkeypatch.setattr(curve_module, "LOOK", 0.01)
     ALICE.save(tmp_path / "alice")
     worker = Worker()
     async with serving(worker, curve=curve(tmp_path)) as server:
@@ -574,7 +575,7 @@ async def test_an_admit_that_fails_refuses_one_and_goes_on(
 async def test_an_admit_that_hangs_is_given_up(
     clients: Clients, answers: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_gate, "ADMISSION_TIME", 0.05)
+    monkeypatch.setattr(zap_handler, "ADMISSION_TIME", 0.05)
     hanging = True
 
     async def hang(applicant: trioreq.Applicant) -> str:
@@ -594,7 +595,7 @@ async def test_an_admit_that_hangs_is_given_up(
 async def test_admissions_in_progress_are_bounded(
     clients: Clients, answers: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_gate, "ADMISSIONS", 2)
+    monkeypatch.setattr(zap_handler, "ADMISSIONS", 2)
 
     async def hang(_: trioreq.Applicant) -> None:
         await trio.sleep_forever()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from .._dealer import RECONNECT, RECONNECT_MOST
+from .._transport.dealer import RECONNECT, RECONNECT_MOST
 from ._libzmq import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from .._transport import Asker
-    from .._wire import Frames
+    from .._protocol.envelope import Frames
+    from .._transport.interfaces import Asker
     from ._libzmq import Connection
 
 SOCKET_TYPES = ("REQ", "DEALER")

@@ -6,10 +6,10 @@ import time
 
 import trio
 
-from .._connection import Call, Desk
-from .._pool import Worker
-from .._threads import Threads
-from .._workers import Handler
+from .._server.connection import Call, Desk
+from .._server.handlers import Handler
+from .._server.pool import Worker
+from .._server.threads import Threads
 
 try:
     import greenback

@@ -17,9 +17,9 @@ from errno import EAGAIN, EHOSTUNREACH
 import trio
 import zmq
 
-from .._messages import Known, Names, Received
-from .._meter import Meter
-from .._zsocket import ZSocket
+from .._transport.linux import KernelCounters
+from .._transport.messages import Known, Names, Received
+from .._transport.zsocket import ZSocket
 from ._ways import Timers, Watch, Way
 
 EVENT = struct.Struct("=Hi")
@@ -195,7 +195,7 @@ class MemorySockets:
 
     endpoints: tuple[str, ...] = ("memory",)
     room: int = sys.maxsize
-    meter: Meter | None = None  # so nobody looks at it now and then, and time can jump
+    meter: KernelCounters | None = None  # so nobody looks at it now and then, and time can jump
 
     def __init__(
         self,

@@ -8,13 +8,13 @@ from typing import Any
 
 import trio
 
-from .._client import Client
-from .._connection import Desk
+from .._client.client import Client
+from .._client.nursery import open_own_nursery
 from .._errors import EndpointError
-from .._network import Network
-from .._nursery import open_own_nursery
-from .._server import Server, serve
-from .._workers import Handler
+from .._server.connection import Desk
+from .._server.handlers import Handler
+from .._server.network import Network
+from .._server.serve import Server, serve
 from ._client import SOCKET_TYPES, MemoryClient, MemoryLine, body_of
 from ._inline import InlineThreads
 from ._libzmq import Connection, MemorySockets, Peer

@@ -1,0 +1,85 @@
+"""`open_client`: a client, the line that carries its messages, and the nursery that runs it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from .._options import check_count, check_seconds
+from .._server.network import Network
+from .._transport.curve import CurveClient
+from .._transport.dealer import Dealer
+from .._transport.interfaces import Line
+from .client import Client
+from .multiplexer import Exchange
+from .nursery import open_own_nursery
+
+
+@asynccontextmanager
+async def open_client(
+    endpoint: str | Network,
+    *,
+    timeout: float | None = None,
+    retries: int = 0,
+    connect_timeout: float | None = None,
+    heartbeat: float | None = 10.0,
+    max_message_size: int = 16 * 1024 * 1024,
+    curve: CurveClient | None = None,
+) -> AsyncIterator[Client]:
+    """Open a client of one server. Leaving the block closes it, and cancels what is in flight.
+
+    The server is one of trioreq's, a REP socket, or any ROUTER that sends an envelope back as it
+    came. The connection is made, and made again when it is lost, behind the scenes: a request
+    waits for it.
+
+    Args:
+        endpoint: Where the server is: ``tcp://127.0.0.1:5555``, ``ipc:///run/my-service.sock``.
+        timeout: Seconds that a request may take; None for no limit. It goes with the request,
+            and the server stops working on it when it is over.
+        retries: How often a request is sent again after the connection broke under it. The
+            server may do its work twice then: use it only where that does no harm.
+        connect_timeout: Seconds that a request waits for a connection; None for as long as it
+            has.
+        heartbeat: Seconds in which a server that is stopped or cut off is noticed; None sends
+            no heartbeats.
+        max_message_size: Bytes that a frame of a reply may have; more breaks the connection.
+        curve: The server's key and the client's own, for a server that wants CURVE.
+
+    Raises:
+        EndpointError: The endpoint is no address that can be connected to.
+        TypeError: An option is of the wrong type.
+        ValueError: An option is out of its range.
+
+    Example:
+        >>> async def main():
+        ...     async with trioreq.open_client("tcp://127.0.0.1:5555", timeout=5) as client:
+        ...         print(await client.request(b"hello"))
+        >>> trio.run(main)  # doctest: +SKIP
+    """
+    check_seconds("timeout", timeout)
+    check_seconds("connect_timeout", connect_timeout)
+    check_seconds("heartbeat", heartbeat)
+    check_count("retries", retries, 0)
+    check_count("max_message_size", max_message_size, 1)
+    if curve is not None and not isinstance(curve, CurveClient):
+        raise TypeError(f"curve is a CurveClient, not {type(curve).__name__}")
+    line: Line
+    if isinstance(endpoint, Network):
+        if curve is not None:
+            raise ValueError("a network in memory knows no CURVE: leave it out there")
+        line = endpoint.line(heartbeat=heartbeat, max_message_size=max_message_size)
+    else:
+        line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size, curve=curve)
+    exchange = Exchange(
+        line, str(endpoint), math.inf if connect_timeout is None else connect_timeout
+    )
+    try:
+        async with open_own_nursery() as nursery:
+            nursery.start_soon(line.run, exchange)
+            try:
+                yield Client(exchange, timeout=timeout, retries=retries)
+            finally:
+                exchange.close()
+    finally:
+        await line.aclose()

@@ -1,0 +1,182 @@
+"""What stands on the wire, sans-IO: frames in, values out.
+
+A request, as a ROUTER socket reads it behind the routing id, and its reply (RFC 28, REQ/REP):
+
+    [envelope frames...] [empty] [body frames...]
+
+All up to the first empty frame comes back untouched; the body is ours to replace. A failure is
+a body of three frames: ``trioreq-error``, a code, and a text for people.
+
+A client that has many requests in flight, or deadlines, or wants to take a request back, adds a
+header as the last frame of its envelope. `docs/protocol.md` specifies it.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from .._errors import Code
+
+Frames = tuple[bytes, ...]
+
+ERROR_MARK: Final = b"trioreq-error"
+DELIMITER: Final = b""
+BARE_ENVELOPE: Final[Frames] = (DELIMITER,)
+"""The envelope of a plain REQ client: nothing but the delimiter."""
+
+HEADER: Final = struct.Struct("!4sBQI")
+"""Magic, kind or status, correlation, milliseconds left; network order, 17 bytes."""
+FIELDS: Final = struct.Struct("!4xBQI")
+"""The same without the magic."""
+SIZE: Final = 17
+"""Of a header, in bytes."""
+MAGIC: Final = b"TRQ\x01"
+REQUEST: Final = 0
+CANCEL: Final = 1
+OK: Final = 0
+WANTS_HELLO: Final = 1 << 63
+"""The correlation's top bit: the client asks whether the server speaks the header."""
+CORRELATION: Final = WANTS_HELLO - 1
+"""The correlation without that bit."""
+SPEAKS: Final = 0xFFFFFFFF
+"""In the place of the milliseconds: the reply's header is a server's, and no echo."""
+MOST_MILLISECONDS: Final = 0xFFFFFFFE
+STATUS = {
+    Code.HANDLER_FAILED.value: 1,
+    Code.TIMED_OUT.value: 2,
+    Code.OVERLOADED.value: 3,
+    Code.MALFORMED.value: 4,
+    Code.SHUTTING_DOWN.value: 6,  # 5 is kept for a request that is too large
+}
+"""The status of an error, by its code."""
+OTHER_STATUS: Final = 255
+"""The status of an error with a code that is the handler's own."""
+
+
+class Header(NamedTuple):
+    """What the last frame of an envelope says.
+
+    Attributes:
+        kind: Of a request, `REQUEST` or `CANCEL`; of a reply its status, 0 for a reply that is
+            no error.
+        correlation: What names the request among those of its sender.
+        left: Of a request, the milliseconds that it has left, 0 for no deadline; of a reply,
+            `SPEAKS`.
+    """
+
+    kind: int
+    correlation: int
+    left: int = 0
+
+    def pack(self) -> bytes:
+        """The frame."""
+        return HEADER.pack(MAGIC, self.kind, self.correlation, self.left)
+
+
+def request_untrusted(frames: Sequence[bytes]) -> tuple[Frames, Header | None, Frames]:
+    """The envelope, the header if there is one, and the body of a request.
+
+    What is no request has no body.
+    """
+    if len(frames) > 2 and frames[0] and not frames[1]:  # a header before the delimiter
+        envelope = (frames[0], DELIMITER)
+        return envelope, header_untrusted(envelope), tuple(frames[2:])
+    parts = split_untrusted(frames)
+    if parts is None:
+        return BARE_ENVELOPE, None, ()
+    return parts[0], header_untrusted(parts[0]), parts[1]
+
+
+def header_untrusted(envelope: Frames) -> Header | None:
+    """The header of an envelope, if its last frame before the delimiter is one."""
+    if len(envelope) < 2:
+        return None
+    frame = envelope[-2]
+    if len(frame) != SIZE or not frame.startswith(MAGIC):
+        return None
+    return tuple.__new__(Header, FIELDS.unpack(frame))  # _make, without Python
+
+
+def milliseconds(seconds: float) -> int:
+    """The time that a request has left, as its header has it; infinity is no deadline."""
+    if seconds == math.inf:
+        return 0
+    return min(max(math.ceil(seconds * 1000), 1), MOST_MILLISECONDS)
+
+
+def answer(envelope: Frames, header: Header | None, status: int, body: Frames) -> Frames:
+    """A reply: its envelope is the request's, with the server's own header if it had one."""
+    if header is None:
+        return envelope + body
+    own = HEADER.pack(MAGIC, status, header.correlation, SPEAKS)
+    return (*envelope[:-2], own, DELIMITER, *body)
+
+
+def error_untrusted(body: Frames) -> tuple[str, str] | None:
+    """The code and the text of a body that reports a failure; None if it is none."""
+    if len(body) != 3 or body[0] != ERROR_MARK:
+        return None
+    return body[1].decode(errors="replace"), body[2].decode(errors="replace")
+
+
+def split_untrusted(frames: Sequence[bytes]) -> tuple[Frames, Frames] | None:
+    """Split a message into its envelope, delimiter included, and its body.
+
+    Args:
+        frames: What the peer sent, in order, without the routing id.
+
+    Returns:
+        The two parts, or None if there is no delimiter or nothing behind it.
+    """
+    try:
+        end = frames.index(DELIMITER) + 1
+    except ValueError:
+        return None
+    if end == len(frames):
+        return None
+    return tuple(frames[:end]), tuple(frames[end:])
+
+
+def error_body(code: str, text: str) -> Frames:
+    """The body of a reply that reports a failure."""
+    return ERROR_MARK, code.encode(), text.encode(errors="replace")
+
+
+def status_of(code: str) -> int:
+    """The status of a reply that reports a failure."""
+    return STATUS.get(code, OTHER_STATUS)
+
+
+def body(subject: str, content: object) -> Frames:
+    """The body that a handler's result, or a caller's argument, makes.
+
+    Args:
+        subject: What to call it where it is wrong, with its verb: "the handler returned".
+        content: One frame (bytes, or an object with the buffer interface), or a sequence of
+            them. What can change is copied.
+
+    Raises:
+        TypeError: It is neither, or an empty sequence: a REQ socket needs at least one frame.
+    """
+    if type(content) is bytes:
+        return (content,)
+    if isinstance(content, list | tuple):
+        if not content:
+            raise TypeError(f"{subject} no frames; a message has at least one, as in [b'']")
+        return tuple(_frame(subject, part) for part in content)
+    return (_frame(subject, content),)
+
+
+def _frame(subject: str, part: object) -> bytes:
+    if isinstance(part, bytes):
+        return part
+    try:
+        return bytes(memoryview(part))  # type: ignore[arg-type]  # the TypeError is the test
+    except TypeError:
+        hint = "; encode it first, as in text.encode()" if isinstance(part, str) else ""
+        raise TypeError(
+            f"{subject} {type(part).__name__}, not bytes or a sequence of bytes{hint}"
+        ) from None

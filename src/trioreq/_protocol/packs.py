@@ -1,0 +1,118 @@
+"""Packs, sans-IO: many short messages in one frame.
+
+For a message of a few bytes most of the work is libzmq's and pyzmq's, frame by frame. So a client
+that has many requests in flight puts those that go out together into one message, and the server
+does so with its replies. `docs/protocol.md` specifies it:
+
+    [magic, largest size, number of messages, ([length of body, header, body])...]
+
+Only messages of three frames fit, a header, the delimiter and a short body; all others go as they
+are. What is packed comes out frame by frame as it was, so nothing else needs to know of it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from . import envelope as wire
+from .envelope import Frames
+
+MAGIC: Final = b"TRQ\x02"
+HEAD: Final = struct.Struct("!4sIB")
+"""Magic, largest size for its sender, number of messages; network order, 9 bytes."""
+HEAD_SIZE: Final = 9
+OVERHEAD: Final = 19
+"""Bytes that a message takes beside its body: the body's length, and the header."""
+MAX_MESSAGES: Final = 128
+"""Messages in a pack."""
+MAX_SIZE: Final = 16 * 1024
+"""Bytes in a pack."""
+ENCRYPTION: Final = 33
+"""Bytes that CURVE makes a frame larger by, before libzmq looks at its size."""
+HELLO: Final = struct.Struct("!I")
+"""What a hello says: the largest size of a pack."""
+
+
+def max_size(max_message_size: int) -> int:
+    """How large a pack may be for who takes frames of this size."""
+    return max(0, min(max_message_size - ENCRYPTION, MAX_SIZE))
+
+
+def max_size_untrusted(body: Frames) -> int:
+    """The largest size that a hello tells; 0, no packs, if it tells none."""
+    if len(body) != 1 or len(body[0]) != HELLO.size:
+        return 0
+    told: int = HELLO.unpack(body[0])[0]
+    return min(told, MAX_SIZE)
+
+
+def pack(messages: Sequence[Frames], theirs: int, own: int) -> list[Frames]:
+    """Put messages into packs, as far as they fit, in their order.
+
+    Args:
+        messages: What is to be sent.
+        theirs: Bytes that a pack may have for who is to read it.
+        own: Bytes that it may have for us, to tell them.
+    """
+    packed: list[Frames] = []
+    together: list[Frames] = []
+    size = HEAD_SIZE
+    for frames in messages:
+        fits = len(frames) == 3 and len(frames[0]) == wire.SIZE and not frames[1]
+        needed = OVERHEAD + len(frames[-1])
+        if together and (not fits or size + needed > theirs or len(together) == MAX_MESSAGES):
+            packed.append(_joined(together, own))
+            together = []
+            size = HEAD_SIZE
+        if fits and size + needed <= theirs:
+            together.append(frames)
+            size += needed
+        else:
+            packed.append(frames)
+    if together:
+        packed.append(_joined(together, own))
+    return packed
+
+
+def _joined(messages: list[Frames], own: int) -> Frames:
+    if len(messages) == 1:
+        return messages[0]
+    parts = [HEAD.pack(MAGIC, own, len(messages))]
+    for header, _, body in messages:
+        parts.append(len(body).to_bytes(2, "big"))
+        parts.append(header)
+        parts.append(body)
+    return (b"".join(parts),)
+
+
+def unpack_untrusted(frame: bytes) -> tuple[int, list[list[bytes]]] | None:
+    """The largest size for its sender, and the messages of a pack; None if it is none."""
+    if not HEAD_SIZE <= len(frame) <= MAX_SIZE or frame[:4] != MAGIC:
+        return None
+    _, told, number = HEAD.unpack(frame[:HEAD_SIZE])
+    if number > MAX_MESSAGES:
+        return None
+    messages: list[list[bytes]] = []
+    at = HEAD_SIZE
+    while at + OVERHEAD <= len(frame):
+        body = at + OVERHEAD
+        end = body + (frame[at] << 8) + frame[at + 1]
+        messages.append([frame[at + 2 : body], wire.DELIMITER, frame[body:end]])
+        at = end
+    if at != len(frame) or len(messages) != number:
+        return None
+    return min(told, MAX_SIZE), messages
+
+
+def messages_in(frames: Frames) -> int:
+    """How many messages a message of ours carries."""
+    return frames[0][HEAD_SIZE - 1] if len(frames) == 1 else 1
+
+
+def weight_untrusted(frame: bytes) -> int:
+    """How many messages a message of one frame may hold, at the most: it counts as so many."""
+    if len(frame) < HEAD_SIZE or frame[:4] != MAGIC:
+        return 1
+    return max(frame[HEAD_SIZE - 1], 1)

@@ -1,0 +1,144 @@
+"""What can be said of an address before it is bound, and why it could not be."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import stat
+from pathlib import Path
+
+from .._errors import EndpointError
+
+EXAMPLES = "'tcp://127.0.0.1:5555' or 'ipc:///run/my-service.sock'"
+
+MOST_PORT = 65535
+
+ADVICE = {
+    errno.EADDRINUSE: "the address is in use: stop the other server, or choose another port",
+    errno.EADDRNOTAVAIL: "this machine has no such address: use one of its own, or '*' for all",
+    errno.ENODEV: "there is no such address or network interface: use an IP address, or '*'",
+    errno.EINVAL: f"this is no address: write it as {EXAMPLES}",
+    errno.EACCES: "permission denied: choose another, or run as a user who may",
+    errno.ENOENT: "there is no such directory: make it first",
+    errno.ENOTDIR: "a part of the path is no directory: choose another path",
+    errno.ENAMETOOLONG: "the path is too long for a socket (107 bytes): choose a shorter one",
+}
+
+
+def check_client(endpoint: str) -> None:
+    """Refuse what no client can connect to, before libzmq tries it for ever.
+
+    Raises:
+        EndpointError: It cannot be connected to.
+    """
+    transport, separator, rest = endpoint.partition("://")
+    if transport not in ("tcp", "ipc") or not separator or not rest:
+        raise EndpointError(f"{endpoint!r} is no address of a server: write it as {EXAMPLES}")
+    if transport == "tcp":
+        host, _, port = rest.rpartition(":")
+        if not host or host == "*" or not port.isdecimal() or not 0 < int(port) <= MOST_PORT:
+            raise EndpointError(
+                f"{endpoint!r}: a client needs a host and a port: write it as {EXAMPLES}"
+            )
+
+
+def check(addr: str) -> Path | None:
+    """Refuse what cannot be served, before libzmq does it with less to say, or worse, does not.
+
+    Returns:
+        The path of the socket file that binding the address makes, if it makes one.
+
+    Raises:
+        EndpointError: It cannot be served.
+    """
+    transport, separator, rest = addr.partition("://")
+    if not separator or not rest:
+        raise EndpointError(f"{addr!r}: {ADVICE[errno.EINVAL]}")
+    if transport == "inproc":
+        raise EndpointError(
+            f"{addr!r}: inproc tells nobody when a client goes, so it cannot be served; "
+            "use ipc or tcp"
+        )
+    if transport not in ("tcp", "ipc"):
+        raise EndpointError(f"{addr!r}: only tcp and ipc can be served: write it as {EXAMPLES}")
+    if transport == "tcp":
+        port = rest.rpartition(":")[2]
+        if port != "*" and not (port.isdecimal() and int(port) <= MOST_PORT):  # libzmq wraps it
+            raise EndpointError(f"{addr!r}: {port!r} is no port: write it as {EXAMPLES}")
+        return None
+    if rest == "*":  # libzmq chooses a path, and removes it
+        return None
+    if rest.startswith("@"):  # Linux's abstract names leave no file, and the kernel guards them
+        return None
+    path = Path(rest)
+    _refuse_taken(addr, path)
+    return path
+
+
+def _refuse_taken(addr: str, path: Path) -> None:
+    """Refuse what libzmq would take over, whoever has it; only a dead server's may be taken."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise EndpointError(explain(addr, error.errno)) from error
+    if not stat.S_ISSOCK(mode):
+        raise EndpointError(f"cannot bind {addr!r}: the file is there, and is no socket: move it")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            return  # nobody listens: its server is dead
+        except BlockingIOError:
+            pass  # somebody does, and has his hands full
+        except OSError as error:
+            raise EndpointError(explain(addr, error.errno)) from error
+    raise EndpointError(f"cannot bind {addr!r}: {ADVICE[errno.EADDRINUSE]}")
+
+
+def is_exposed(endpoint: str) -> bool:
+    """Whether a bound address can be reached from other machines."""
+    transport, _, rest = endpoint.partition("://")
+    if transport != "tcp":
+        return False
+    host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1
+    return not (mapped or address).is_loopback
+
+
+def explain(addr: str, number: int | None) -> str:
+    """Why binding failed, and what to do."""
+    return f"cannot bind {addr!r}: {reason(number)}"
+
+
+def reason(number: int | None) -> str:
+    """What an error number means here, and what to do."""
+    return ADVICE.get(number or 0) or os.strerror(number or 0)
+
+
+class BoundFile:
+    """The socket file of a bound ipc endpoint. libzmq leaves it behind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        self._identity = self._identify()
+
+    def remove(self) -> None:
+        """Remove it, unless it is another server's by now."""
+        if self._identity is not None and self._identify() == self._identity:
+            self._path.unlink(missing_ok=True)
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.lstat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino

@@ -22,7 +22,7 @@ from support import cable
 from support.clients import open_peer
 from support.servers import open_server
 
-from trioreq._options import heartbeat_times
+from trioreq._transport.heartbeats import heartbeat_times
 
 HEARTBEAT = 15.0  # seconds, as by default
 LOSS = 0.05

@@ -21,7 +21,9 @@ from ._request import Peer, Request, check_cancelled
 from ._server.serve import Server, serve
 from ._statistics import ClientStatistics, RepliesDropped, Statistics, Timings
 from ._transport import messages
-from ._transport.curve import AllowList, CurveClient, CurveServer, KeyPair, load_public_key
+from ._transport.allow_list import AllowList
+from ._transport.curve import CurveClient, CurveServer
+from ._transport.curve_keys import KeyPair, load_public_key
 
 __all__ = [
     "AllowList",

@@ -1,4 +1,4 @@
-"""What a handler is given, and how a plain function asks whether anybody still waits."""
+"""What a handler is given, and how a plain function asks whether its request has ended."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ current_request: ContextVar[Request | None] = ContextVar("trioreq.current_reques
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is on the other end of a connection. A client that connects again is another one."""
+    """The client at the other end of a connection. A client that reconnects is another one."""
 
     id: int
     """Unique for the server's life."""
     address: str
-    """Where libzmq says the peer is, as an IP address or ``localhost:uid:gid:pid`` (ipc)."""
+    """Its IP address, or ``localhost:uid:gid:pid`` (ipc)."""
     socket_type: str
-    """What the peer says it is, such as ``REQ`` or ``DEALER``."""
+    """The socket type that it announces, such as ``REQ`` or ``DEALER``."""
     user_id: str = ""
-    """Who it is, as the allow-list or `admit` has it; empty if neither was asked."""
+    """Its user id, from the allow-list or `admit`; empty if neither was asked."""
     uid: int | None = None
-    """The user that the peer runs as, where ipc tells it."""
+    """The user that the client's process runs as, where ipc tells it."""
     pid: int | None = None
-    """The peer's process, where ipc tells it."""
+    """The client's process, where ipc tells it."""
     public_key: str = ""
     """The key that it has proved to own; empty without CURVE."""
 
+    def __str__(self) -> str:
+        return f"client {self.id} ({self.socket_type or 'unknown socket type'} at {self.address})"
+
 
 class Request:
-    """One request of one client, as a handler sees it. Nothing in it can be changed."""
+    """One request of one client, as a handler sees it. It cannot be changed."""
 
     __slots__ = ("_cancel_reason", "_client", "_deadline", "_frames")
 
@@ -59,17 +62,17 @@ class Request:
 
     @property
     def client(self) -> Peer:
-        """Who asks."""
+        """The client that sent it."""
         return self._client
 
     @property
     def deadline(self) -> float:
-        """When the request's time is up, on trio's clock in seconds; `math.inf` for never."""
+        """When the request times out, on trio's clock in seconds; `math.inf` for never."""
         return self._deadline
 
     @property
     def cancel_reason(self) -> CancelReason | None:
-        """Why the request ended before its handler did; None while somebody waits for it."""
+        """Why the request ended before its handler did; None while it has not."""
         return self._cancel_reason
 
     def check_cancelled(self) -> None:
@@ -83,17 +86,17 @@ class Request:
 
 
 def check_cancelled() -> None:
-    """Raise if the request that is being worked on has ended, else return at once.
+    """Raise if the request that is being processed has ended, else return at once.
 
-    For plain functions, which nothing can stop from outside: call it between two steps of the
+    For plain functions, which cannot be stopped from outside: call it between two steps of the
     work. It looks at a flag, and is cheap enough for a tight loop. It works in the handler and
     in the threads that trio starts for it; elsewhere pass the request on and call
     `Request.check_cancelled`.
 
     Raises:
-        RequestCancelled: The client is gone, or has given the request up, or its time is up,
-            or the server stops.
-        RuntimeError: There is no request here.
+        RequestCancelled: The client disconnected or cancelled the request, or it timed out, or the
+            server is shutting down.
+        RuntimeError: No request is being processed here.
 
     Example:
         >>> def count_words(request):
@@ -106,7 +109,7 @@ def check_cancelled() -> None:
     request = current_request.get()
     if request is None:
         raise RuntimeError(
-            "no request is being worked on here: call check_cancelled in a handler, or pass the "
+            "no request is being processed here: call check_cancelled in a handler, or pass the "
             "request to this thread and call request.check_cancelled()"
         )
     request.check_cancelled()

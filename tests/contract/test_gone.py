@@ -14,7 +14,7 @@ from support.outcomes import outcomes
 from support.serving import until
 
 import trioreq
-from trioreq._options import heartbeat_times
+from trioreq._transport.heartbeats import heartbeat_times
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioreq._options import heartbeat_times
+from trioreq._transport.heartbeats import heartbeat_times
 
 
 @pytest.mark.parametrize(

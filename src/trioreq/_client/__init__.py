@@ -1,0 +1,1 @@
+"""The client: requests of any number of tasks on one connection."""

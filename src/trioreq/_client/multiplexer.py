@@ -29,7 +29,7 @@ from .._protocol import envelope as wire
 from .._protocol import packs
 from .._protocol.envelope import Frames
 from .._statistics import ClientStatistics, Timings
-from .._transport.interfaces import Line
+from .._transport.line import Line
 
 BACKOFF = 0.05  # seconds before the first retry, twice that before the second, and so on
 BACKOFF_MOST = 2.0

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from .._options import check_count, check_seconds
-from .._server.network import Network
 from .._transport.curve import CurveClient
 from .._transport.dealer import Dealer
-from .._transport.interfaces import Line
+from .._transport.line import Line
+from .._transport.network import Network
 from .client import Client
 from .multiplexer import Exchange
 from .nursery import open_own_nursery

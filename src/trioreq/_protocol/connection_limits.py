@@ -1,13 +1,15 @@
-"""How many connections there may be, in all and from one address, sans-IO."""
+"""How many connections there may be, in all and from one address."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 
+from .connection_table import Connection
 
-class Limits:
-    """Counts those who are inside.
+
+class ConnectionLimits:
+    """Counts the connections that were accepted within the limits.
 
     Args:
         most: Connections in all; None for no limit.
@@ -18,23 +20,26 @@ class Limits:
         self.unlimited: bool = most is None and most_per_address is None
         self._most = math.inf if most is None else most
         self._most_per_address = math.inf if most_per_address is None else most_per_address
-        self._inside: dict[int, str] = {}  # connection -> address
-        self._at: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._connections = 0
 
-    def enter(self, number: int, address: str) -> str | None:
-        """Let a connection in, or say which limit is in its way."""
-        if len(self._inside) >= self._most:
+    def enter(self, connection: Connection, address: str) -> str | None:
+        """Count a connection; returns the reason if a limit forbids it, and None if none does."""
+        if self._connections >= self._most:
             return "max_connections is reached"
-        if self._at[address] >= self._most_per_address:
+        if self._counts[address] >= self._most_per_address:
             return "max_connections_per_address is reached"
-        self._inside[number] = address
-        self._at[address] += 1
+        connection.address = address
+        self._connections += 1
+        self._counts[address] += 1
         return None
 
-    def leave(self, number: int) -> None:
-        """A connection has gone; it need not have been let in."""
-        address = self._inside.pop(number, None)
+    def leave(self, connection: Connection) -> None:
+        """A connection is gone; it need not have been counted."""
+        address = connection.address
         if address is not None:
-            self._at[address] -= 1
-            if not self._at[address]:
-                del self._at[address]
+            connection.address = None
+            self._connections -= 1
+            self._counts[address] -= 1
+            if not self._counts[address]:
+                del self._counts[address]

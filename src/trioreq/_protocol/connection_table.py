@@ -1,68 +1,125 @@
-"""Which connection a message came on, sans-IO: events in, connections out.
+"""The table of connections, and which of them a message came on.
 
-libzmq's socket monitor tells that a connection came or went, and names its file descriptor; a
-message names the descriptor that it was read from. Descriptors are used again at once, so the
-descriptor alone lies. What makes the answer exact is the stamp: when a connection is let in, the
-table has all events up to then, and the connection's messages carry the number of the last.
+libzmq's socket monitor reports that a connection was accepted or disconnected, with its file
+descriptor; a message names the descriptor that it was read from. Descriptors are reused at once, so
+the descriptor alone can name the wrong connection. The epoch makes it exact: when a connection is
+let in, the table has all events up to then, and the connection's messages carry the number of the
+newest.
 
-- Events are numbered 1, 2, 3, ...; a connection is known by the number of its opening.
-- A descriptor has one holder at a time, and its end is told before the descriptor is free again.
-- So the sender of (descriptor, stamp) is the present holder if that was opened at or before the
-  stamp. Otherwise the holder came later, and the sender is gone.
+- Events are numbered 1, 2, 3, ...; a connection's id is the number of its accept.
+- A descriptor has one holder at a time, and its disconnect is reported before it is free again.
+- So the sender of (descriptor, epoch) is the present holder, if that was accepted at or before the
+  epoch. Otherwise the holder came later, and the sender is disconnected.
 
-Only the living are kept. One who is looked up after its end is not found, and that is the
-answer: gone. docs/design.md has the proof.
+Only connections that live are kept. docs/design.md has the proof.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-class Presence:
-    """The table of living connections.
+if TYPE_CHECKING:
+    from .._request import Peer
+    from .message_guard import Watch
+
+
+class Connection:
+    """One connection, from its accept to its disconnect: the one record that is kept of it.
 
     Attributes:
-        stamp: The number of the newest event: what a connection let in now is to carry.
+        id: Unique for the server's life.
+        descriptor: The descriptor that it has, or had.
+        gone: Whether it is disconnected. Nothing is sent to it then.
+        address: What it counts under, if connections are limited.
+        routing_id: That of the ROUTER; None before its first message.
+        automatic: Whether libzmq made the routing id, and so never uses it again.
+        peer: The client, as handlers see it; None before its first message.
+        client: What the server keeps for it; None before its first message.
+        max_pack_size: Bytes of the largest pack that the client accepts; 0 for none.
+        stalled: Whether a reply was dropped because its send queue was full.
+        watch, began: What `message_guard` keeps.
     """
 
-    __slots__ = ("_holder", "stamp")
+    __slots__ = (
+        "address",
+        "automatic",
+        "began",
+        "client",
+        "descriptor",
+        "gone",
+        "id",
+        "max_pack_size",
+        "peer",
+        "routing_id",
+        "stalled",
+        "watch",
+    )
+
+    def __init__(self, id: int, descriptor: int) -> None:  # noqa: A002  # what it is
+        self.id = id
+        self.descriptor = descriptor
+        self.gone = False
+        self.address: str | None = None
+        self.routing_id: bytes | None = None
+        self.automatic = False
+        self.peer: Peer | None = None
+        self.client: Any = None
+        self.max_pack_size = 0
+        self.stalled = False
+        self.watch: Watch | None = None
+        self.began: int | None = 0
+
+
+class ConnectionTable:
+    """The connections that live, by descriptor.
+
+    Attributes:
+        epoch: The number of the newest event.
+    """
 
     def __init__(self) -> None:
-        self.stamp = 0
-        self._holder: dict[int, int] = {}
+        self.epoch = 0
+        self._holders: dict[int, Connection] = {}
 
     def __len__(self) -> int:
-        return len(self._holder)
+        return len(self._holders)
 
-    def opened(self, descriptor: int) -> int | None:
-        """Take in that a connection was accepted.
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(tuple(self._holders.values()))
+
+    def accepted(self, descriptor: int) -> tuple[Connection, Connection | None]:
+        """Record that a connection was accepted.
 
         Returns:
-            The connection whose end on this descriptor was never told, if there is one: it
-            is gone all the same. None is the rule.
+            The connection, and the one before it on this descriptor if its disconnect was never
+            reported: it is gone all the same. None is the rule.
         """
-        unended = self._holder.get(descriptor)
-        self.stamp += 1
-        self._holder[descriptor] = self.stamp
-        return unended
+        unreported = self._holders.get(descriptor)
+        if unreported is not None:
+            unreported.gone = True
+        self.epoch += 1
+        connection = self._holders[descriptor] = Connection(self.epoch, descriptor)
+        return connection, unreported
 
-    def ended(self, descriptor: int) -> int | None:
-        """Take in that the connection on a descriptor ended; returns its number."""
-        self.stamp += 1
-        return self._holder.pop(descriptor, None)
+    def disconnected(self, descriptor: int) -> Connection | None:
+        """Record that the connection on a descriptor was disconnected.
 
-    def living(self) -> tuple[tuple[int, int], ...]:
-        """All connections: descriptor and number."""
-        return tuple(self._holder.items())
+        Returns:
+            The connection; None if it was evicted before.
+        """
+        self.epoch += 1
+        connection = self._holders.pop(descriptor, None)
+        if connection is not None:
+            connection.gone = True
+        return connection
 
-    def holder(self, descriptor: int) -> int | None:
-        """The connection that has a descriptor."""
-        return self._holder.get(descriptor)
+    def evicted(self, connection: Connection) -> None:
+        """Record that a connection counts as gone before its disconnect is reported."""
+        del self._holders[connection.descriptor]
+        connection.gone = True
 
-    def forget(self, descriptor: int) -> None:
-        """Take the connection on a descriptor for gone, before its end is told."""
-        del self._holder[descriptor]
-
-    def sender(self, descriptor: int, stamp: int) -> int | None:
-        """The connection that a message came on, or None if it is gone."""
-        opened = self._holder.get(descriptor)
-        return opened if opened is not None and opened <= stamp else None
+    def sender(self, descriptor: int, epoch: int) -> Connection | None:
+        """The connection that a message came on; None if it is gone."""
+        holder = self._holders.get(descriptor)
+        return holder if holder is not None and holder.id <= epoch else None

@@ -18,8 +18,6 @@ import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from .._errors import Code
-
 Frames = tuple[bytes, ...]
 
 ERROR_MARK: Final = b"trioreq-error"
@@ -44,16 +42,6 @@ CORRELATION: Final = WANTS_HELLO - 1
 SPEAKS: Final = 0xFFFFFFFF
 """In the place of the milliseconds: the reply's header is a server's, and no echo."""
 MOST_MILLISECONDS: Final = 0xFFFFFFFE
-STATUS = {
-    Code.HANDLER_FAILED.value: 1,
-    Code.TIMED_OUT.value: 2,
-    Code.OVERLOADED.value: 3,
-    Code.MALFORMED.value: 4,
-    Code.SHUTTING_DOWN.value: 6,  # 5 is kept for a request that is too large
-}
-"""The status of an error, by its code."""
-OTHER_STATUS: Final = 255
-"""The status of an error with a code that is the handler's own."""
 
 
 class Header(NamedTuple):
@@ -143,11 +131,6 @@ def split_untrusted(frames: Sequence[bytes]) -> tuple[Frames, Frames] | None:
 def error_body(code: str, text: str) -> Frames:
     """The body of a reply that reports a failure."""
     return ERROR_MARK, code.encode(), text.encode(errors="replace")
-
-
-def status_of(code: str) -> int:
-    """The status of a reply that reports a failure."""
-    return STATUS.get(code, OTHER_STATUS)
 
 
 def body(subject: str, content: object) -> Frames:

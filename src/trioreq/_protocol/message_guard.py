@@ -1,35 +1,39 @@
-"""Whose message does not end, sans-IO: bytes that connections have sent in, connections to end out.
+"""Which connection sends a message without end: byte counts in, connections to evict out.
 
-libzmq gathers all frames of a message before it hands any over, and bounds a frame, but not their
-number. What it has gathered shows nowhere; but the kernel counts the bytes of each connection. Who
-sends more than a message may have, and no message of it comes, is sending one without end.
+libzmq gathers all frames of a message before it hands any over. It bounds the size of a frame, but
+not their number, and it does not report what it has gathered; but the kernel counts the bytes of
+each connection. A connection that sends more than one message may have, and from which no message
+is read, sends one without end.
 
-- Who has sent a notable amount is watched, from the byte on that it is at then. Not sooner, since
-  only while somebody is watched has the reader to tell of whom it has read a message.
-- Who is heard is watched no more, and begins anew: whatever it had begun has ended.
-- Whoever is watched and goes beyond the room of one message is marked. It need not be at fault:
-  the end of its message may have been taken in just now, and not been handed over yet.
-- libzmq hands over what it has taken in before it takes in more. So who has gone on since it was
-  marked, and is not heard though all that came was read, has sent no end within the room.
+- A connection that has sent a notable amount is watched, from the byte that it is at then. Not
+  sooner, since only while a connection is watched has the reader to report whose messages it read.
+- A watched connection from which a message is read begins again: the message has ended.
+- A watched connection that exceeds the room of one message is marked. It need not be at fault: the
+  end of its message may have been taken in just now, and not be handed over yet.
+- libzmq hands over what it has taken in before it takes in more. So a marked connection that has
+  gone on, and from which nothing is read although all that came was read, has sent no end within
+  the room.
 
-docs/hostile.md has what this promises, and to whom.
+docs/hostile.md says what this promises.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .connection_table import Connection
+
 EXTRA = 512 * 1024  # bytes that a message may have for its framing, beside max_message_size
 NOTABLE = 16  # one in so many of the bytes in a message's room is notable
-HEARTBEATS = 100  # bytes a second that count for nothing: PING and PONG are no messages
+HEARTBEATS = 100  # bytes a second that do not count: PING and PONG are not messages
 TURNS = 1000  # messages that are read beyond two for each connection, to be sure
 
 
 class Watch:
-    """One who is watched.
+    """What is known of a connection that is watched.
 
     Attributes:
-        start: How many bytes libzmq had taken in at the most.
+        start: How many bytes libzmq had taken in at most when the watch began.
         since: When that was.
         marked: The same as `start`, when the room was first seen exceeded; None before that.
         read: How many messages had been read in all when it had gone on; None before that.
@@ -44,61 +48,61 @@ class Watch:
         self.read: int | None = None
 
 
-class Unfinished:
-    """Knows of each connection what it has sent since it was last heard, as far as it matters.
+class MessageGuard:
+    """Judges each connection by what it has sent since a message of it was last read.
 
     Args:
         max_message_size: Bytes that a frame may have.
 
     Attributes:
         room: Bytes that one message may have on the wire.
-        watched: Connections whose messages have to be told.
+        watched: Connections whose messages must be reported to `heard`.
     """
 
     def __init__(self, max_message_size: int) -> None:
         self.room: int = max_message_size + EXTRA
-        self.watched: dict[int, Watch] = {}
-        # Bytes that some had sent when they began anew; None if that was not looked at yet.
-        self._began: dict[int, int | None] = {}
+        self.watched: set[Connection] = set()
         self._read = 0
 
-    def heard(self, numbers: Iterable[int]) -> None:
-        """Messages of these connections were read. To be called while anybody is watched."""
-        for number in numbers:
+    def heard(self, connections: Iterable[Connection]) -> None:
+        """Messages of these connections were read. Call it while any connection is watched."""
+        for connection in connections:
             self._read += 1
-            if self.watched.pop(number, None) is not None:
-                self._began[number] = None
+            if connection.watch is not None:
+                self.forget(connection)
+                connection.began = None  # at a byte that is not known before the next look
 
-    def forget(self, number: int) -> None:
-        """A connection is gone."""
-        self.watched.pop(number, None)
-        self._began.pop(number, None)
+    def forget(self, connection: Connection) -> None:
+        """Watch a connection no more: it is gone, or was heard."""
+        if connection.watch is not None:
+            connection.watch = None
+            self.watched.remove(connection)
 
-    def is_notable(self, number: int, received: int) -> bool:
-        """Whether it is worth knowing what libzmq has taken in of what a connection has sent."""
-        watch = self.watched.get(number)
+    def is_notable(self, connection: Connection, received: int) -> bool:
+        """Whether it is worth knowing what libzmq has taken in of what the kernel received."""
+        watch = connection.watch
         if watch is not None:
             return received - watch.start > self.room
-        began = self._began.get(number, 0)
-        if began is None:
-            began = self._began[number] = received
-        return received - began > self.room // NOTABLE
+        if connection.began is None:
+            connection.began = received
+        return received - connection.began > self.room // NOTABLE
 
-    def weigh(self, number: int, least: int, most: int, now: float) -> bool:
-        """Take in how many bytes libzmq has taken in of a connection's.
+    def weigh(self, connection: Connection, least: int, most: int, now: float) -> bool:
+        """Record how many bytes libzmq has taken in of a connection's.
 
         Args:
-            number: The connection.
-            least: Bytes that it has taken in at the least.
-            most: And at the most, at the same time.
+            connection: The connection.
+            least: Bytes that it has taken in at least.
+            most: And at most, at the same time.
             now: Seconds.
 
         Returns:
-            Whether `is_endless` is to be asked, when what has come was read.
+            Whether `is_endless` is to be asked, after what has come was read.
         """
-        watch = self.watched.get(number)
+        watch = connection.watch
         if watch is None:
-            self.watched[number] = Watch(most, now)
+            connection.watch = Watch(most, now)
+            self.watched.add(connection)
         elif least - watch.start > self.room + HEARTBEATS * (now - watch.since):
             if watch.marked is None:
                 watch.marked = most
@@ -108,16 +112,16 @@ class Unfinished:
                 return True
         return False
 
-    def is_endless(self, number: int, connections: int, *, dry: bool) -> bool:
-        """Whether a connection that was weighed and found to be asked about is to end.
+    def is_endless(self, connection: Connection, connections: int, *, dry: bool) -> bool:
+        """Whether a connection for which `weigh` returned True is to be evicted.
 
         Args:
-            number: The connection.
+            connection: The connection.
             connections: How many there are.
             dry: Whether all that came until now was read. There may always be more: then it is
                 enough that a message of each has been read. libzmq takes one of each in turn.
         """
-        watch = self.watched.get(number)
-        if watch is None or watch.read is None:  # it was heard just now
+        watch = connection.watch
+        if watch is None or watch.read is None:  # a message of it was read just now
             return False
         return dry or self._read - watch.read >= 2 * connections + TURNS

@@ -1,112 +1,136 @@
-"""Who asks to come in, and what is said to that, sans-IO (ZeroMQ RFC 27)."""
+"""ZAP: what libzmq asks before it lets a connection in, and the replies (ZeroMQ RFC 27)."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zmq.utils import z85
-
 Mechanism = Literal["NULL", "PLAIN", "CURVE"]
+
+KEY_SIZE = 32  # bytes of a CURVE key
 
 
 @dataclass(frozen=True, slots=True)
 class Applicant:
-    """Who asks to come in, as `serve`'s `admit` sees it. Its ``repr`` shows no password."""
+    """A connection that asks to be accepted, as `serve`'s `admit` sees it.
+
+    Its ``repr`` does not show the password.
+    """
 
     mechanism: Mechanism
-    """How it proves who it is: ``NULL`` does not at all."""
+    """How it authenticates: ``NULL`` is not at all."""
     address: str
-    """Where it is: an IP address, or ``localhost:uid:gid:pid`` (ipc)."""
+    """Its IP address, or ``localhost:uid:gid:pid`` (ipc)."""
     public_key: str = ""
     """With CURVE: the key that it has proved to own."""
     username: str = ""
-    """With PLAIN: who it says it is."""
+    """With PLAIN: its user name."""
     password: str = field(default="", repr=False)
-    """With PLAIN: what it says to prove it."""
+    """With PLAIN: its password."""
 
 
 Admit = Callable[[Applicant], Awaitable[str | None]]
-"""Says who an applicant is, by a user id that may be empty; None refuses it."""
+"""Returns an applicant's user id, which may be empty; None refuses it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZapRequest:
+    """What libzmq asks about one connection.
+
+    Attributes:
+        sender: Routing id of the asking session, where the reply goes.
+        request_id: What the reply must repeat.
+        address: The client's address.
+        applicant: None if the request is one that can only be refused.
+    """
+
+    sender: bytes
+    request_id: bytes
+    address: str
+    applicant: Applicant | None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an applicant is told.
+    """The decision about an applicant.
 
     Attributes:
         code: A status of ZAP.
         text: What it means.
-        user_id: Who it is.
+        user_id: The applicant's user id.
         public_key: The key that it owns.
-        why: What the log has about a refusal; without anything secret.
+        reason: What the log says of a refusal, without anything secret.
     """
 
     code: bytes
     text: bytes
     user_id: str = ""
     public_key: str = ""
-    why: str = ""
+    reason: str = ""
 
 
-def let_in(user_id: str, public_key: str) -> Verdict:
-    """Yes."""
+def accept(user_id: str, public_key: str) -> Verdict:
+    """Let it in."""
     return Verdict(b"200", b"OK", user_id, public_key)
 
 
-def refuse(why: str) -> Verdict:
-    """No. libzmq tells the client, and a stock client does not ask again."""
-    return Verdict(b"400", b"you are not let in here", why=why)
+def refuse(reason: str) -> Verdict:
+    """Refuse it. libzmq tells the client, and a stock client does not try again."""
+    return Verdict(b"400", b"access denied", reason=reason)
 
 
-def put_off(why: str) -> Verdict:
-    """Not now. libzmq tells nothing, and ends it when its time for a handshake is over."""
-    return Verdict(b"300", b"ask again later", why=why)
+def postpone(reason: str) -> Verdict:
+    """Decide later. libzmq tells the client nothing, and its handshake times out."""
+    return Verdict(b"300", b"try again later", reason=reason)
 
 
-def applicant_untrusted(question: Sequence[bytes], domain: bytes) -> Applicant | None:
-    """Read a question of libzmq's; None if it is none that can be answered with yes.
+def request_untrusted(
+    frames: Sequence[bytes], domain: bytes, encode_key: Callable[[bytes], str]
+) -> ZapRequest:
+    """Read what libzmq asks.
 
     Args:
-        question: Version, request id, domain, address, routing id, mechanism, credentials.
-        domain: The one that is served.
+        frames: Sender, empty, version, request id, domain, address, routing id, mechanism,
+            credentials.
+        domain: The ZAP domain that is served.
+        encode_key: Makes the text of a CURVE key (Z85).
     """
-    version, _, its_domain, its_address, _routing_id, mechanism, *credentials = question
-    if (version, its_domain) != (b"1.0", domain):
-        return None
-    address = its_address.decode(errors="backslashreplace")
-    match mechanism, credentials:
-        case b"NULL", []:
-            return Applicant("NULL", address)
-        case b"CURVE", [key] if len(key) == 32:
-            return Applicant("CURVE", address, public_key=z85.encode(key).decode())
-        case b"PLAIN", [username, password]:
-            try:
-                return Applicant(
-                    "PLAIN", address, username=username.decode(), password=password.decode()
-                )
-            except UnicodeDecodeError:
-                return None
-    return None
+    sender, _, version, request_id, its_domain, raw_address, _, mechanism, *credentials = frames
+    address = raw_address.decode(errors="backslashreplace")
+    applicant = None
+    if (version, its_domain) == (b"1.0", domain):
+        match mechanism, credentials:
+            case b"NULL", []:
+                applicant = Applicant("NULL", address)
+            case b"CURVE", [key] if len(key) == KEY_SIZE:
+                applicant = Applicant("CURVE", address, public_key=encode_key(key))
+            case b"PLAIN", [username, password]:
+                with suppress(UnicodeDecodeError):
+                    applicant = Applicant(
+                        "PLAIN", address, username=username.decode(), password=password.decode()
+                    )
+    return ZapRequest(sender, request_id, address, applicant)
 
 
-def reply(question: Sequence[bytes], verdict: Verdict, properties: dict[str, str]) -> list[bytes]:
-    """The answer to a question.
+def reply(request: ZapRequest, verdict: Verdict, properties: dict[str, str]) -> list[bytes]:
+    """The frames of a reply, behind the sender.
 
     Args:
-        question: What was asked.
-        verdict: What is said to it.
-        properties: What rides on each message of the connection, if it is let in.
+        request: What was asked.
+        verdict: What was decided.
+        properties: What libzmq attaches to each message of the connection, if it is accepted.
     """
     metadata = b""
     if verdict.code == b"200":
         metadata = b"".join(
             _property(name.encode(), value.encode()) for name, value in properties.items()
         )
-    return [b"1.0", question[1], verdict.code, verdict.text, verdict.user_id.encode(), metadata]
+    user_id = verdict.user_id.encode()
+    return [b"", b"1.0", request.request_id, verdict.code, verdict.text, user_id, metadata]
 
 
 def _property(name: bytes, value: bytes) -> bytes:
-    """One property as ZMTP's metadata has it."""
+    """One property, as ZMTP encodes metadata."""
     return b"%c%b%b%b" % (len(name), name, len(value).to_bytes(4, "big"), value)

@@ -1,14 +1,15 @@
-"""What threads do: they take one granted request after the other, and run its handler.
+"""What worker threads do: they take one granted request after the other, and run its handler.
 
-They take the granted requests from the queue themselves. The loop calls one up for any number of
-them. Before a thread runs a function, which may take its time, it calls up another for what is
-left, unless one is on its way already, and tells the loop what is done, unless the loop is awake,
-which will do both. So functions that are quick are run in a row by one thread, and those that take
-their time have all threads soon. What is done is collected: the loop looks at it when it has read
-a batch, and before it sleeps, and is woken from sleep, or from a short rest after each batch.
+They take granted requests from the queue themselves; the event loop wakes one thread for any number
+of them. Before a thread runs a function, which may take its time, it wakes another for what is
+left, unless one is on its way already, and tells the event loop what is done, unless the event loop
+is awake, which will do both. So quick functions are run in a row by one thread, and functions that
+take their time soon have all threads. What is done is collected: the event loop looks at it when it
+has read a batch, and before it sleeps, and is woken from sleep, or from a short spin after each
+batch.
 
-All of this rests on one rule: who writes, writes first, and then looks whether somebody is there to
-read it; who is about to park parks first, and then looks whether there is anything to read.
+All of this rests on one rule: whoever writes, writes first, and then looks whether a reader must be
+woken; whoever is about to park parks first, and then looks whether there is anything to read.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from contextvars import Context
 from threading import Lock
 from typing import Final
 
-from .._protocol.fair_queue import Turns
+from .._protocol.fair_queue import SharedFairQueue
 from .._request import current_request
-from .connection import UNSTOPPABLE, Call, Connection
-from .handlers import Handler, ends_program
+from .client import Client
+from .from_thread import adapt_thread
+from .handlers import Handler
+from .requests import PendingRequest
 
-MOMENT: Final = 0.00005  # seconds that the loop rests: what it takes to wake a thread
-SELDOM: Final = 255  # times that it does not, at the most, after it did in vain
+SPIN: Final = 0.00005  # seconds that the event loop waits for a thread: what it takes to wake one
+SELDOM: Final = 255  # batches without a spin, at most, after spins in vain
 
-Done = tuple[Call, object, BaseException | None]
+Queue = SharedFairQueue[Client, PendingRequest]
+Done = tuple[PendingRequest, object, BaseException | None]
 """A request, what its handler has returned, and what it has raised."""
 
 
@@ -37,93 +41,105 @@ class Pool:
 
     Args:
         handler: A plain function.
-        turns: Those that they take, and may give back in any thread.
-        wake: Wakes the loop; called in any thread.
+        queue: Where granted requests are taken, and slots released, in any thread.
+        begin: Asks whether a request is to be run; called in its thread.
+        wake: Wakes the event loop; called in any thread.
+        context: Handlers run in copies of it.
 
     Attributes:
-        context: Handlers run in copies of it; set before the first thread works.
-        working: Who is there to do it.
+        workers: Those that were spawned and have not ended.
         done: What is to be answered.
-        awake: Whether the loop will call `call_up` and `finish` of its own accord. Who is about to
-            let it sleep unsets that first, and then calls both.
+        awake: Whether the event loop will call `wake_thread` and look at `done` of its own accord.
+            Before it sleeps it unsets this first, and then does both.
+        closed: Whether the threads end.
     """
 
-    context: Context
-
     def __init__(
-        self, handler: Handler, turns: Turns[Connection, Call], wake: Callable[[], object]
+        self,
+        handler: Handler,
+        queue: Queue,
+        begin: Callable[[PendingRequest], bool],
+        wake: Callable[[], object],
+        context: Context,
     ) -> None:
         self._handler = handler
-        self._turns = turns
+        self._queue = queue
+        self._begin = begin
         self._wake = wake
-        self.working: set[Worker] = set()
+        self._context = context
+        self.workers: set[Worker] = set()
         self._parked: deque[Lock] = deque()  # the one that has run last at the end
-        self._coming = False  # whether one is called up that has not looked around yet
-        self._closed = False
+        self._coming = False  # whether one was woken that has not looked around yet
+        self.closed = False
         self.done: deque[Done] = deque()
         self.awake = False
-        self._resting: deque[Lock] = deque()  # the loop, while it does
-        self._in_vain = 0  # how often it is not to, after it did in vain the next time
-        self._skip = 0  # how often it is not to, from now on
+        self._spinning: deque[Lock] = deque()  # the event loop, while it does
+        self._in_vain = 0  # how many batches go without a spin after the next one in vain
+        self._skip = 0  # how many go without from now on
 
     @property
     def abandoned(self) -> int:
         """Threads that still run for a request that has ended."""
-        calls = [worker.call for worker in self.working]
-        return sum(call.ended for call in calls if call is not None)
+        requests = [worker.request for worker in self.workers]
+        return sum(request.ended for request in requests if request is not None)
 
     def spawn(self) -> Sequence[Worker]:
-        """See that there is somebody for each request that has a turn.
+        """See that there is a worker for each request that has a slot.
 
         Returns:
-            Those for whom a thread is to be started, to `work`.
+            New workers, for each of which a thread is to be started, to `work`.
         """
-        turns = self._turns
+        queue = self._queue
         new = []
-        if len(self.working) < turns.slots:
-            # One for each request that is not done: none waits for another's thread. While others
-            # wait, a turn that is free now may be theirs in a moment.
-            busy = turns.slots if turns.waiting else turns.slots - turns.free
-            while len(self.working) < busy:
-                new.append(Worker(self._handler, turns))
-                self.working.add(new[-1])
+        if len(self.workers) < queue.slots:
+            # One for each request that is not done: none waits for another's thread. While requests
+            # wait, a slot that is free now may be theirs in a moment.
+            busy = queue.slots if queue.waiting else queue.slots - queue.free
+            while len(self.workers) < busy:
+                new.append(self.worker())
         return new
 
-    def call_up(self) -> None:
-        """See that somebody looks for what is granted, if there is anything."""
-        if not self._coming and self._turns.grant():
+    def worker(self) -> Worker:
+        """A new worker."""
+        worker = Worker(self._handler, self._queue, self._begin)
+        self.workers.add(worker)
+        return worker
+
+    def wake_thread(self) -> None:
+        """See that a thread looks for what is granted, if there is anything."""
+        if not self._coming and self._queue.grant():
             self._unpark()
 
-    def rest(self) -> None:
-        """Call a thread up for what is granted, and wait a moment for it (in the loop).
+    def spin(self) -> None:
+        """Wake a thread for what is granted, and wait a moment for it (in the event loop).
 
-        A function that is quick is through before the loop would be asleep, and to send the loop
-        to sleep and wake it takes several times as long. A thread that runs has Python's lock, for
-        which the loop would have to wait in any case. If nothing is done in a moment, the loop
-        goes on, and rests ever more rarely.
+        A quick function has returned before the event loop would be asleep, and to put it to sleep
+        and wake it takes several times as long. A thread that runs has the GIL, for which the event
+        loop would have to wait in any case. If nothing is done in that moment, the event loop goes
+        on, and spins ever more rarely.
         """
         pause = Lock()
         pause.acquire()
         self.awake = True
-        self._resting.append(pause)
-        self.call_up()  # last, so that who wakes finds Python's lock free
+        self._spinning.append(pause)
+        self.wake_thread()  # last, so that the thread finds the GIL free
         if self._coming and not self.done:
             if self._skip:
                 self._skip -= 1
-            elif pause.acquire(timeout=MOMENT) or self.done:
+            elif pause.acquire(timeout=SPIN) or self.done:
                 self._in_vain = 0
             else:
                 self._skip, self._in_vain = self._in_vain, min(2 * self._in_vain + 1, SELDOM)
-        self._resting.clear()
+        self._spinning.clear()
 
     def close(self) -> None:
-        """Let threads end, each when it is through with what it does."""
-        self._closed = True
-        for _ in self.working:
+        """Let threads end, each when it has finished its function."""
+        self.closed = True
+        for _ in self.workers:
             self._unpark()
 
     def _unpark(self) -> None:
-        """Call one up that is parked, if there is one. It looks around, at all that is here."""
+        """Wake a parked thread, if there is one. It looks around, at all that is here."""
         try:
             wake = self._parked.pop()
         except IndexError:
@@ -132,76 +148,73 @@ class Pool:
         wake.release()
 
     def work(self, worker: Worker) -> None:
-        """Take requests whenever called up (in a thread)."""
-        turns, granted, done = self._turns, self._turns.granted, self.done
-        new_context, run = self.context.copy, worker.run
+        """Take requests whenever woken (in a thread)."""
+        adapt_thread()
+        queue, granted, done = self._queue, self._queue.granted, self.done
+        new_context, run = self._context.copy, worker.run
+        worker.has_thread = True
         wake = Lock()
         wake.acquire()
-        while not self._closed:
+        while not self.closed:
             self._coming = False
-            while granted or turns.grant():
+            while granted or queue.grant():
                 try:
-                    call = granted.popleft()
+                    request = granted.popleft()
                 except IndexError:  # another thread was quicker
                     break
-                # The function may take its time. Who comes sees what is left, or the loop does.
+                # The function may take its time. A woken thread sees what is left, or the event
+                # loop does.
                 if not self.awake:
-                    self.call_up()
+                    self.wake_thread()
                     if done:
                         self._tell()
-                done.append(new_context().run(run, call))
+                done.append(new_context().run(run, request))
             if done:
                 self._tell()
             self._parked.append(wake)
-            if granted or self._closed:  # since it has looked
+            if granted or self.closed:  # since it has looked
                 self._unpark()
             wake.acquire()
 
     def _tell(self) -> None:
-        """Wake the loop if it sleeps or rests."""
+        """Wake the event loop if it sleeps or spins."""
         if not self.awake:
             self.awake = True
             self._wake()
-        elif self._resting:
-            with suppress(IndexError):  # another was quicker, or the loop rests no more
-                self._resting.pop().release()
-
-    def finish(self) -> None:
-        """Answer what is done (in the loop)."""
-        while self.done:
-            call, result, error = self.done.popleft()
-            if error is None:
-                call.finish(result)
-            elif ends_program(error):
-                raise error
-            else:
-                call.fail(error)
+        elif self._spinning:
+            with suppress(IndexError):  # another thread was quicker, or it spins no more
+                self._spinning.pop().release()
 
 
 class Worker:
     """What runs handlers, one at a time: a thread.
 
     Attributes:
-        call: Whose handler runs here.
+        request: Whose handler runs here.
+        has_thread: Whether its thread was started.
     """
 
-    __slots__ = ("_handler", "_turns", "call")
+    __slots__ = ("_begin", "_handler", "_queue", "has_thread", "request")
 
-    def __init__(self, handler: Handler, turns: Turns[Connection, Call]) -> None:
+    def __init__(
+        self, handler: Handler, queue: Queue, begin: Callable[[PendingRequest], bool]
+    ) -> None:
         self._handler = handler
-        self._turns = turns
-        self.call: Call | None = None
+        self._queue = queue
+        self._begin = begin
+        self.request: PendingRequest | None = None
+        self.has_thread = False
 
-    def run(self, call: Call) -> Done:
+    def run(self, request: PendingRequest) -> Done:
         """Run the handler for a request, in a context of its own, and say how that ended."""
-        current_request.set(call)
-        self.call = call
+        current_request.set(request)
+        self.request = request
         try:
-            call.scope = UNSTOPPABLE
-            call.check_cancelled()  # the loop writes the reason first, and then reads the scope
-            return call, self._handler(call), None
-        except BaseException as error:  # noqa: BLE001  # it is raised, or answered, in the loop
-            return call, None, error
+            result = self._handler(request) if self._begin(request) else None
+        except BaseException as error:  # noqa: BLE001  # handled in the event loop
+            return request, None, error
+        else:
+            return request, result, None
         finally:
-            self.call = None
-            self._turns.release()
+            self.request = None
+            self._queue.release_in_thread()

@@ -1,158 +1,248 @@
-"""`serve`: the nursery that owns all of it."""
+"""`serve`: the nursery that owns all of it.
+
+A trio nursery owns the ROUTER reader, per-client cancel scopes and a worker pool via
+`trio.to_thread`. A client's disconnect cancels its scope, which aborts processing and guarantees
+that no reply is ever sent or buffered for it. No client, whether dead, stopped or slow, delays
+another.
+"""
 
 from __future__ import annotations
 
 import logging
-import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, Final, NoReturn
 
 import trio
+from trio_util import AsyncBool
 
-from .._errors import CancelReason
-from .._options import check_count, check_limit, check_seconds
-from .._protocol.connection_limits import Limits
-from .._protocol.fair_queue import SharedTurns, Turns
+from .._options import Options
+from .._protocol.connection_limits import ConnectionLimits
+from .._protocol.connection_table import Connection
+from .._protocol.endings import DISCONNECTED, SHUT_DOWN
+from .._protocol.fair_queue import FairQueue, SharedFairQueue
 from .._protocol.zap import Admit
-from .._statistics import Statistics
+from .._statistics import RepliesDropped, Statistics
 from .._transport.curve import CurveServer
 from .._transport.endpoints import is_exposed
-from .._transport.interfaces import Link
+from .._transport.network import Network
 from .._transport.router import Router
 from .._transport.server_sockets import BoundSockets, Sockets
-from .._transport.zap_handler import Rules
-from .connection import Call, Connection, Desk
-from .handlers import Handler, Workers, is_async
-from .lanes import Lanes
-from .network import Network
-from .threads import Threads
+from .._transport.zap_handler import AccessRules, ZapHandler
+from .admission import Admission
+from .client import Client
+from .guard import Guard
+from .handlers import Handler, check_handler, is_async, name_of, only_error
+from .observer import Counters, Observer, RequestLog
+from .reader import Reader
+from .requests import PendingRequest, Requests
+from .tasks import HandlerTasks
+from .threads import ThreadPool
 from .watchdog import Watchdog
 
 log = logging.getLogger("trioreq")
 
+AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
+
 
 class Server:
-    """A running server; `serve` hands it to ``task_status.started``."""
+    """A running server; `serve` gives it to ``task_status.started``."""
 
     def __init__(
         self,
+        handler: Handler,
         sockets: Sockets,
-        rules: Rules,
-        limits: Limits,
-        turns: Turns[Connection, Call],
-        timeout: float,
-        workers: Callable[[Desk], Workers],
-        watchdog: Watchdog | None,
+        options: Options,
+        thread_pool: Callable[..., Any],
+        nursery: trio.Nursery,
     ) -> None:
-        self._watchdog = watchdog
-        self._transport = Router(sockets, rules, limits, watchdog)
-        self._desk = Desk(turns, timeout, self._transport, self._stop)
-        self._workers = workers(self._desk)
-        # What has arrived (the transport calls this).
-        self.start: Callable[[], None] = self._workers.start
-        self._scope = trio.CancelScope(shield=True)
+        slots, per_client = options.max_in_flight, options.max_queued_per_client
+        queue: FairQueue[Client, PendingRequest]
+        workers: Callable[..., HandlerTasks | ThreadPool]
+        if is_async(handler):
+            queue, workers = FairQueue(slots, per_client), HandlerTasks
+        else:
+            queue = SharedFairQueue(min(slots, options.workers), per_client)
+            workers = thread_pool
+        rules = _access_rules(options)
+        limits = ConnectionLimits(options.max_connections, options.max_connections_per_address)
+        self._nursery = nursery
+        self._sockets = sockets
+        self._queue = queue
+        self._rules = rules
+        self._counters = Counters()
+        observers: list[Observer] = [self._counters, RequestLog()]
+        self._watchdog: Watchdog | None = None
+        if options.watchdog is not None:
+            self._watchdog = Watchdog(options.watchdog, lambda: queue.free < queue.slots)
+            observers.append(self._watchdog)
+        self._router = Router(sockets, limits, self._disconnected, self._refused)
+        self._requests = Requests(
+            options, queue, self._router.outbox, self._router.own_max_pack_size, observers
+        )
+        self._reader = Reader(self._router, self._requests, rules, name_of(handler))
+        self._workers = workers(
+            handler,
+            self._reader,
+            self._requests,
+            queue,
+            self._router.outbox,
+            nursery,
+            self.stop,
+        )
+        self._admission = Admission(ZapHandler(sockets.zap), rules, self._epoch, nursery)
+        self._departed: deque[Client] = deque()  # clients whose disconnect is to be handled
+        self._has_departed = AsyncBool(False)
         self._drained = trio.Event()
         self._closed = trio.Event()
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """The addresses as really bound, with the port that was chosen for port 0."""
-        return self._transport.endpoints
+        """The addresses as bound, with the port that was chosen for port 0."""
+        return self._sockets.endpoints
 
     def statistics(self) -> Statistics:
         """A snapshot of what the server has done."""
-        turns = self._desk.turns
-        return self._desk.tally.snapshot(
-            in_flight=self._desk.in_flight,
-            waiting=turns.waiting,
-            running=turns.slots - turns.free,
-            connections=self._transport.connections,
-            sent=self._transport.outbox.handed_over,
-            abandoned=self._workers.abandoned,
-            refused=self._transport.refused,
-            thrown_out=self._transport.thrown_out,
+        outbox, queue = self._router.outbox, self._queue
+        outcomes = self._counters.outcomes()
+        unattributed = self._router.unattributed
+        outcomes["never_started"] += unattributed
+        return Statistics(
+            requests=self._counters.requests + unattributed,
+            **outcomes,
+            in_flight=self._requests.in_flight,
+            waiting=queue.waiting,
+            running=queue.slots - queue.free,
+            connections=len(self._router),
+            replies_sent=outbox.sent,
+            replies_dropped=RepliesDropped(
+                outbox.dropped_gone + self._requests.late_replies, outbox.dropped_full
+            ),
+            unattributed=unattributed,
+            abandoned_threads=self._workers.abandoned,
+            refused=self._admission.refused,
+            thrown_out=self._router.evicted,
         )
 
     async def drain(self, grace: float) -> None:
-        """End gently: start nothing new, give what is here its time, then let `serve` return.
+        """Shut down gently: accept no new requests, and let those in flight finish.
 
-        Newcomers are told ``shutting-down``. What runs and waits has `grace` seconds, and who
-        has no answer by then is told the same.
+        New requests are answered ``shutting-down``. Requests in flight have `grace` seconds; those
+        that have not ended by then are cancelled and answered the same. Then `serve` returns.
 
         Args:
-            grace: Seconds; 0 for at once, `math.inf` for as long as it takes.
+            grace: Seconds; 0 for at once, `math.inf` for no limit.
 
         Raises:
             ValueError: `grace` is negative, or not a number.
         """
         if not grace >= 0:
-            raise ValueError(f"grace is a number of seconds, at least 0, not {grace!r}")
-        desk = self._desk
-        if not desk.closing:
-            log.info("draining: %d requests in flight, %s s for them", desk.in_flight, grace)
-        desk.closing = True
-        if desk.in_flight:
+            raise ValueError(f"grace must be a number of seconds, at least 0, got {grace!r}")
+        requests = self._requests
+        if not requests.closing:
+            log.info("draining: %d requests in flight, %s s for them", requests.in_flight, grace)
+        requests.close()
+        if requests.in_flight:
             with trio.move_on_after(grace):
-                await desk.idle.wait()
+                await requests.idle.wait()
         self._drained.set()
         await self._closed.wait()
 
-    @trio.lowlevel.enable_ki_protection  # what is shielded is told to end, whatever comes
-    async def _run(self, task_status: trio.TaskStatus[Server]) -> None:
-        # The work runs in a shield, so that the words of `_stop` go out before the handlers
-        # are cancelled, whatever ends the server: a cancel, Ctrl-C, or a crash.
+    def start(self) -> None:
+        """Start the tasks of the server in its nursery."""
+        self._nursery.start_soon(self._workers.lead, name="reader")
+        self._start_task("monitor", self._router.watch)
+        self._start_task("ZAP handler", self._admission.run)
+        self._start_task("deadlines", self._requests.deadlines.run)
+        self._start_task("disconnects", self._handle_departed)
+        if self._rules.allow is not None:
+            self._start_task("allow-list", self._rules.allow.watch, self._evict_revoked)
+        if self._sockets.counters is not None:
+            guard = Guard(self._router, self._sockets.counters, self._catch_up)
+            self._start_task("message guard", guard.run)
+        if self._watchdog is not None:
+            self._start_task("watchdog", self._watchdog.run)
+
+    def _start_task(self, name: str, run: Callable[..., Any], *args: object) -> None:
+        self._nursery.start_soon(self._run_task, run, *args, name=name)
+
+    @trio.lowlevel.enable_ki_protection  # half a message or event would begin the next one
+    async def _run_task(self, run: Callable[..., Any], *args: object) -> None:
+        """Run one of the server's tasks. If it fails, clients are told before all is cancelled."""
         try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(self._work)
-                log.info("serving on %s", ", ".join(self.endpoints))
-                try:
-                    task_status.started(self)
-                    await self._drained.wait()
-                finally:
-                    self._stop()
-        finally:
-            await self._transport.aclose()
-            self._closed.set()
-            log.info("stopped: %s", self.statistics())
+            await run(*args)
+        except BaseException:
+            self.stop()
+            raise
 
-    async def _work(self, task_status: trio.TaskStatus[None]) -> None:
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._transport.run, self)
-                nursery.start_soon(self._keep_deadlines)
-                if self._watchdog is not None:
-                    nursery.start_soon(self._watchdog.run)
-                await nursery.start(self._workers.run)
-                task_status.started()
+    @trio.lowlevel.enable_ki_protection
+    def stop(self) -> None:
+        """End what is in flight, with an error for each client, and then cancel everything."""
+        requests, outbox = self._requests, self._router.outbox
+        requests.close()
+        self._handle_some(len(self._departed))
+        outbox.cork()
+        for connection in self._router.connections:
+            if connection.client is not None:
+                requests.cancel_all(connection.client, SHUT_DOWN)
+        outbox.flush()
+        self._nursery.cancel_scope.cancel(reason="the server is shutting down")
 
-    @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
-    async def _keep_deadlines(self) -> None:
-        """Protected here, and not in `Deadlines`: see docs/design.md on what is compiled."""
-        await self._desk.deadlines.run()
+    async def wait_drained(self) -> None:
+        """Wait until a drain is over."""
+        await self._drained.wait()
 
-    def _stop(self) -> None:
-        """End what is in flight, with a word to each client, and then everything else."""
-        self._desk.closing = True
-        self._transport.outbox.gather(self._end_all)
-        self._scope.cancel()
+    def closed(self) -> None:
+        """The sockets are closed."""
+        self._closed.set()
+        log.info("stopped: %s", self.statistics())
 
-    def _end_all(self) -> None:
-        for connection in tuple(self._desk.connections):
-            connection.cancel_all(CancelReason.SHUTDOWN)
+    # Connections that come and go.
 
-    def joined(self, link: Link) -> Connection:
-        """A connection has sent its first message (the transport calls this)."""
-        log.debug(
-            "client %d: %s at %s", link.client.id, link.client.socket_type, link.client.address
-        )
-        return Connection(link, self._desk)
+    def _epoch(self) -> int:
+        """Catch up with what has come, and with which connections are gone."""
+        self._catch_up()
+        return self._router.read_monitor()
 
-    def unattributed(self) -> None:
-        """A message came whose connection is forgotten (the transport calls this)."""
-        tally = self._desk.tally
-        tally.requests += 1
-        tally.unattributed += 1
-        tally.ended["never_started"] += 1
+    def _catch_up(self) -> bool:
+        """Read what has come by now, and start it; returns whether that was all."""
+        runnable, dry = self._reader.catch_up()
+        self._workers.start(runnable)
+        return dry
+
+    def _disconnected(self, connections: list[Connection]) -> None:
+        """Connections are gone (the router calls this, whoever reads the monitor).
+
+        Nothing is sent to them from now on. Their scopes are cancelled at once, unless very many
+        are: then some are cancelled in each pass of the event loop, so that others have their turn.
+        """
+        self._departed.extend([c.client for c in connections if c.client is not None])
+        if not self._has_departed.value:
+            self._handle_some(AT_ONCE)
+            self._has_departed.value = bool(self._departed)
+
+    async def _handle_departed(self) -> NoReturn:
+        while True:
+            await self._has_departed.wait_value(True)
+            while self._departed:
+                self._handle_some(AT_ONCE)
+                await trio.lowlevel.checkpoint()
+            self._has_departed.value = False
+
+    @trio.lowlevel.enable_ki_protection
+    def _handle_some(self, most: int) -> None:
+        for _ in range(min(most, len(self._departed))):
+            self._requests.cancel_all(self._departed.popleft(), DISCONNECTED)
+
+    def _refused(self, address: str, reason: str) -> None:
+        self._admission.count_refused(address, reason)
+
+    def _evict_revoked(self) -> None:
+        """The allow-list has changed."""
+        for connection in self._router.connections:
+            if connection.peer is not None and not self._rules.still_accept(connection.peer):
+                self._router.evict(connection, "its key is no longer on the allow-list")
 
 
 async def serve(
@@ -223,89 +313,92 @@ async def serve(
         ...     return request.body.upper()
         >>> trio.run(trioreq.serve, shout, "tcp://127.0.0.1:5555")  # doctest: +SKIP
     """
-    if not callable(handler):
-        raise TypeError(f"the handler is a function of a request, not {type(handler).__name__}")
-    check_count("workers", workers, 1)
-    check_count("max_in_flight", max_in_flight, 1)
-    check_count("max_queued_per_client", max_queued_per_client, 0)
-    check_count("max_message_size", max_message_size, 1)
-    check_count("send_queue", send_queue, 1)
-    check_seconds("timeout", timeout)
-    check_seconds("heartbeat", heartbeat)
-    check_seconds("watchdog", watchdog)
-    check_limit("max_connections", max_connections)
-    check_limit("max_connections_per_address", max_connections_per_address)
-    rules = _rules(curve, plain_insecure, admit)
+    check_handler(handler)
+    options = Options(
+        workers=workers,
+        max_in_flight=max_in_flight,
+        max_queued_per_client=max_queued_per_client,
+        timeout=timeout,
+        heartbeat=heartbeat,
+        max_message_size=max_message_size,
+        send_queue=send_queue,
+        watchdog=None if isinstance(addr, Network) else watchdog,  # its time is not real
+        curve=curve,
+        plain_insecure=plain_insecure,
+        admit=admit,
+        max_connections=max_connections,
+        max_connections_per_address=max_connections_per_address,
+    )
+    mechanism = _access_rules(options).mechanism
     bind: Callable[..., Sockets]
     if isinstance(addr, Network):
-        if rules.mechanism != "NULL":
-            raise ValueError("a network in memory knows no mechanism but NULL: leave it out there")
-        bind, threads, watchdog = addr.bind, addr.threads, None  # its time is not real
+        if mechanism != "NULL":
+            raise ValueError("a network in memory has no mechanism but NULL: leave the option out")
+        bind, thread_pool = addr.bind, addr.thread_pool
     else:
-        bind = partial(
-            BoundSockets,
-            (addr,) if isinstance(addr, str) else tuple(addr),
-            curve=None if curve is None else curve.keys,
-            plain=plain_insecure,
-        )
-        threads = Threads
+        addresses = (addr,) if isinstance(addr, str) else tuple(addr)
+        keys = None if curve is None else curve.keys
+        bind = partial(BoundSockets, addresses, curve=keys, plain=plain_insecure)
+        thread_pool = ThreadPool
     sockets = bind(heartbeat=heartbeat, max_message_size=max_message_size, send_queue=send_queue)
-    in_loop = is_async(handler)
-    slots = max_in_flight if in_loop else min(workers, max_in_flight)
-    turns: Turns[Connection, Call] = (Turns if in_loop else SharedTurns)(
-        slots, max_queued_per_client
-    )
-    if rules.mechanism != "CURVE":
-        _warn_of_the_exposed(sockets.endpoints, rules.mechanism)
-    server = Server(
-        sockets,
-        rules,
-        Limits(max_connections, max_connections_per_address),
-        turns,
-        math.inf if timeout is None else timeout,
-        partial(Lanes if in_loop else threads, handler),
-        None if watchdog is None else Watchdog(watchdog, lambda: turns.free < turns.slots),
-    )
+    if mechanism != "CURVE":
+        _warn_of_exposed(sockets.endpoints, mechanism)
     try:
-        await server._run(task_status)  # noqa: SLF001  # the two are one
+        await _serve(partial(Server, handler, sockets, options, thread_pool), sockets, task_status)
     except BaseExceptionGroup as group:
-        error = _innermost(group)
+        error = only_error(group)
         raise error from error.__cause__
 
 
-def _rules(curve: CurveServer | None, plain: bool, admit: Admit | None) -> Rules:
-    """Who may come in, if the options go together."""
-    if curve is not None and not isinstance(curve, CurveServer):
-        raise TypeError(f"curve is a CurveServer, not {type(curve).__name__}")
-    if admit is not None and not callable(admit):
-        raise TypeError(f"admit is an async function, not {type(admit).__name__}")
-    if curve is not None and plain:
-        raise ValueError("curve and plain_insecure: a server has one mechanism")
-    if plain and admit is None:
-        raise ValueError("plain_insecure needs admit, which looks at the password")
-    if curve is None:
-        return Rules("PLAIN" if plain else "NULL", admit=admit)
-    if curve.allow is None and admit is None:
-        raise ValueError("curve without an allow-list needs admit, which decides about the keys")
-    if curve.allow is not None and admit is not None:
-        raise ValueError("curve's allow-list and admit: choose who decides")
-    return Rules("CURVE", curve.allow, admit)
+@trio.lowlevel.enable_ki_protection  # what is shielded must be told to end
+async def _serve(
+    new_server: Callable[[trio.Nursery], Server],
+    sockets: Sockets,
+    task_status: trio.TaskStatus[Server],
+) -> None:
+    """Run a server until it is cancelled or drained, and close its sockets.
+
+    The server's own nursery is shielded, so that clients are told before handlers are cancelled,
+    whatever ends the server: a cancel, Ctrl-C, or a crash.
+    """
+    servers: list[Server] = []
+
+    async def run(task_status: trio.TaskStatus[Server]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.shield = True  # it ends by `Server.stop`
+            server = new_server(nursery)
+            servers.append(server)
+            server.start()
+            task_status.started(server)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            server: Server = await nursery.start(run)
+            log.info("serving on %s", ", ".join(server.endpoints))
+            try:
+                task_status.started(server)
+                await server.wait_drained()
+            finally:
+                server.stop()
+    finally:
+        await sockets.aclose()
+        for server in servers:
+            server.closed()
 
 
-def _warn_of_the_exposed(endpoints: Sequence[str], mechanism: str) -> None:
-    """Say that others than this machine can reach an address, unencrypted."""
+def _access_rules(options: Options) -> AccessRules:
+    if options.curve is not None:
+        return AccessRules("CURVE", options.curve.allow, options.admit)
+    return AccessRules("PLAIN" if options.plain_insecure else "NULL", admit=options.admit)
+
+
+def _warn_of_exposed(endpoints: Sequence[str], mechanism: str) -> None:
+    """Warn that other machines can reach an address that is not encrypted."""
     for endpoint in filter(is_exposed, endpoints):
         log.warning(
-            "%s can be reached from other machines, and with %s nothing is encrypted%s: "
+            "%s can be reached from other machines, and %s does not encrypt%s: "
             "use curve=trioreq.CurveServer(...), or bind 127.0.0.1",
             endpoint,
             mechanism,
-            "" if mechanism == "PLAIN" else ", and nobody has to prove who he is",
+            "" if mechanism == "PLAIN" else " or authenticate clients",
         )
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """The one cause in nested groups: a Ctrl-C comes out as what it is."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -1,105 +1,199 @@
-"""Where plain functions run: threads that live on, each one long call of `trio.to_thread.run_sync`.
+"""Plain functions in worker threads, each of which is one long call of `trio.to_thread.run_sync`.
 
-So `trio.from_thread` works in them. Nothing can stop a thread: a request that ends lets go of its
-client, but keeps its turn until its thread is through with it, and there are as many threads as
-turns at the most: the pool is bounded by its construction. A function learns that its request has
-ended in `check_cancelled`. What the threads do is in `_pool`.
+A thread cannot be stopped. A request that ends lets its client go, but keeps its slot until its
+function has returned, and there are as many threads as slots at most: the pool is bounded by its
+construction. A function learns that its request has ended in `check_cancelled`. What the threads do
+is in `pool`.
 """
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from typing import Final
 
 import trio
 
-from .connection import Desk
-from .handlers import Handler
+from .._protocol.fair_queue import SharedFairQueue
+from .._request import current_request
+from .._transport.outbox import Outbox
+from .._transport.router import BATCH
+from .client import Client
+from .handlers import Handler, ends_program
 from .pool import Pool, Worker
+from .reader import Reader
+from .requests import PendingRequest, Requests
 
-FIRST = 64 * 1024  # bytes to read after a wait, before what came is run: some thirty messages
+log = logging.getLogger("trioreq")
+
+FIRST: Final = 64 * 1024  # bytes of the first batch after a wait: some thirty messages
+RETRY: Final = 1.0  # seconds until another try, if a thread cannot be started
 
 
-class Threads:
-    """The threads of a server.
+class ThreadPool:
+    """Runs plain functions.
+
+    The arguments are those of `HandlerTasks`, but for the handler and the queue.
 
     Args:
         handler: A plain function.
-        desk: Whose turns they take.
+        queue: The slots that handlers take, and release in their threads.
     """
 
-    def __init__(self, handler: Handler, desk: Desk) -> None:
-        self._desk = desk
-        self._pool = Pool(handler, desk.turns, self._wake)
-        self._limiter = trio.CapacityLimiter(desk.turns.slots)
-        self._fatal: list[BaseException] = []
-        self._failed = trio.Event()
+    def __init__(
+        self,
+        handler: Handler,
+        reader: Reader,
+        requests: Requests,
+        queue: SharedFairQueue[Client, PendingRequest],
+        outbox: Outbox,
+        nursery: trio.Nursery,
+        crashed: Callable[[], None],
+    ) -> None:
+        self._reader = reader
+        self._requests = requests
+        self._queue = queue
+        self._outbox = outbox
+        self._nursery = nursery
+        self._crashed = crashed
+        self._limiter = trio.CapacityLimiter(queue.slots)
+        self._token = trio.lowlevel.current_trio_token()
+        self._clock_offset = trio.current_time() - time.perf_counter()
+        self._out_of_threads = False
+        self._context = copy_context()
+        self._context.run(current_request.set, None)
+        self._pool = Pool(handler, queue, self._begin, self._wake, self._context)
 
     @property
     def abandoned(self) -> int:
         """Threads that still run for a request that has ended."""
         return self._pool.abandoned
 
-    async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Run handlers, until cancelled."""
-        self._pool.context = copy_context()
-        self._token = trio.lowlevel.current_trio_token()
+    def start(self, requests: Sequence[PendingRequest]) -> None:
+        """Let threads run requests that have a slot."""
+        self._queue.granted.extend(requests)
+        self._spawn()
+        self._pool.wake_thread()
+
+    @trio.lowlevel.enable_ki_protection
+    async def lead(self) -> None:
+        """Read, and hand requests to the threads, until cancelled."""
         try:
-            async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._read)
-                task_status.started()
-                await self._failed.wait()
-                raise self._fatal[0]
+            await self._read()
+        except BaseException:
+            self._crashed()
+            raise
         finally:
             self._pool.close()
 
-    def start(self) -> None:
-        """See that the requests that have a turn are taken by threads."""
-        self._spawn()
-        self._pool.call_up()
-
-    def _spawn(self) -> None:
-        for worker in self._pool.spawn():
-            self._pool.context.run(self._nursery.start_soon, self._thread, worker)
-
-    @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
+        reader, room, rested = self._reader, FIRST, False
         while True:
-            waited = await self._desk.carrier.receive(FIRST, self._before_wait)
+            batch = reader.read(room)
+            if batch is None:
+                room = FIRST
+                # What it sends can eat the edge of a message that has come.
+                if not self._prepare_to_sleep() or not reader.readable():
+                    await reader.wait()
+                    rested = True
+                continue
+            room = min(2 * room, BATCH)
+            self._queue.granted.extend(batch)
             self._spawn()
-            self._pool.rest()
+            self._pool.spin()
             self._collect()
-            if not waited:
+            if not rested:
                 await trio.lowlevel.checkpoint()
+            rested = False
 
-    def _before_wait(self) -> bool:
-        """See to what is done and what is left; from now on the loop is to be told of it."""
+    def _prepare_to_sleep(self) -> bool:
+        """See to what is done and what is left; from now on the event loop has to be woken.
+
+        Returns:
+            Whether anything was done.
+        """
         self._pool.awake = False
-        self._pool.call_up()
-        if not self._pool.done:  # one look: what is done after it is told
+        self._pool.wake_thread()
+        if not self._pool.done:  # one look: what is done after it wakes the event loop
             return False
         self._collect()
         return True
 
+    def _collect(self) -> None:
+        """Answer what is done."""
+        done = self._pool.done
+        self._outbox.cork()
+        try:
+            while done:
+                request, result, error = done.popleft()
+                if error is None:
+                    self._requests.finish(request, result)
+                elif ends_program(error):
+                    raise error
+                else:
+                    self._requests.fail(request, error)
+        finally:
+            self._outbox.flush()
+
+    def _spawn(self) -> None:
+        for worker in self._pool.spawn():
+            self._context.run(self._start_worker, worker)
+
+    def _start_worker(self, worker: Worker) -> None:
+        self._nursery.start_soon(self._thread, worker, name="worker thread")
+
     async def _thread(self, worker: Worker) -> None:
-        await trio.to_thread.run_sync(
-            self._pool.work,
-            worker,
-            limiter=self._limiter,
-            abandon_on_cancel=True,
-            thread_name="trioreq",
-        )
+        """Start a thread, as soon as that is possible, and wait for its end."""
+        while True:
+            try:
+                await trio.to_thread.run_sync(
+                    self._pool.work,
+                    worker,
+                    limiter=self._limiter,
+                    abandon_on_cancel=True,
+                    thread_name="trioreq",
+                )
+            except RuntimeError as error:
+                if worker.has_thread:
+                    self._crashed()
+                    raise
+                if not self._out_of_threads:
+                    self._out_of_threads = True
+                    log.error(  # noqa: TRY400  # no fault of the code here
+                        "cannot start a worker thread, and retry every %g s; requests wait for "
+                        "threads that run already: %s",
+                        RETRY,
+                        error,
+                    )
+                await trio.sleep(RETRY)
+            except BaseException:
+                self._crashed()
+                raise
+            else:
+                return
+
+    def _begin(self, request: PendingRequest) -> bool:
+        """Whether a request is to be run (in its thread, where trio's clock cannot be read)."""
+        now = time.perf_counter() + self._clock_offset
+        return self._requests.begin_in_thread(request, now)
 
     def _wake(self) -> None:
-        """Let the loop see to what is done, in its sleep (in any thread)."""
-        with suppress(trio.RunFinishedError):  # abandoned, and now nobody is there to be told
-            self._token.run_sync_soon(self._before_wait)
+        """Wake the event loop to see to what is done (in any thread)."""
+        with suppress(trio.RunFinishedError):  # the thread was abandoned, and trio has ended since
+            self._token.run_sync_soon(self._woken)
 
-    def _collect(self) -> None:
-        """Take what is done: turns are free, and replies can go out."""
+    def _woken(self) -> None:
+        """See to what is done, in the event loop. An exception here would end trio itself."""
+        if self._pool.closed:
+            return
         try:
-            self._desk.carrier.outbox.gather(self._pool.finish)
-        except BaseException as error:  # noqa: BLE001  # `run` raises it: here it would end trio
-            self._fatal.append(error)
-            self._desk.stop()
-            self._failed.set()
+            self._prepare_to_sleep()
+        except BaseException as error:  # noqa: BLE001  # it ends the server
+            self._nursery.start_soon(self._raise, error)
+
+    async def _raise(self, error: BaseException) -> None:
+        self._crashed()
+        raise error

@@ -23,6 +23,8 @@ from types import FrameType
 import trio
 
 from .._request import Request
+from .observer import Observer
+from .requests import PendingRequest
 
 log = logging.getLogger("trioreq")
 
@@ -31,7 +33,7 @@ Times = tuple[float, float]
 """The system's time, and what of it this process has computed, in seconds."""
 
 
-class Watchdog:
+class Watchdog(Observer):
     """Watches the loop of one server.
 
     Args:
@@ -50,10 +52,11 @@ class Watchdog:
         self._orders: SimpleQueue[Times | None] = SimpleQueue()  # when to watch from; None: to end
         self._ended = False
 
-    def wake(self) -> None:
-        """Watch: something is to be worked on."""
-        self.asleep = False
-        self._orders.put(_now())
+    def arrived(self, request: PendingRequest) -> None:
+        """As in `Observer`: watch while requests are processed."""
+        if self.asleep:
+            self.asleep = False
+            self._orders.put(_now())
 
     async def run(self) -> None:
         """Watch, until cancelled."""

@@ -1,0 +1,1 @@
+"""zmq and the kernel: sockets, whole messages, descriptors, keys. Nothing here knows the server."""

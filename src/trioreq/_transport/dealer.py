@@ -15,12 +15,12 @@ import trio
 import zmq
 
 from .._errors import EndpointError
-from .._options import heartbeat_times
 from .._protocol import packs
 from .._protocol.envelope import Frames
 from . import endpoints
 from .curve import CurveClient
-from .interfaces import Asker
+from .heartbeats import heartbeat_times
+from .line import Asker
 from .zsocket import ZSocket
 
 BATCH = 128  # messages read before trio's other tasks have their turn

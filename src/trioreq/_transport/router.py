@@ -1,292 +1,244 @@
-"""The transport on real sockets.
+"""The ROUTER and its monitor: batches of messages, and which connections are gone.
 
-A ROUTER, its monitor and its gate, as connections that come, speak and go. What is sent to them is
-in `_outbox`; all other use of the ROUTER is here, and nothing here waits for a client.
-`docs/design.md` has the rules that this follows and the reasons for them.
+Nothing here waits for a client. docs/design.md has the rules that this follows, and the reasons.
 """
 
 from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable
+from typing import Final, NoReturn
 
-import trio
 import zmq
+from trio_util import AsyncBool
 
 from .._protocol import packs
-from .._protocol.connection_limits import Limits
-from .._protocol.connection_table import Presence
-from .._protocol.message_guard import Unfinished
+from .._protocol.connection_limits import ConnectionLimits
+from .._protocol.connection_table import Connection, ConnectionTable
+from .._protocol.message_guard import MessageGuard
 from .._request import Peer
-from .._server.watchdog import Watchdog
-from .guard import Lookout
 from .messages import Origin
-from .outbox import Outbox, RouterLink
-from .server_sockets import Connection, Sockets
-from .zap_handler import PUBLIC_KEY, STAMP, Gate, Rules
-
-if TYPE_CHECKING:
-    from .interfaces import Host
+from .outbox import Outbox
+from .server_sockets import HeldConnection, Sockets
+from .zap_handler import EPOCH, PUBLIC_KEY
 
 log = logging.getLogger("trioreq")
 
-BATCH: Final = 256 * 1024  # bytes read before they are worked on: what fits a cache
+BATCH: Final = 256 * 1024  # bytes read before they are worked on: what fits a processor's cache
 MESSAGE: Final = 2048  # bytes that a message of one frame counts as, beside its content
-FULL = (
-    "the process has nearly as many file descriptors open as it may (ulimit -n), and newcomers are "
-    "ended until some are free"
+OUT_OF_DESCRIPTORS = (
+    "the process has nearly as many file descriptors open as it may (ulimit -n): new connections "
+    "are closed until some are free"
 )
-CATCH_UP = 8  # batches read before newcomers are let in, at the most
 EVENT = struct.Struct("=Hi")
-PROPERTIES: Final = (STAMP, "Peer-Address", "Socket-Type", "User-Id", PUBLIC_KEY)
+PROPERTIES: Final = (EPOCH, "Peer-Address", "Socket-Type", "User-Id", PUBLIC_KEY)
+
+Message = tuple[Connection, list[bytes]]
 
 
 class Router:
-    """The transport.
+    """The ROUTER, its monitor, and the table of connections that both speak of.
+
+    Args:
+        sockets: The server's sockets.
+        limits: How many connections are accepted.
+        disconnected: Called with connections that are gone, and already marked so. It is the one
+            call upwards: a disconnect takes effect in the step in which it is read, whoever reads
+            the monitor.
+        refused: Called with the address of a connection that a limit refuses, and the reason.
 
     Attributes:
         outbox: What is to be sent.
-        thrown_out: How many connections were ended, since they may not stay.
+        guard: Judges messages without end.
+        unattributed: Messages that were read after their connection had gone, and was forgotten.
+        evicted: Connections that were closed by the server.
     """
 
     def __init__(
-        self, sockets: Sockets, rules: Rules, limits: Limits, watchdog: Watchdog | None
+        self,
+        sockets: Sockets,
+        limits: ConnectionLimits,
+        disconnected: Callable[[list[Connection]], object],
+        refused: Callable[[str, str], object],
     ) -> None:
         self._sockets = sockets
-        self._watchdog = watchdog
-        self._router = sockets.router
+        self._socket = sockets.router
         self._monitor = sockets.monitor
-        self._gate = Gate(sockets.gate, self._catch_up, rules)
         self._limits = limits
-        self._presence = Presence()
-        self._unfinished = Unfinished(sockets.max_message_size)
-        self._lookout = Lookout(
-            self._presence, self._unfinished, self.read_monitor, self._read_up, self._end
-        )
-        self._room = sockets.room
-        self._links: dict[int, RouterLink] = {}
-        self._automatic: dict[bytes, RouterLink] = {}  # routing id -> link, while it lives
-        max_pack_size = packs.max_size(sockets.max_message_size)
-        self.outbox: Outbox = Outbox(sockets.router, self.read_monitor, max_pack_size)
-        self._appetite = BATCH
-        self.thrown_out = 0
-        self._unwelcome: list[tuple[int, int]] = []  # descriptor, connection
+        self._disconnected = disconnected
+        self._refused = refused
+        self._table = ConnectionTable()
+        self._automatic: dict[bytes, Connection] = {}  # by routing id, while they live
+        self.own_max_pack_size = packs.max_size(sockets.max_message_size)
+        self.outbox = Outbox(sockets.router, self.read_monitor, self.own_max_pack_size)
+        self.guard = MessageGuard(sockets.max_message_size)
+        self.unattributed = 0
+        self.evicted = 0
+        self._occupied = AsyncBool(False)
+
+    def __len__(self) -> int:
+        """Connections that live, those included that have sent nothing."""
+        return len(self._table)
 
     @property
-    def endpoints(self) -> tuple[str, ...]:
-        """The addresses as really bound."""
-        return self._sockets.endpoints
+    def connections(self) -> Iterable[Connection]:
+        """The connections that live."""
+        return self._table
 
-    @property
-    def connections(self) -> int:
-        """How many connections live, those that have not spoken included."""
-        return len(self._presence)
+    async def watch(self) -> NoReturn:
+        """Read the monitor whenever it has events, until cancelled."""
+        await self._monitor.keep_reading(self.read_monitor)
 
-    @property
-    def refused(self) -> int:
-        """How many connections were not let in."""
-        return self._gate.refused
+    async def wait(self) -> None:
+        """Wait until there may be a message. The last `read_batch` has found none."""
+        await self._socket.wait()
 
-    async def run(self, host: Host) -> None:
-        """Let clients come and go, until cancelled. What they say is for `receive` to read."""
-        self._host = host  # before the first message is read, and not needed earlier
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._monitor.keep_reading, self.read_monitor)
-            nursery.start_soon(self._gate.run, self._throw_out)
-            if self._sockets.meter is not None:
-                nursery.start_soon(self._lookout.run, self._sockets.meter)
+    async def wait_occupied(self) -> None:
+        """Wait until there is a connection."""
+        self._occupied.value = len(self._table) > 0
+        await self._occupied.wait_value(True)
 
-    async def receive(
-        self, first: int = BATCH, before_wait: Callable[[], bool] | None = None
-    ) -> bool:
-        """Let the server have what has come; waits for it if there is nothing.
+    def wake(self) -> None:
+        """Wake the task in `wait` if there is a message, after a call on the socket."""
+        self._socket.nudge()
 
-        For one task at a time.
-
-        Args:
-            first: Bytes in the first batch after a wait; each further one has twice as many. If
-                few, libzmq reads and writes while these are worked on; if many, it is cheaper.
-            before_wait: Called before each wait; returns whether it may have sent something.
-
-        Returns:
-            Whether it has waited, so that trio's other tasks had their turn.
-        """
-        waited = False
-        while not self._read(self._appetite):  # then it has found that there is nothing
-            waited = await self._wait(first, before_wait) or waited
-        self._appetite = min(2 * self._appetite, BATCH)
-        return waited
-
-    async def _wait(self, first: int, before: Callable[[], bool] | None) -> bool:
-        """Wait until there may be something to read; the last look has found nothing.
-
-        Returns:
-            Whether it has.
-        """
-        self._appetite = first
-        if before is not None and before() and self._router.readable():  # a send eats the edge
-            return False
-        await self._router.wait()
-        return True
+    def readable(self) -> bool:
+        """Whether there is a message."""
+        return self._socket.readable()
 
     def read_monitor(self) -> int:
-        """Take in who came and who went; returns the stamp of that."""
+        """Record which connections came and went; returns the epoch of that."""
         receive = self._monitor.receive
-        came: list[tuple[int, int, Connection]] = []
-        while (told := receive()) is not None:
-            event, descriptor = EVENT.unpack(told[0])
+        gone: list[Connection] = []
+        held: list[tuple[Connection, HeldConnection]] = []
+        while (frames := receive()) is not None:
+            event, descriptor = EVENT.unpack(frames[0])
             if event == zmq.EVENT_ACCEPTED:
-                number = self._presence.opened(descriptor)
-                self._lookout.somebody.set()
-                counts = descriptor >= self._room or not self._limits.unlimited
-                if counts and (held := self._sockets.hold(descriptor)):
-                    came.append((descriptor, self._presence.stamp, held))
+                connection, before = self._table.accepted(descriptor)
+                if not self._occupied.value:
+                    self._occupied.value = True
+                counts = descriptor >= self._sockets.room or not self._limits.unlimited
+                if counts and (hold := self._sockets.hold(descriptor)) is not None:
+                    held.append((connection, hold))
             else:
-                number = self._presence.ended(descriptor)
-            if number is not None:
-                self._left(number)
-        if came:
-            self._count(came)
-        return self._presence.stamp
+                before = self._table.disconnected(descriptor)
+            if before is not None:
+                self._forget(before)
+                gone.append(before)
+        if held:
+            self._enforce_limits(held)
+        if gone:
+            self._disconnected(gone)
+        return self._table.epoch
 
-    def _left(self, number: int) -> None:
-        """A connection is gone, or counts as gone."""
-        self._limits.leave(number)
-        self._unfinished.forget(number)
-        link = self._links.pop(number, None)
-        if link is not None:
-            link.gone = True
-            self._automatic.pop(link.routing_id, None)
-            link.session.left()
+    def _forget(self, connection: Connection) -> None:
+        self._limits.leave(connection)
+        self.guard.forget(connection)
+        if connection.automatic:
+            del self._automatic[connection.routing_id]  # type: ignore[arg-type]
 
-    def _count(self, came: Sequence[tuple[int, int, Connection]]) -> None:
-        """Let newcomers in as far as the limits allow; the monitor was read after they were held.
+    def _enforce_limits(self, held: list[tuple[Connection, HeldConnection]]) -> None:
+        """Count new connections, and close those beyond a limit.
 
-        So whoever is still the holder of the descriptor is the one that is held.
+        The monitor was read after they were held. So a connection that still has its descriptor is
+        the one that is held.
         """
-        for descriptor, number, held in came:
-            if self._presence.holder(descriptor) == number:
-                address = held.address
-                limit = FULL if descriptor >= self._room else self._limits.enter(number, address)
-                if limit is not None:
-                    self._gate.turned_away(address, limit)
-                    self._presence.forget(descriptor)
-                    held.shut_down()
-            held.close()
+        for connection, hold in held:
+            if not connection.gone:
+                address = hold.address
+                reason = (
+                    OUT_OF_DESCRIPTORS
+                    if connection.descriptor >= self._sockets.room
+                    else self._limits.enter(connection, address)
+                )
+                if reason is not None:
+                    self._refused(address, reason)
+                    self._table.evicted(connection)
+                    hold.shut_down()
+            hold.close()
 
-    def _throw_out(self) -> None:
-        """End the connections of those that may not stay."""
-        for number, link in tuple(self._links.items()):
-            if not self._gate.rules.still_hold(link.client):
-                self._end(link.descriptor, number)
+    def evict(self, connection: Connection, reason: str) -> None:
+        """Close a connection: it counts as gone at once.
 
-    def _end(self, descriptor: int, number: int, why: str = "") -> None:
-        """Take a connection for gone, and end it really: hold it, then look, then shut it down.
+        Hold it, then read the monitor, then shut it down: see docs/design.md on why this order
+        cannot hit another connection.
+        """
+        hold = self._sockets.hold(connection.descriptor)
+        self.read_monitor()
+        if not connection.gone:
+            self._table.evicted(connection)
+            self._forget(connection)
+            self.evicted += 1
+            address = hold.address if hold is not None else "an unknown address"
+            log.warning("evicted connection %d from %s: %s", connection.id, address, reason)
+            if hold is not None:
+                hold.shut_down()
+            self._disconnected([connection])
+        if hold is not None:
+            hold.close()
+
+    def read_batch(self, room: int = BATCH) -> list[Message] | None:
+        """Read messages, and then which connections have gone since.
 
         Args:
-            descriptor: The one that it has had.
-            number: The connection.
-            why: What to log, with its address and the room of a message.
-        """
-        held = self._sockets.hold(descriptor)
-        self.read_monitor()
-        if self._presence.holder(descriptor) == number:
-            self._presence.forget(descriptor)
-            self._left(number)
-            self.thrown_out += 1
-            if why:
-                log.warning(why, held.address if held else "one", self._unfinished.room)
-            if held is not None:
-                held.shut_down()
-        if held is not None:
-            held.close()
-
-    def _catch_up(self) -> int:
-        """Take in all that was before now; returns the stamp of that.
-
-        The ROUTER too: until it has been read dry, libzmq keeps the routing ids of those who
-        went, and would ignore a newcomer under one of them, for good.
-        """
-        self._read_up()
-        return self.read_monitor()
-
-    def _read_up(self) -> bool:
-        """Read what has come; returns whether that was all."""
-        dry = False
-        for _ in range(CATCH_UP):
-            dry = not self._read()
-            if dry:
-                break
-        self._host.start()
-        self._router.nudge()
-        return dry
-
-    def _read(self, room: int = BATCH) -> bool:
-        """Read a batch, see who has gone since, then let the server have what came.
+            room: Bytes to read before the batch is worked on.
 
         Returns:
-            Whether there was anything.
+            The messages of connections that live, or have just gone; None if there was nothing to
+            read.
         """
-        receive_from = self._router.receive_from
+        receive_from = self._socket.receive_from
         known = self._automatic
-        batch: list[tuple[RouterLink | None, list[bytes]]] = []
+        batch: list[Message] = []
+        unattributed = self.unattributed
         while room > 0:
             message = receive_from(known, PROPERTIES)
             if message is None:
                 break
             routing_id, frames, origin = message
-            link = known[routing_id] if origin is None else self._attribute(routing_id, origin)
-            batch.append((link, frames))
-            weight = packs.weight_untrusted(frames[0]) if len(frames) == 1 else len(frames) - 1
-            room -= MESSAGE * weight
-            for frame in frames:
-                room -= len(frame)
-        if batch:
-            if self._watchdog is not None and self._watchdog.asleep:
-                self._watchdog.wake()
-            self.read_monitor()
-            while self._unwelcome:
-                self._end(*self._unwelcome.pop())
-            self.outbox.holding = True
-            for link, frames in batch:
-                if link is None:
-                    self._host.unattributed()
-                else:
-                    link.session.arrived(frames)
-            self.outbox.release()
-            if self._unfinished.watched:
-                self._unfinished.heard([link.client.id for link, _ in batch if link is not None])
-        return bool(batch)
-
-    def _attribute(self, routing_id: bytes, origin: Origin) -> RouterLink | None:
-        """Find or make the link of a message, by its descriptor and stamp; None if it is gone."""
-        descriptor, properties = origin
-        number = self._presence.sender(descriptor, int(properties[0]))
-        if number is None:
+            room -= MESSAGE * max(1, len(frames) - 1) + sum(map(len, frames))
+            if origin is None:
+                connection = known[routing_id]
+            else:
+                sender = self._sender(routing_id, origin)
+                if sender is None:
+                    self.unattributed += 1
+                    continue
+                connection = sender
+            if len(frames) == 1 and (pack := packs.unpack_untrusted(frames[0])) is not None:
+                connection.max_pack_size, packed = pack
+                room -= MESSAGE * len(packed)
+                batch.extend([(connection, frames) for frames in packed])
+            else:
+                batch.append((connection, frames))
+        if not batch and unattributed == self.unattributed:
             return None
-        link = self._links.get(number)
-        if link is None:
-            client = _peer(number, properties)
-            if not self._gate.rules.still_hold(client):  # it was let in, and has said nothing since
-                self._unwelcome.append((descriptor, number))
-                return None
-            link = RouterLink(self.outbox, descriptor, routing_id, client)
-            link.session = self._host.joined(link)
-            self._links[number] = link
-            if link.automatic:
-                self._automatic[routing_id] = link
-        return link
+        self.read_monitor()
+        if self.guard.watched:
+            self.guard.heard([connection for connection, _ in batch])
+        return batch
+
+    def _sender(self, routing_id: bytes, origin: Origin) -> Connection | None:
+        """The connection of a message, by its descriptor and epoch; None if it is gone."""
+        descriptor, properties = origin
+        connection = self._table.sender(descriptor, int(properties[0]))
+        if connection is not None and connection.peer is None:
+            connection.peer = _peer(connection.id, properties)
+            connection.routing_id = routing_id
+            if routing_id.startswith(b"\0"):  # libzmq made it
+                connection.automatic = True
+                self._automatic[routing_id] = connection
+        return connection
 
     async def aclose(self) -> None:
-        """Let what was handed over go out, for a bounded time, and close."""
+        """Send what was handed over, for a bounded time, and close."""
         await self._sockets.aclose()
 
 
 def _peer(number: int, properties: tuple[str, ...]) -> Peer:
-    """What libzmq and the gate know of a message's sender."""
-    _stamp, address, socket_type, user_id, public_key = properties
+    """What libzmq and the ZAP handler know of a message's sender."""
+    _epoch, address, socket_type, user_id, public_key = properties
     uid = pid = None
     if address.startswith("localhost:"):  # ipc: localhost:uid:gid:pid
         uid, _gid, pid = (int(part) for part in address.split(":")[1:])

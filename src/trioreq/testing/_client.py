@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from .._protocol.envelope import Frames
-    from .._transport.interfaces import Asker
+    from .._transport.line import Asker
     from ._libzmq import Connection
 
 SOCKET_TYPES = ("REQ", "DEALER")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import trio
 
-from .._server.connection import Call, Desk
-from .._server.handlers import Handler
-from .._server.pool import Worker
-from .._server.threads import Threads
+from .._server.requests import PendingRequest
+from .._server.threads import ThreadPool
 
 try:
     import greenback
@@ -19,32 +18,33 @@ except ModuleNotFoundError:  # pragma: no cover  # what is needed for plain func
     ) from None
 
 
-class InlineThreads(Threads):
-    """Threads that are none: greenlets, of which one runs at a time.
+class InlineThreads(ThreadPool):
+    """Greenlets in the place of threads, of which one runs at a time.
 
     They belong to the network, and not to the server: what still runs when the server has ended
     goes on for as long as the network lives, as an abandoned thread does.
     """
 
-    def __init__(self, handler: Handler, desk: Desk, nursery: trio.Nursery) -> None:
-        super().__init__(handler, desk)
-        self._handler = handler
-        self._turns = desk.turns
-        self._outer = nursery
+    def __init__(self, *args: Any, outer: trio.Nursery) -> None:  # noqa: ANN401
+        super().__init__(*args)
+        self._outer = outer
 
     def _spawn(self) -> None:
-        """Run the requests that have a turn, each in a task."""
-        while self._turns.grant():
-            call = self._turns.granted.popleft()
-            self._pool.context.run(self._outer.start_soon, self._inline, call)
+        """Run the requests that have a slot, each in a task."""
+        while self._queue.grant():
+            request = self._queue.granted.popleft()
+            self._context.run(self._outer.start_soon, self._inline, request)
 
-    async def _inline(self, call: Call) -> None:
-        worker = Worker(self._handler, self._turns)
-        self._pool.working.add(worker)
-        self._pool.done.append(await greenback.with_portal_run_sync(worker.run, call))
-        self._pool.working.remove(worker)
-        self._spawn()  # the turn that it gave back may be another's now
-        self._collect()
+    async def _inline(self, request: PendingRequest) -> None:
+        worker = self._pool.worker()
+        self._pool.done.append(await greenback.with_portal_run_sync(worker.run, request))
+        self._pool.workers.remove(worker)
+        self._spawn()  # the slot that it released may be another's now
+        self._woken()
+
+    def _begin(self, request: PendingRequest) -> bool:
+        """As in `ThreadPool`, on trio's clock."""
+        return self._requests.begin_in_thread(request, trio.current_time())
 
 
 def sleep(seconds: float) -> None:

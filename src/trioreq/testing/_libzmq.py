@@ -87,7 +87,7 @@ class MemorySocket:
         """Nothing is held outside."""
 
 
-class GateSocket(MemorySocket):
+class ZapSocket(MemorySocket):
     """Questions, and who is called with each answer."""
 
     def __init__(self) -> None:
@@ -195,7 +195,7 @@ class MemorySockets:
 
     endpoints: tuple[str, ...] = ("memory",)
     room: int = sys.maxsize
-    meter: KernelCounters | None = None  # so nobody looks at it now and then, and time can jump
+    counters: KernelCounters | None = None  # so nobody looks at it now and then, and time can jump
 
     def __init__(
         self,
@@ -213,10 +213,10 @@ class MemorySockets:
         self._connections: dict[int, Connection] = {}  # by descriptor
         self.raw_router: RouterSocket = RouterSocket(send_queue)
         self.raw_monitor: MemorySocket = MemorySocket()
-        self.raw_gate: GateSocket = GateSocket()
+        self.raw_zap: ZapSocket = ZapSocket()
         self.router: ZSocket = ZSocket(self.raw_router, self.raw_router)
         self.monitor: ZSocket = ZSocket(self.raw_monitor, self.raw_monitor)
-        self.gate: ZSocket = ZSocket(self.raw_gate, self.raw_gate)
+        self.zap: ZSocket = ZSocket(self.raw_zap, self.raw_zap)
 
     def free_descriptor(self, wanted: int | None) -> int:
         """The one that is wanted; or the lowest that is free, as the kernel gives it."""
@@ -234,7 +234,7 @@ class MemorySockets:
         self._connections[connection.descriptor] = connection
         self._tell(zmq.EVENT_ACCEPTED, connection)
         question = [b"trioreq", connection.address.encode(), b"", b"NULL"]
-        self.raw_gate.ask(question, connection.answered)
+        self.raw_zap.ask(question, connection.answered)
 
     def ended(self, connection: Connection) -> None:
         """A connection is gone: tell the monitor, and then free its descriptor."""

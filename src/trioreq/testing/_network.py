@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -11,10 +12,9 @@ import trio
 from .._client.client import Client
 from .._client.nursery import open_own_nursery
 from .._errors import EndpointError
-from .._server.connection import Desk
 from .._server.handlers import Handler
-from .._server.network import Network
 from .._server.serve import Server, serve
+from .._transport.network import Network
 from ._client import SOCKET_TYPES, MemoryClient, MemoryLine, body_of
 from ._inline import InlineThreads
 from ._libzmq import Connection, MemorySockets, Peer
@@ -138,9 +138,10 @@ class MemoryNetwork(Network):
         self._bound.set()
         return self._sockets
 
-    def threads(self, handler: Handler, desk: Desk) -> InlineThreads:
-        """Run plain functions in the loop (`serve` calls this)."""
-        return InlineThreads(handler, desk, self._nursery)
+    @property
+    def thread_pool(self) -> Callable[..., InlineThreads]:
+        """Run plain functions in the event loop (`serve` asks for this)."""
+        return partial(InlineThreads, outer=self._nursery)
 
     def line(self, *, heartbeat: float | None, max_message_size: int) -> MemoryLine:
         """Make a client's way to the server (`open_client` calls this)."""

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 
 import trio
 
-from .._options import heartbeat_times
 from .._server.deadlines import Deadlines, Timer
+from .._transport.heartbeats import heartbeat_times
 
 T = TypeVar("T")
 

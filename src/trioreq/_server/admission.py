@@ -1,0 +1,139 @@
+"""Which connections are accepted: libzmq asks, the rules or the user's `admit` decide.
+
+In doubt the answer is no: an error in the user's `admit` refuses the applicant, and the server goes
+on. What an applicant has sent as its credentials is never logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import trio
+
+from .._protocol.zap import Applicant, Verdict, ZapRequest, accept, postpone, refuse
+from .._transport.allow_list import check_user_id
+from .._transport.zap_handler import AccessRules, ZapHandler
+from .handlers import ends_program, is_cancelled
+
+log = logging.getLogger("trioreq")
+
+ADMISSIONS = 100  # calls of `admit` in progress
+ADMISSION_TIME = 5.0  # seconds that each may take, of those that a handshake has
+LOG_EVERY = 1.0  # seconds between two log lines about refusals
+
+
+class Admission:
+    """Answers libzmq's questions.
+
+    Args:
+        zap: Where libzmq asks.
+        rules: What decides.
+        epoch: Catches up with all messages and events, and returns the epoch of that.
+        nursery: Where `admit` is called.
+
+    Attributes:
+        refused: Connections that were refused.
+    """
+
+    def __init__(
+        self,
+        zap: ZapHandler,
+        rules: AccessRules,
+        epoch: Callable[[], int],
+        nursery: trio.Nursery,
+    ) -> None:
+        self._zap = zap
+        self._rules = rules
+        self._epoch = epoch
+        self._nursery = nursery
+        self.refused = 0
+        self._asking = 0
+        self._unlogged = 0
+        self._silent_until = -1.0
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> NoReturn:
+        """Answer, until cancelled."""
+        while True:
+            self.answer()
+            await self._zap.wait()
+
+    def answer(self) -> None:
+        """Answer all questions that are there, but those that are for `admit`.
+
+        The order is what makes the connection table exact: first the questions, then the events, of
+        which the accept of each connection that asks is one, then the answers.
+        """
+        verdicts = []
+        for request in self._zap.read():
+            verdict = self._rules.decide(request.applicant)
+            if verdict is None and self._asking >= ADMISSIONS:
+                verdict = postpone(f"{ADMISSIONS} calls of admit are in progress already")
+            if verdict is not None:
+                verdicts.append((request, verdict))
+            elif request.applicant is not None:
+                self._asking += 1
+                self._nursery.start_soon(self._ask, request, request.applicant)
+        self._reply(verdicts)
+
+    async def _ask(self, request: ZapRequest, applicant: Applicant) -> None:
+        """Answer one when `admit` has decided, in the same order as always."""
+        try:
+            verdict = await self._admit(applicant)
+        finally:
+            self._asking -= 1
+        self._reply([(request, verdict)])
+
+    async def _admit(self, applicant: Applicant) -> Verdict:
+        admit = self._rules.admit
+        assert admit is not None  # noqa: S101
+        try:
+            with trio.move_on_after(ADMISSION_TIME):
+                user_id = await admit(applicant)
+                if user_id is None:
+                    return refuse("admit refused it")
+                return accept(check_user_id(user_id), applicant.public_key)
+        except BaseException as error:
+            own = is_cancelled(error) and trio.current_effective_deadline() == -math.inf
+            if own or ends_program(error):
+                raise
+            # Not its text, nor a traceback: they may show the credentials.
+            log.error(  # noqa: TRY400
+                "admit failed, and %s is refused: %s", applicant.address, _place(error)
+            )
+            return refuse("admit failed")
+        return postpone(f"admit did not decide within {ADMISSION_TIME:g} s")
+
+    @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
+    def _reply(self, verdicts: Sequence[tuple[ZapRequest, Verdict]]) -> None:
+        if not verdicts:
+            return
+        epoch = self._epoch()
+        for request, verdict in verdicts:
+            if verdict.reason:
+                self.count_refused(request.address, verdict.reason)
+        self._zap.reply(verdicts, epoch)
+
+    def count_refused(self, address: str, reason: str) -> None:
+        """Count a connection that is refused, and log it unless another was logged just now."""
+        self.refused += 1
+        now = trio.current_time()
+        if now < self._silent_until:
+            self._unlogged += 1
+            return
+        more = f" ({self._unlogged} more since the last such line)" if self._unlogged else ""
+        log.warning("refused %s: %s%s", address, reason, more)
+        self._unlogged = 0
+        self._silent_until = now + LOG_EVERY
+
+
+def _place(error: BaseException) -> str:
+    """The type of an exception, and where it was raised, without its text."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+    return f"{type(error).__name__}{where}"

@@ -1,0 +1,112 @@
+"""One client: its cancel scope and nursery, and its requests in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import TYPE_CHECKING
+
+import trio
+
+from .._protocol.connection_table import Connection
+from .._protocol.endings import Ending
+from .._protocol.envelope import Frames
+from .._request import Peer
+
+if TYPE_CHECKING:
+    from .requests import PendingRequest
+
+Name = tuple[Frames, int]
+"""The envelope and the correlation of a request, which name it among those of its client."""
+Run = Callable[["PendingRequest"], Awaitable[None]]
+
+
+class Client:
+    """What the server keeps for a connection, from its first message on.
+
+    Its requests run in a nursery of its own, whose cancel scope a disconnect cancels. The nursery
+    is opened when a request first needs it.
+
+    Args:
+        connection: The client's connection.
+        peer: The client, as handlers see it.
+
+    Attributes:
+        lock_step: Whether it is a REQ, which has given its request up when it sends another.
+        requests: Those in flight, the oldest first.
+        named: Those of them that the client can cancel.
+        warned: Endings that have been logged for it.
+    """
+
+    __slots__ = (
+        "_nursery",
+        "_unstarted",
+        "connection",
+        "lock_step",
+        "named",
+        "peer",
+        "requests",
+        "task_name",
+        "warned",
+    )
+
+    def __init__(self, connection: Connection, peer: Peer, handler_name: str) -> None:
+        self.connection = connection
+        self.peer = peer
+        self.lock_step = peer.socket_type == "REQ"
+        self.requests: dict[PendingRequest, None] = {}
+        self.named: dict[Name, PendingRequest] = {}
+        self.warned: set[Ending] = set()
+        self.task_name = f"client {peer.id}: {handler_name}"
+        self._nursery: trio.Nursery | None = None
+        self._unstarted: list[PendingRequest] | None = None
+
+    def start(
+        self, request: PendingRequest, run: Run, server: trio.Nursery, context: Context
+    ) -> None:
+        """Run a request in a task of its own, in the client's nursery.
+
+        Args:
+            request: What to run.
+            run: Runs it.
+            server: The server's nursery, where the client's is opened if there is none.
+            context: The context that tasks inherit: the server's, and not that of the caller,
+                which may be another request.
+        """
+        if self._nursery is not None:
+            context.run(self._start, self._nursery, run, request)
+        elif self._unstarted is not None:  # the nursery is being opened
+            self._unstarted.append(request)
+        else:
+            self._unstarted = [request]
+            context.run(self._start_client, server, self._unstarted, run)
+
+    def _start(self, nursery: trio.Nursery, run: Run, request: PendingRequest) -> None:
+        nursery.start_soon(run, request, name=self.task_name)
+
+    def _start_client(
+        self, server: trio.Nursery, unstarted: list[PendingRequest], run: Run
+    ) -> None:
+        server.start_soon(self._live, unstarted, run, name=f"client {self.peer.id}")
+
+    async def _live(self, unstarted: list[PendingRequest], run: Run) -> None:
+        """Keep the nursery open until the client's scope is cancelled."""
+        async with trio.open_nursery() as nursery:
+            if self._unstarted is unstarted:  # else it was cancelled before it began
+                self._nursery = nursery
+                self._unstarted = None
+                for request in unstarted:
+                    self._start(nursery, run, request)
+                await trio.sleep_forever()
+            for request in unstarted:  # they have ended, and give their slots back
+                self._start(nursery, run, request)
+
+    def cancel(self, reason: str) -> None:
+        """Cancel the client's scope, and with it all that runs there.
+
+        A request that starts later gets a new one: a REQ client goes on after it has superseded
+        its request.
+        """
+        nursery, self._nursery, self._unstarted = self._nursery, None, None
+        if nursery is not None:
+            nursery.cancel_scope.cancel(reason=reason)

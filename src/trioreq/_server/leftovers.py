@@ -1,0 +1,56 @@
+"""What a handler left open in its task: a cancel scope or a nursery.
+
+An abandoned generator does that: ``async for x in numbers(): return x`` with a cancel scope in the
+generator. trio raises because of it when the task or an outer scope ends, in a place that is not
+the handler's, and until then the deadline of such a scope cancels whatever runs in the task. So the
+task is put back to where it was. trio has no public functions for this.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import trio
+
+log = logging.getLogger("trioreq")
+
+
+class Baseline:
+    """The state of the current task, to be compared with after a handler has run in it."""
+
+    __slots__ = ("_references", "_status", "_task")
+
+    def __init__(self) -> None:
+        self._task: Any = trio.lowlevel.current_task()
+        self._status = self._task._cancel_status  # noqa: SLF001
+        self._references = sys.getrefcount(self._task)
+
+    def is_clean(self) -> bool:
+        """Whether nothing was left open, and nothing new refers to the task, as a held lock does.
+
+        If it is not, no other request may run in the task.
+        """
+        return (
+            self._task._cancel_status is self._status  # noqa: SLF001
+            and sys.getrefcount(self._task) == self._references
+        )
+
+    def restore(self, client: object) -> None:
+        """Leave scopes and cancel nurseries that were left open, and log it."""
+        task = self._task
+        if task._cancel_status is self._status:  # noqa: SLF001
+            return
+        left = "a nursery" if task.child_nurseries else "a cancel scope"
+        for nursery in task.child_nurseries:
+            nursery.cancel_scope.cancel(reason="its task has ended")
+            nursery._closed = True  # noqa: SLF001
+        task._child_nurseries.clear()  # noqa: SLF001
+        task._activate_cancel_status(self._status)  # noqa: SLF001
+        log.error(
+            "%s: the handler left %s open, as an abandoned generator does: close generators, for "
+            "example with contextlib.aclosing",
+            client,
+            left,
+        )

@@ -1,0 +1,79 @@
+"""Observers of requests: each transition of each request is reported to them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from .._protocol.endings import ENDINGS, MALFORMED, OVERLOADED, Ending
+
+if TYPE_CHECKING:
+    from .requests import PendingRequest
+
+log = logging.getLogger("trioreq")
+
+
+class Observer:
+    """Receives the transitions of requests, in the event loop.
+
+    A method that a subclass does not override is never called, and costs nothing.
+    """
+
+    def arrived(self, request: PendingRequest) -> None:
+        """A request was read."""
+
+    def started(self, request: PendingRequest) -> None:
+        """Its handler is about to be called. Plain functions: in the thread that calls it."""
+
+    def ended(self, request: PendingRequest, ending: Ending) -> None:
+        """It has ended. Its handler may still run."""
+
+
+class Counters(Observer):
+    """Counts for `Server.statistics`.
+
+    Attributes:
+        requests: Requests that were read.
+        endings: How many of them ended, by ending.
+    """
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.endings: dict[Ending, int] = dict.fromkeys(ENDINGS, 0)
+
+    def arrived(self, request: PendingRequest) -> None:
+        """As in `Observer`."""
+        self.requests += 1
+
+    def ended(self, request: PendingRequest, ending: Ending) -> None:
+        """As in `Observer`."""
+        self.endings[ending] += 1
+
+    def outcomes(self) -> dict[str, int]:
+        """How many requests had each outcome."""
+        outcomes = dict.fromkeys((ending.outcome for ending in ENDINGS), 0)
+        for ending, count in self.endings.items():
+            outcomes[ending.outcome] += count
+        return outcomes
+
+
+class RequestLog(Observer):
+    """Logs how requests end: each at level DEBUG, and a client's first fault at WARNING."""
+
+    def ended(self, request: PendingRequest, ending: Ending) -> None:
+        """As in `Observer`."""
+        if ending is MALFORMED or ending is OVERLOADED:
+            warned = request.owner.warned
+            if ending not in warned:
+                warned.add(ending)
+                log.warning("%s: %s (further ones are not logged)", request.client, ending.log)
+        elif log.isEnabledFor(logging.DEBUG):
+            log.debug("client %d: %s%s", request.client.id, ending.log, _times(request))
+
+
+def _times(request: PendingRequest) -> str:
+    if request.started_at is None:
+        return ""
+    waited = request.started_at - request.arrived_at
+    took = request.ended_at - request.started_at
+    return f" (waited {waited * 1000:.1f} ms, ran {took * 1000:.1f} ms)"

@@ -1,0 +1,96 @@
+"""The reader: batches of messages in, requests that may run out.
+
+There is one. Whoever needs the ROUTER read calls it, and starts what it returns.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from .._transport.router import BATCH, Router
+from .._transport.zap_handler import AccessRules
+from .client import Client
+from .requests import PendingRequest, Requests
+
+CATCH_UP: Final = 8  # batches that are read before new connections are let in, at most
+
+
+class Reader:
+    """Reads the ROUTER, and attributes each message to its client.
+
+    Args:
+        router: The ROUTER.
+        requests: Where requests begin.
+        rules: Which clients are accepted.
+        handler_name: Names the tasks of clients.
+    """
+
+    def __init__(
+        self, router: Router, requests: Requests, rules: AccessRules, handler_name: str
+    ) -> None:
+        self._router = router
+        self._requests = requests
+        self._rules = rules
+        self._handler_name = handler_name
+
+    def read(self, room: int) -> list[PendingRequest] | None:
+        """Read a batch, and then which clients have disconnected since.
+
+        Args:
+            room: Bytes to read before the batch is worked on.
+
+        Returns:
+            The requests that may run; None if there was nothing to read.
+        """
+        messages = self._router.read_batch(room)
+        if messages is None:
+            return None
+        requests, outbox = self._requests, self._router.outbox
+        now = requests.batch_time = trio.current_time()
+        outbox.cork()
+        runnable = []
+        for connection, frames in messages:
+            client = connection.client
+            if client is None:
+                peer = connection.peer
+                assert peer is not None  # noqa: S101  # it has sent a message
+                if not connection.gone and not self._rules.still_accept(peer):
+                    # It was accepted, and has sent nothing since.
+                    self._router.evict(connection, "its key is no longer on the allow-list")
+                client = connection.client = Client(connection, peer, self._handler_name)
+            request = requests.accept(client, frames, now)
+            if request is not None:
+                runnable.append(request)
+        requests.batch_time = None
+        outbox.flush()
+        return runnable
+
+    def catch_up(self) -> tuple[list[PendingRequest], bool]:
+        """Read what has come by now, within a bound.
+
+        Until the ROUTER has been read dry, libzmq keeps the routing ids of connections that are
+        gone, and would ignore a new connection under one of them for good.
+
+        Returns:
+            The requests that may run, and whether all was read.
+        """
+        runnable: list[PendingRequest] = []
+        dry = False
+        for _ in range(CATCH_UP):
+            batch = self.read(BATCH)
+            dry = batch is None
+            if batch is None:
+                break
+            runnable.extend(batch)
+        self._router.wake()
+        return runnable, dry
+
+    async def wait(self) -> None:
+        """Wait until there may be something to read. The last `read` has found nothing."""
+        await self._router.wait()
+
+    def readable(self) -> bool:
+        """Whether there is something to read."""
+        return self._router.readable()

@@ -1,0 +1,457 @@
+"""Where requests begin and end.
+
+A request ends exactly once, in one of the ways that `endings` lists: with its handler's reply, or
+before that, when its client disconnects, supersedes or cancels it, when it times out, or when the
+server shuts down. What ends it decides in the same step what is sent, so nothing is ever sent for
+it afterwards, whatever its handler still does. The handler learns of it by its cancel scope, or by
+the request's `cancel_reason` if it is a plain function.
+
+All of it is synchronous: state changes between checkpoints, never across one. And none of it
+raises because of what a handler returned or raised.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+import trio
+
+from .._errors import CancelReason, Code, ReplyError
+from .._options import Options
+from .._protocol import packs
+from .._protocol.endings import (
+    CANCELLED,
+    DISCONNECTED,
+    ERROR_REPLY,
+    EXPIRED,
+    FAILED,
+    MALFORMED,
+    NEVER_STARTED,
+    OVERLOADED,
+    REPLIED,
+    SHUT_DOWN,
+    SUPERSEDED,
+    TIMED_OUT,
+    Ending,
+    status_of,
+)
+from .._protocol.envelope import (
+    BARE_ENVELOPE,
+    CANCEL,
+    CORRELATION,
+    OK,
+    REQUEST,
+    WANTS_HELLO,
+    Frames,
+    Header,
+    answer,
+    error_body,
+    request_untrusted,
+)
+from .._protocol.envelope import body as body_of
+from .._protocol.fair_queue import FairQueue
+from .._request import Request
+from .._transport.outbox import Outbox
+from .client import Client, Name
+from .deadlines import Deadlines, Timer
+from .handlers import only_error, without_cancellations
+from .observer import Observer
+
+log = logging.getLogger("trioreq")
+
+
+class PendingRequest(Request):
+    """A request, as the server sees it.
+
+    Attributes:
+        owner: Its client.
+        scope: The cancel scope of its own, if it has one: it can be cancelled alone, or it runs in
+            a reader's task. Else its client's scope is enough.
+        started: Whether its handler has been called.
+        ended: Whether it has ended, which it does exactly once.
+        name: What its client names it by; unset without a header.
+        arrived_at: When it was read, on trio's clock. As for the next two, one reading of the clock
+            serves for all requests of a batch whose handlers do not wait.
+        started_at: When its handler was called; None before that.
+        ended_at: When it ended; 0 before that.
+    """
+
+    __slots__ = (
+        "arrived_at",
+        "ended",
+        "ended_at",
+        "envelope",
+        "header",
+        "name",
+        "owner",
+        "scope",
+        "started",
+        "started_at",
+        "timer",
+    )
+
+    name: Name
+
+    def __init__(
+        self,
+        owner: Client,
+        envelope: Frames,
+        header: Header | None,
+        frames: Frames,
+        arrived_at: float,
+    ) -> None:
+        # What `Request` has is set here too: a call of its own costs as much as all of this.
+        self._client = owner.peer
+        self._frames = frames
+        self._deadline = math.inf
+        self._cancel_reason = None
+        self.owner = owner
+        self.envelope = envelope
+        self.header = header
+        self.scope: trio.CancelScope | None = None
+        self.started = False
+        self.ended = False
+        self.timer: Timer[PendingRequest] | None = None
+        self.arrived_at = arrived_at
+        self.started_at: float | None = None
+        self.ended_at = 0.0
+
+    @property
+    def cancel_reason(self) -> CancelReason | None:
+        """As in `Request`.
+
+        trio may cancel the scope at its deadline before the server's own timer has its turn.
+        """
+        if self._cancel_reason is None and self.timed_out:
+            return CancelReason.DEADLINE
+        return self._cancel_reason
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether its scope's deadline has passed."""
+        return self.timer is not None and self.scope is not None and self.scope.cancel_called
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether its scope was cancelled."""
+        return self._cancel_reason is not None
+
+    @property
+    def needs_scope(self) -> bool:
+        """Whether it can be cancelled alone, or has a deadline of its own."""
+        return self.header is not None or self.timer is not None
+
+
+class Requests:
+    """All requests of a server.
+
+    Args:
+        options: The server's options.
+        queue: The slots that handlers take.
+        outbox: Where replies go.
+        own_max_pack_size: Bytes of the largest pack that the server accepts.
+        observers: Receive each transition.
+
+    Attributes:
+        deadlines: When requests time out.
+        closing: Whether the server accepts no more requests.
+        batch_time: The reading of the clock for the batch that is being worked on; None if none is.
+        late_replies: Results of handlers whose client had disconnected.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        queue: FairQueue[Client, PendingRequest],
+        outbox: Outbox,
+        own_max_pack_size: int,
+        observers: Sequence[Observer],
+    ) -> None:
+        self._timeout = math.inf if options.timeout is None else options.timeout
+        self._queue = queue
+        self._outbox = outbox
+        self._own_max_pack_size = own_max_pack_size
+        self.deadlines: Deadlines[PendingRequest] = Deadlines(self._expire)
+        self.closing = False
+        self.idle = trio.Event()
+        self.in_flight = 0
+        self.batch_time: float | None = None
+        self.late_replies = 0
+        self._arrived: tuple[Callable[[PendingRequest], None], ...]
+        self._arrived = tuple(o.arrived for o in observers if _overrides(o, "arrived"))
+        self._started = tuple(o.started for o in observers if _overrides(o, "started"))
+        self._ended = tuple(o.ended for o in observers if _overrides(o, "ended"))
+
+    # How a request begins.
+
+    def accept(self, client: Client, frames: list[bytes], now: float) -> PendingRequest | None:
+        """Take a message of a client's: a request, or what cancels one.
+
+        Args:
+            client: The client.
+            frames: The message.
+            now: When it was read.
+
+        Returns:
+            The request, if it has a slot and may run. Else it waits for one in its client's queue,
+            or it was answered at once, or the message was not a request.
+        """
+        header = None
+        body: Frames
+        if len(frames) == 2 and not frames[0]:  # what every REQ sends that has one frame
+            envelope, body = BARE_ENVELOPE, (frames[1],)
+        else:
+            envelope, header, body = request_untrusted(frames)
+            if header is not None and header.kind == CANCEL:
+                self._cancel_named(client, _name(envelope, header))
+                return None
+        request = PendingRequest(client, envelope, header, body, now)
+        self.in_flight += 1
+        for arrived in self._arrived:
+            arrived(request)
+        if client.connection.gone:
+            self._end(request, NEVER_STARTED)
+            return None
+        if client.lock_step and client.requests:
+            self.cancel_all(client, SUPERSEDED)
+        if not body or (header is not None and not self._name_request(request, header)):
+            self._refuse(request, MALFORMED)
+            return None
+        if self.closing:
+            self._refuse(request, SHUT_DOWN)
+            return None
+        if self._queue.take():
+            runnable: PendingRequest | None = request
+        elif self._queue.push(client, request):
+            runnable = None
+        else:
+            self._refuse(request, OVERLOADED)
+            return None
+        client.requests[request] = None
+        if header is not None:
+            client.named[request.name] = request
+            if header.correlation & WANTS_HELLO:
+                self._say_hello(request)
+        if self._timeout != math.inf or (header is not None and header.left):
+            self._limit_time(request)
+        return runnable
+
+    def _name_request(self, request: PendingRequest, header: Header) -> bool:
+        """Note what its client names it by; returns False if the header is malformed."""
+        request.name = _name(request.envelope, header)
+        # The reply to a correlation of 0 would be a hello.
+        return (
+            header.kind == REQUEST
+            and request.name[1] != 0
+            and request.name not in request.owner.named
+        )
+
+    def _limit_time(self, request: PendingRequest) -> None:
+        """Its own time limit holds, or the server's if that is shorter."""
+        left = self._timeout
+        if request.header is not None and request.header.left:
+            left = min(left, request.header.left / 1000)
+        request._deadline = request.arrived_at + left  # noqa: SLF001  # its own class
+        request.timer = self.deadlines.add(request.deadline, request)
+
+    def _say_hello(self, request: PendingRequest) -> None:
+        """Tell the client, before its first reply, that it may cancel requests and send packs."""
+        hello = Header(REQUEST, WANTS_HELLO)
+        # A proxy between the two would put its frames before a pack, and not into it.
+        direct = len(request.envelope) == 2
+        told = packs.HELLO.pack(self._own_max_pack_size) if direct else b""
+        connection = request.owner.connection
+        self._outbox.send(connection, answer(request.envelope, hello, OK, (told,)))
+
+    def begin(self, request: PendingRequest) -> bool:
+        """Its handler is to be called now; returns False if the request has ended."""
+        if self.has_ended(request):
+            return False
+        request.started = True
+        request.started_at = trio.current_time() if self.batch_time is None else self.batch_time
+        for started in self._started:
+            started(request)
+        return True
+
+    def begin_in_thread(self, request: PendingRequest, now: float) -> bool:
+        """The same for a plain function, in its thread.
+
+        `cancel` sets the reason, and then looks whether the request has started. Here it is the
+        other way round. So a request that ends as never started is never started.
+        """
+        request.started = True
+        request.started_at = now
+        if request._cancel_reason is not None:  # noqa: SLF001  # its own class
+            return False
+        for started in self._started:
+            started(request)
+        return True
+
+    # How it ends.
+
+    @trio.lowlevel.enable_ki_protection
+    def finish(self, request: PendingRequest, result: object) -> None:
+        """Its handler has returned."""
+        if self.has_ended(request):
+            if request.cancel_reason is CancelReason.DISCONNECTED:
+                self.late_replies += 1
+        elif type(result) is bytes:  # what most return
+            self._end(request, REPLIED, (result,))
+        else:
+            try:
+                body = _reply_body(result)
+            except Exception as error:  # noqa: BLE001  # also what a buffer's own code raises
+                self.fail(request, error)
+            else:
+                self._end(request, REPLIED, body)
+
+    @trio.lowlevel.enable_ki_protection
+    def fail(self, request: PendingRequest, error: BaseException) -> None:
+        """Its handler has raised what does not end the program."""
+        if self.has_ended(request):
+            rest = without_cancellations(error)
+            if rest is not None:
+                log.error(
+                    "client %d: the handler failed after its request had ended (%s)",
+                    request.client.id,
+                    request.cancel_reason,
+                    exc_info=rest,
+                )
+            return
+        reason = only_error(error)
+        if isinstance(reason, ReplyError):
+            try:
+                body = error_body(reason.code, reason.text)
+                status = status_of(reason.code)
+            except Exception as broken:  # noqa: BLE001  # a subclass without super().__init__()
+                broken.__context__ = reason
+                broken.add_note(
+                    f"the handler raised a {type(reason).__name__} whose code or text is not a "
+                    "str: call super().__init__(code, text) in it"
+                )
+                self._fail(request, broken)
+            else:
+                self._end(request, ERROR_REPLY, body, status)
+        else:
+            self._fail(request, error)
+
+    def _fail(self, request: PendingRequest, error: BaseException) -> None:
+        log.error("client %d: the handler failed", request.client.id, exc_info=error)
+        text = FAILED.text.format(error=type(error).__name__)
+        self._end(request, FAILED, error_body(Code.HANDLER_FAILED, text), FAILED.status)
+
+    @trio.lowlevel.enable_ki_protection
+    def cancel(self, request: PendingRequest, ending: Ending) -> None:
+        """End a request now, and cancel its handler.
+
+        If it has no scope of its own, the caller cancels that of its client.
+        """
+        if request.ended:
+            return
+        # In this order: a thread that begins it sets `started`, and then looks for the reason.
+        request._cancel_reason = ending.reason  # noqa: SLF001  # its own class
+        scope = request.scope
+        if ending is DISCONNECTED and not request.started:
+            ending = NEVER_STARTED
+        self._refuse(request, ending)
+        if scope is not None:
+            scope.cancel(reason=ending.reason)
+
+    def cancel_all(self, client: Client, ending: Ending) -> None:
+        """End all requests of a client now, and cancel its scope."""
+        for request in tuple(client.requests):
+            self.cancel(request, ending)
+        client.cancel(str(ending.reason))
+
+    def _cancel_named(self, client: Client, name: Name) -> None:
+        """The client cancels a request. It may have ended meanwhile."""
+        request = client.named.get(name)
+        if request is not None:
+            self.cancel(request, CANCELLED)
+
+    def _expire(self, request: PendingRequest) -> None:
+        self.cancel(request, self._time_out(request))
+
+    def _time_out(self, request: PendingRequest) -> Ending:
+        """The client that set the time limit waits no more, and is not told."""
+        left = 0 if request.header is None else request.header.left / 1000
+        return EXPIRED if 0 < left <= self._timeout else TIMED_OUT
+
+    def has_ended(self, request: PendingRequest) -> bool:
+        """Whether it has ended, or what ends it has happened and is to be handled yet."""
+        if not request.ended:
+            if request.owner.connection.gone:
+                self.cancel(request, DISCONNECTED)
+            elif request.timer is not None and request.timed_out:
+                self.cancel(request, self._time_out(request))
+        return request.ended
+
+    def _refuse(self, request: PendingRequest, ending: Ending) -> None:
+        """End it with the error that the ending has for its client, if it has one."""
+        if ending.code is None:
+            self._end(request, ending)
+        else:
+            self._end(request, ending, error_body(ending.code, ending.text), ending.status)
+
+    def _end(
+        self,
+        request: PendingRequest,
+        ending: Ending,
+        body: Frames | None = None,
+        status: int = OK,
+    ) -> None:
+        """The one place where a request ends: forget it, reply, report it."""
+        request.ended = True
+        request.ended_at = trio.current_time() if self.batch_time is None else self.batch_time
+        client, header = request.owner, request.header
+        if request in client.requests:  # else it was refused
+            del client.requests[request]
+            if header is not None:
+                del client.named[request.name]
+            if request.timer is not None:
+                self.deadlines.forget(request.timer)
+            if not request.started:
+                self._queue.remove(client, request)
+        if body is not None:
+            envelope = request.envelope
+            message = envelope + body if header is None else answer(envelope, header, status, body)
+            self._outbox.send(client.connection, message)
+        self.in_flight -= 1
+        for ended in self._ended:
+            ended(request, ending)
+        if self.closing and not self.in_flight:
+            self.idle.set()
+
+    def close(self) -> None:
+        """Accept no more requests."""
+        self.closing = True
+        if not self.in_flight:
+            self.idle.set()
+
+
+def _name(envelope: Frames, header: Header) -> Name:
+    """What names a request on its connection, which many clients may share behind a proxy."""
+    return envelope[:-2], header.correlation & CORRELATION
+
+
+def _overrides(observer: Observer, method: str) -> bool:
+    return getattr(type(observer), method) is not getattr(Observer, method)
+
+
+def _reply_body(result: object) -> Frames:
+    """The body that a handler's result makes.
+
+    Raises:
+        TypeError: It is not a reply.
+    """
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()  # else Python warns that it was never awaited
+        raise TypeError(
+            "the handler returned an awaitable, not bytes: await it in an async handler; a "
+            "decorator around an async handler must be async too, or use functools.wraps"
+        )
+    return body_of("the handler returned", result)

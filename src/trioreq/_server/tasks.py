@@ -1,0 +1,261 @@
+"""Async handlers in tasks: Leader/Followers (Schmidt et al., POSA2).
+
+The leader is the task that reads. It runs the handlers of what it has read itself, one after the
+other, and so a handler that does not wait costs no task: with an echo that makes @ECHO@ the
+throughput. When a handler waits for something, the task is that request's from then on and ends
+with it; the rest of the batch get tasks of their own at once, in their clients' nurseries, and a
+new leader reads. The coroutine of a handler cannot be moved to another task, because trio's
+primitives remember the task in which they were called.
+
+Nothing of one request reaches another. Each handler runs in a context of its own. What it leaves
+open in the leader's task is found after it has returned, and the task is not used again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextvars import Context, copy_context
+from types import CoroutineType, coroutine
+from typing import Any, Final
+
+import trio
+
+from .._protocol.endings import SHUT_DOWN
+from .._protocol.fair_queue import FairQueue
+from .._request import current_request
+from .._transport.outbox import Outbox
+from .._transport.router import BATCH
+from .client import Client
+from .handlers import Handler, ends_program, is_cancelled
+from .leftovers import Baseline
+from .reader import Reader
+from .requests import PendingRequest, Requests
+
+FIRST: Final = 16 * 1024  # bytes of the first batch after a wait: some eight messages
+IN_A_ROW: Final = 128  # requests between two checkpoints, if no handler waits
+
+Coro = Coroutine[Any, Any, object]
+Waiting = tuple[Context, Coro, object]
+"""The context and the coroutine of a handler that waits, and what it asks of trio."""
+
+
+class HandlerTasks:
+    """Runs async handlers.
+
+    Args:
+        handler: An async function.
+        reader: Reads requests.
+        requests: Where they end.
+        queue: The slots that handlers take.
+        outbox: Where replies go.
+        nursery: The server's.
+        crashed: Called when one of the server's tasks ends with an exception, before that is
+            raised: clients are to be told before their handlers are cancelled.
+    """
+
+    abandoned = 0
+
+    def __init__(
+        self,
+        handler: Handler,
+        reader: Reader,
+        requests: Requests,
+        queue: FairQueue[Client, PendingRequest],
+        outbox: Outbox,
+        nursery: trio.Nursery,
+        crashed: Callable[[], None],
+    ) -> None:
+        self._handler = handler
+        self._reader = reader
+        self._requests = requests
+        self._queue = queue
+        self._outbox = outbox
+        self._nursery = nursery
+        self._crashed = crashed
+        self._context = copy_context()
+        self._context.run(current_request.set, None)
+
+    def start(self, requests: Sequence[PendingRequest]) -> None:
+        """Run requests that have a slot, each in a task of its own."""
+        for request in requests:
+            request.owner.start(request, self._run, self._nursery, self._context)
+
+    @trio.lowlevel.enable_ki_protection
+    async def lead(self) -> None:
+        """Read and run handlers, until one waits; others lead then, until cancelled."""
+        try:
+            with trio.CancelScope() as scope:
+                await self._read_and_run(scope)
+        except BaseException:
+            self._crashed()
+            raise
+
+    async def _read_and_run(self, scope: trio.CancelScope) -> None:
+        """Read, and run handlers here, until one waits; then end with it."""
+        reader = self._reader
+        room, in_a_row = FIRST, 0
+        while True:
+            batch = reader.read(room)
+            if batch is None:
+                room, in_a_row = FIRST, 0
+                await reader.wait()
+                continue
+            room = min(2 * room, BATCH)
+            in_a_row += len(batch)
+            if await self._run_here(batch, scope):
+                return
+            if in_a_row >= IN_A_ROW:
+                in_a_row = 0
+                await trio.lowlevel.checkpoint()
+
+    async def _run_here(self, batch: list[PendingRequest], scope: trio.CancelScope) -> bool:
+        """Run the handlers of a batch in this task.
+
+        Args:
+            batch: Requests that have a slot. It grows when a slot goes to one that waits for it.
+            scope: The cancel scope that this task is in.
+
+        Returns:
+            Whether the task is used up: it was a request's, or it is not as it was before.
+        """
+        if not batch:
+            return False
+        requests, release = self._requests, self._queue.release
+        baseline = Baseline()
+        requests.batch_time = batch[0].arrived_at
+        self._outbox.cork()
+        for index, request in enumerate(batch):
+            if requests.begin(request):
+                request.scope = scope
+                waiting = self._step_once(request)
+                if waiting is not None or request.was_cancelled or not baseline.is_clean():
+                    self._follow(batch[index + 1 :])
+                    if waiting is not None:
+                        await self._go_on(request, waiting)
+                    baseline.restore(request.client)
+                    self._release_slot()
+                    return True
+            following = release()
+            if following is not None:
+                batch.append(following)
+        requests.batch_time = None
+        self._outbox.flush()
+        return False
+
+    def _step_once(self, request: PendingRequest) -> Waiting | None:
+        """Call a handler, and run it until it waits or has ended; then the result is None."""
+        scope, context = request.scope, self._context.copy()
+        if request.timer is not None and scope is not None:
+            scope.deadline = request.deadline
+        try:
+            steps, waits_for = context.run(_begin, self._handler, request)
+        except StopIteration as returned:
+            self._requests.finish(request, returned.value)
+        except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
+            self._fail(request, error)
+        else:
+            return context, steps, waits_for
+        if request.timer is not None and scope is not None:
+            scope.deadline = math.inf
+        return None
+
+    def _follow(self, rest: Sequence[PendingRequest]) -> None:
+        """This task leads no more: the rest of its batch get tasks, and another one leads."""
+        self._requests.batch_time = None
+        self.start(rest)
+        self._outbox.flush()
+        self._nursery.start_soon(self.lead, name="reader")
+
+    async def _go_on(self, request: PendingRequest, waiting: Waiting) -> None:
+        """Run a handler that waits to its end; this task is its own."""
+        task = trio.lowlevel.current_task()
+        task.name = request.owner.task_name
+        task.context, steps, waits_for = waiting
+        try:
+            result = await _rest(steps, waits_for)
+        except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
+            self._fail(request, error)
+        else:
+            self._requests.finish(request, result)
+
+    async def _run(self, request: PendingRequest) -> None:
+        """Run a request in a task of its own, in its client's nursery."""
+        if self._requests.begin(request):
+            current_request.set(request)
+            if request.needs_scope:
+                with trio.CancelScope(deadline=request.deadline) as request.scope:
+                    await self._call(request)
+            else:
+                await self._call(request)
+        self._release_slot()
+
+    async def _call(self, request: PendingRequest) -> None:
+        """Call the handler. Nothing of what it raises goes further, unless it ends the program."""
+        baseline = Baseline()
+        try:
+            result = self._handler(request)
+            result = await (result if type(result) is CoroutineType else _awaited(result))
+        except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
+            self._fail(request, error)
+        else:
+            self._requests.finish(request, result)
+        baseline.restore(request.client)
+
+    @trio.lowlevel.enable_ki_protection
+    def _fail(self, request: PendingRequest, error: BaseException) -> None:
+        """The handler has raised, in this task."""
+        if ends_program(error):
+            self._crashed()
+            raise error
+        if is_cancelled(error) and not self._requests.has_ended(request):
+            if trio.current_effective_deadline() == -math.inf:  # something around the server
+                self._requests.cancel(request, SHUT_DOWN)
+            else:
+                error.add_note(
+                    "this trio.Cancelled does not belong to the handler that raised it: a handler "
+                    "must not keep a Cancelled and raise it elsewhere"
+                )
+        self._requests.fail(request, error)
+
+    @trio.lowlevel.enable_ki_protection
+    def _release_slot(self) -> None:
+        """A handler has returned: another request may run."""
+        following = self._queue.release()
+        if following is not None:
+            self.start((following,))
+
+
+@trio.lowlevel.disable_ki_protection
+def _begin(handler: Handler, request: PendingRequest) -> tuple[Coro, object]:
+    """Call a handler, and run it until it waits; raises StopIteration if it returns before."""
+    current_request.set(request)
+    steps = handler(request)
+    if type(steps) is not CoroutineType:
+        steps = _awaited(steps)
+    return steps, steps.send(None)
+
+
+@trio.lowlevel.disable_ki_protection
+@coroutine
+def _rest(steps: Coro, waits_for: object) -> Generator[object, Any, object]:
+    """Run a coroutine that waits to its end.
+
+    By hand, for one reason: `await` begins a coroutine, and this one has begun.
+    """
+    try:
+        while True:
+            try:
+                answer = yield waits_for
+            except BaseException as error:  # noqa: BLE001  # the coroutine handles it
+                waits_for = steps.throw(error)
+            else:
+                waits_for = steps.send(answer)
+    except StopIteration as returned:
+        return returned.value
+
+
+async def _awaited(result: Any) -> object:  # noqa: ANN401  # whatever a handler returns
+    """The result of a handler that returned something else than a coroutine."""
+    return await result if inspect.isawaitable(result) else result

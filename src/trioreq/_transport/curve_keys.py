@@ -1,0 +1,169 @@
+"""CURVE: keys, the files they are in, and the list of those that may come in.
+
+A key is 40 characters (Z85, ZeroMQ RFC 32). The files are those of CZMQ and pyzmq: ``NAME.key``
+with the public key, which may go round, and ``NAME.key_secret`` with both.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+from zmq.utils import z85
+
+from .._errors import KeyFileError
+
+KEY_SIZE = 32  # bytes
+LARGEST_FILE = 64 * 1024  # bytes that a file of keys may have
+PUBLIC, SECRET = ".key", ".key_secret"
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+KeyPath = str | os.PathLike[str]
+
+
+def check_key(name: str, key: str) -> str:
+    """Refuse what is no key; a mistake is told without the key, which may be a secret one.
+
+    Raises:
+        TypeError: It is no text.
+        ValueError: It is no key.
+    """
+    if not isinstance(key, str):
+        raise TypeError(f"{name} is a text of 40 characters, not {type(key).__name__}")
+    try:
+        good = len(z85.decode(key.encode("ascii"))) == KEY_SIZE and len(key) == KEY_SIZE * 5 // 4
+    except Exception:  # noqa: BLE001  # pyzmq's decoder raises what happens to it
+        good = False
+    if not good:
+        raise ValueError(f"{name} is a text of 40 characters (Z85), as trioreq-keygen prints it")
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A public key and its secret one, of a server or a client.
+
+    Args:
+        public: What others may know.
+        secret: What nobody else may; ``repr`` does not show it.
+
+    Raises:
+        ValueError: One is no key, or they do not belong together.
+    """
+
+    public: str
+    secret: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_key("the public key", self.public)
+        check_key("the secret key", self.secret)
+        if zmq.curve_public(self.secret.encode()).decode() != self.public:
+            raise ValueError("the public key does not belong to the secret one")
+
+    @classmethod
+    def generate(cls) -> KeyPair:
+        """Make a new one."""
+        public, secret = zmq.curve_keypair()
+        return cls(public.decode(), secret.decode())
+
+    @classmethod
+    def load(cls, path: KeyPath) -> KeyPair:
+        """Read a file with a secret key, as `save` makes it.
+
+        Raises:
+            KeyFileError: It cannot be read, has no secret key, or others than its owner may read
+                or write it.
+        """
+        text = _read(Path(path), private=True)
+        public, secret = _value(text, "public-key"), _value(text, "secret-key")
+        if secret is None or public is None:
+            raise KeyFileError(
+                f"{os.fspath(path)!r} has no secret key: give the file that ends in {SECRET}"
+            )
+        try:
+            return cls(public, secret)
+        except ValueError as error:
+            raise KeyFileError(f"{os.fspath(path)!r}: {error}") from None
+
+    def save(self, name: KeyPath) -> tuple[Path, Path]:
+        """Write ``NAME.key`` and ``NAME.key_secret``, which its owner alone may read.
+
+        Returns:
+            The two paths.
+
+        Raises:
+            KeyFileError: One of them is there already, or cannot be written.
+        """
+        public, secret = (Path(f"{os.fspath(name)}{suffix}") for suffix in (PUBLIC, SECRET))
+        line = f'    public-key = "{self.public}"\n'
+        if os.path.lexists(public):  # before the secret file is made, which would be in the way
+            raise KeyFileError(f"{str(public)!r} is there already, and is not overwritten")
+        _write(
+            secret,
+            0o600,
+            "# A secret key of ZeroMQ CURVE. Whoever can read it is its owner to all others.\n"
+            f'metadata\ncurve\n{line}    secret-key = "{self.secret}"\n',
+        )
+        _write(
+            public,
+            0o644,
+            f"# A public key of ZeroMQ CURVE. Everybody may.\nmetadata\ncurve\n{line}",
+        )
+        return public, secret
+
+
+def load_public_key(path: KeyPath) -> str:
+    """Read the public key in a file, ``NAME.key`` as a rule.
+
+    Raises:
+        KeyFileError: It cannot be read, or has none.
+    """
+    key = _value(_read(Path(path), private=False), "public-key")
+    if key is None:
+        raise KeyFileError(f"{os.fspath(path)!r} has no public key")
+    try:
+        return check_key("the public key", key)
+    except ValueError as error:
+        raise KeyFileError(f"{os.fspath(path)!r}: {error}") from None
+
+
+def _read(path: Path, *, private: bool) -> str:
+    """The text of a file of keys."""
+    try:
+        # Without blocking, so that a pipe in a directory of keys holds nobody up.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
+            status = os.fstat(file.fileno())
+            data = file.read(LARGEST_FILE) if stat.S_ISREG(status.st_mode) else b""
+    except OSError as error:
+        raise KeyFileError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    if private and status.st_mode & OTHERS:
+        raise KeyFileError(
+            f"{str(path)!r} is a secret key that others may read or write "
+            f"(mode {stat.S_IMODE(status.st_mode):04o}): "
+            "make a new one, or chmod 600 it if nobody has"
+        )
+    return data.decode(errors="replace")
+
+
+def _value(text: str, name: str) -> str | None:
+    """What stands behind a name, in a file of keys."""
+    for line in text.splitlines():
+        key, equals, value = line.partition("=")
+        if equals and key.strip() == name:
+            return value.strip().strip("\"'")
+    return None
+
+
+def _write(path: Path, mode: int, text: str) -> None:
+    """Make a file that was not there, with a mode from its first moment on."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        raise KeyFileError(f"{str(path)!r} is there already, and is not overwritten") from None
+    except OSError as error:
+        raise KeyFileError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123
+        file.write(text)

@@ -71,7 +71,7 @@ async def test_draining_gives_what_is_here_its_time_and_starts_nothing_new(
     await until(lambda: server.statistics().waiting == 1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.drain, math.inf)
-        await until(lambda: server._desk.closing)
+        await until(lambda: server._requests.closing)
         await newcomer.send(b"echo")
         assert await newcomer.receive() == SHUTTING_DOWN
         worker.release.set()
@@ -100,7 +100,7 @@ async def test_draining_twice_takes_the_shorter_grace(net: Net) -> None:
     await worker.log.wait("started wait")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.drain, 1000)
-        await until(lambda: server._desk.closing)
+        await until(lambda: server._requests.closing)
         before = trio.current_time()
         await server.drain(net.brief)
     assert net.brief <= trio.current_time() - before <= net.brief + net.tolerance

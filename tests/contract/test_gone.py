@@ -190,13 +190,10 @@ async def test_g5_a_server_that_has_lost_all_its_clients_has_nothing_left_to_do(
     stats = server.statistics()
     assert (stats.in_flight, stats.waiting) == (0, 0)
     assert outcomes(server) == {"cancelled_by_disconnect": 40, "never_started": 20}
-    desk = server._desk
-    assert not desk.connections
-    assert not desk.turns._queues
-    assert not desk.turns.granted
-    assert not any(timer.item for _, _, timer in desk.deadlines._heap)
-    assert not server._transport._links
-    assert not server._transport._automatic
+    assert not server._queue._queues
+    assert not any(timer.item for _, _, timer in server._requests.deadlines._heap)
+    assert not list(server._router.connections)
+    assert not server._router._automatic
 
 
 @pytest.mark.parametrize("how", ["stopped", "cut off"])

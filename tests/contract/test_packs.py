@@ -142,7 +142,7 @@ async def test_draining_takes_a_pack_to_its_end(net: Net) -> None:
     assert (await client.receive_raw())[2] == b"re:echo"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.drain, math.inf)
-        await until(lambda: server._desk.closing)
+        await until(lambda: server._requests.closing)
         await send(client, request(1, b"", wire.CANCEL), request(3, b"echo"))
         header, _, *body = await client.receive_raw()
     own = wire.header_untrusted((header, b""))

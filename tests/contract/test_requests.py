@@ -136,7 +136,7 @@ async def test_a_malformed_message_is_answered_counted_and_logged_once(
         assert reply[:3] == [b"", b"trioreq-error", b"malformed"]
         assert len(reply) == 4
     assert outcomes(server) == {"malformed": 3}
-    assert sum("no request" in record.message for record in caplog.records) == 1
+    assert sum("malformed request" in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize("worker_type", [Worker, ThreadWorker])

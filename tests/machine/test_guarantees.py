@@ -33,7 +33,7 @@ from support.watched import WatchedNetwork
 import trioreq
 from trioreq._protocol import envelope as wire
 from trioreq._protocol.envelope import Header
-from trioreq._server import lanes
+from trioreq._server import reader, tasks
 from trioreq._transport import router
 from trioreq.testing._schedule import scheduled
 
@@ -171,7 +171,7 @@ class Machine(RuleBasedStateMachine):
 
     @property
     def _serving(self) -> bool:
-        return not self.stopping and not self.story.server._scope.cancel_called
+        return not self.stopping and not self.story.server._nursery.cancel_scope.cancel_called
 
     def _present(self, which: int) -> Guest | None:
         present = self.story.present()
@@ -525,8 +525,11 @@ PROFILE = settings(
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done in one go is little, so that few messages are more than that."""
     monkeypatch.setattr(router, "BATCH", 2 * router.MESSAGE)
-    monkeypatch.setattr(router, "CATCH_UP", 2)
-    monkeypatch.setattr(lanes, "IN_A_ROW", 3)
+    monkeypatch.setattr(reader, "CATCH_UP", 2)
+    monkeypatch.setattr(tasks, "IN_A_ROW", 3)
+    monkeypatch.setattr(tasks, "FIRST", router.MESSAGE)
+    monkeypatch.setattr(tasks, "BATCH", 2 * router.MESSAGE)
+    monkeypatch.setattr(reader, "BATCH", 2 * router.MESSAGE)
 
 
 @pytest.fixture

@@ -8,19 +8,19 @@ lost. Deterministic: no task runs, each step is a call.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
 
-from trioreq._protocol.connection_limits import Limits
-from trioreq._protocol.fair_queue import Turns
-from trioreq._server.connection import Call, Desk
+from trioreq._options import Options
+from trioreq._server.requests import PendingRequest, Requests
 from trioreq._server.serve import Server
-from trioreq._transport.zap_handler import Rules
+from trioreq._transport.router import BATCH
 from trioreq.testing._libzmq import Connection, MemorySockets, Peer
 from trioreq.testing._ways import open_timers
 
@@ -28,25 +28,19 @@ Step = tuple[str, Callable[[], None]]
 
 
 class Workers:
-    """Takes what has its turn at once, as lanes do that are free."""
+    """Starts requests at once, as worker threads do that are free."""
 
     abandoned = 0
 
-    def __init__(self, desk: Desk) -> None:
-        self._turns = desk.turns
-        self.started: list[Call] = []
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self.started: list[PendingRequest] = []
 
-    def start(self) -> None:
-        while self._turns.granted:
-            call = self._turns.granted.popleft()
-            if call.ended:
-                self._turns.release()
-            else:
-                call.scope = trio.CancelScope()
-                self.started.append(call)
-
-    async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        raise AssertionError("not used")
+    def start(self, requests: Sequence[PendingRequest]) -> None:
+        for request in requests:
+            assert self._requests.begin(request)
+            request.scope = trio.CancelScope()
+            self.started.append(request)
 
 
 class Life:
@@ -120,30 +114,28 @@ class World:
             closed=lambda: None,
         )
         self.workers: Workers
+        nursery: Any = SimpleNamespace()
         self._server = Server(
+            lambda _: b"",
             self.sockets,
-            Rules("NULL"),
-            Limits(None, None),
-            Turns(10, 10),
-            math.inf,
+            Options(max_in_flight=10, watchdog=None),
             self._make_workers,
-            None,
+            nursery,
         )
-        self._router = self._server._transport
-        self._router._host = self._server
+        self._router = self._server._router
         self.lives = [
             Life(self, b"first", 10, wanted),
             Life(self, b"second", 10 if reused else 11, wanted),
         ]
         self._ids: dict[int, bytes] = {}
 
-    def _make_workers(self, desk: Desk) -> Workers:
-        self.workers = Workers(desk)
+    def _make_workers(self, *args: Any) -> Workers:
+        self.workers = Workers(args[2])
         return self.workers
 
     def accept(self, connection: Connection) -> None:
         """The monitor tells of it, and the gate is asked: at once, or as a step of its own."""
-        gate = self.sockets.raw_gate
+        gate = self.sockets.raw_zap
         if self._asks_later:
             ask = gate.ask
             gate.__dict__["ask"] = lambda *question: self.unasked.update(
@@ -165,7 +157,7 @@ class World:
             steps += [(f"second {name}", step) for name, step in second.can()]
         if self.sockets.raw_monitor.waiting():
             steps.append(("monitor", self._read_monitor))
-        if self.sockets.raw_gate.waiting():
+        if self.sockets.raw_zap.waiting():
             steps.append(("gate", self._ask_gate))
         if self.sockets.raw_router.waiting():
             steps.append(("router", self._read_router))
@@ -180,12 +172,11 @@ class World:
         self._check_the_gone()
 
     def _ask_gate(self) -> None:
-        self._see(self._router._gate.answer)
+        self._see(self._server._admission.answer)
 
     def _read_router(self) -> None:
         def read() -> None:
-            self._router._read()
-            self.workers.start()
+            self.workers.start(self._server._reader.read(BATCH) or [])
 
         self._see(read)
 
@@ -201,12 +192,13 @@ class World:
             self._check_attribution(call)
         self._check_the_gone()
 
-    def _check_attribution(self, call: Call) -> None:
+    def _check_attribution(self, call: PendingRequest) -> None:
         """A request is of the connection that it came on (G2)."""
         connection = self._life(call).connection
-        link = next(x for x in self._router._links.values() if x.client is call.client)
+        found = call.owner.connection
         assert connection is not None
-        assert (link.descriptor, link.routing_id) == (connection.descriptor, connection.routing_id)
+        assert found.descriptor == connection.descriptor
+        assert found.routing_id == connection.routing_id
         assert self._ids.setdefault(call.client.id, call.body) == call.body
 
     def _check_the_gone(self) -> None:
@@ -216,19 +208,18 @@ class World:
         living = {
             life.connection.descriptor for life in self.lives if life.alive and life.connection
         }
-        assert self._router.connections == len(living)
-        assert {link.descriptor for link in self._router._links.values()} <= living
+        assert {connection.descriptor for connection in self._router.connections} == living
         for call in self.workers.started:
             assert call.ended is not self._life(call).alive
 
-    def _reply(self, call: Call) -> None:
+    def _reply(self, call: PendingRequest) -> None:
         """To its own connection; and to nobody, if its end was told (G1, G2)."""
         self.workers.started.remove(call)
         seen_gone = call.ended
         refused = len(self.sockets.raw_router.refused)
         sent = {life.name: self._sent(life) for life in self.lives}
-        call.finish(b"re:" + call.body)
-        self._server._desk.turns.release()
+        self._server._requests.finish(call, b"re:" + call.body)
+        self._server._queue.release()
         if self._life(call).alive:
             sent[call.body] += 1
         assert {life.name: self._sent(life) for life in self.lives} == sent
@@ -241,16 +232,15 @@ class World:
     def _sent(self, life: Life) -> int:
         return len(life.connection.sent) if life.connection else 0
 
-    def _life(self, call: Call) -> Life:
+    def _life(self, call: PendingRequest) -> Life:
         return next(life for life in self.lives if life.name == call.body)
 
     def check_end(self) -> None:
         stats = self._server.statistics()
         assert stats.requests == sum(life.said for life in self.lives)
         assert stats.connections == stats.in_flight == stats.running == 0
-        assert not self._router._links
+        assert not list(self._router.connections)
         assert not self._router._automatic
-        assert not self._server._desk.connections
 
 
 def orders(make: Callable[[], World]) -> Iterator[list[str]]:

@@ -20,7 +20,8 @@ from support.outcomes import outcomes
 from trio.testing import MockClock
 
 import trioreq
-from trioreq._server.connection import Connection
+from trioreq._server.requests import Requests
+from trioreq._transport.router import BATCH
 from trioreq.testing import MemoryClient, MemoryNetwork
 
 
@@ -59,7 +60,7 @@ async def test_g3_a_granted_request_whose_client_goes_first_is_never_started(
         if request.body == b"first":
             # The second request is granted by now, and no lane has come to it.
             second.crash()
-            net.server._transport.read_monitor()
+            net.server._router.read_monitor()
         return b""
 
     async with serving(handler) as net:
@@ -103,7 +104,7 @@ async def test_timers_of_requests_that_ended_are_thrown_out(autojump_clock: Mock
         for _ in range(1000):
             client.send(b"echo")
             await client.receive()
-        assert len(net.server._desk.deadlines._heap) < 100
+        assert len(net.server._requests.deadlines._heap) < 100
 
 
 async def test_g6_a_full_client_loses_its_replies_and_nobody_waits(
@@ -140,13 +141,12 @@ async def test_g5_nothing_is_kept_for_the_gone(autojump_clock: MockClock) -> Non
                 await trio.testing.wait_all_tasks_blocked()
             client.crash()
         await trio.testing.wait_all_tasks_blocked()
-        desk = net.server._desk
-        assert not desk.connections
-        assert not desk.in_flight
-        assert not desk.turns._queues
-        assert not desk.turns.granted
-        assert desk.turns.free == 2
-        assert not any(timer.item for _, _, timer in desk.deadlines._heap)
+        server = net.server
+        assert not list(server._router.connections)
+        assert not server._requests.in_flight
+        assert not server._queue._queues
+        assert server._queue.free == 2
+        assert not any(timer.item for _, _, timer in server._requests.deadlines._heap)
 
 
 async def test_g5_what_waits_is_let_go_of_at_once(autojump_clock: MockClock) -> None:
@@ -164,7 +164,7 @@ async def test_g5_what_waits_is_let_go_of_at_once(autojump_clock: MockClock) -> 
             client.crash()
             await trio.testing.wait_all_tasks_blocked()
         assert net.server.statistics().waiting == 0
-        assert not net.server._desk.turns._queues
+        assert not net.server._queue._queues
         worker.release.set()
 
 
@@ -250,7 +250,7 @@ async def test_a_batch_is_bounded_whatever_its_messages_are(
         await client.receive()
         for _ in range(200):
             client.send_raw(*frames)
-        net.server._transport._read()
+        net.server._reader.read(BATCH)
         assert net.server.statistics().requests - 1 == most
 
 
@@ -314,7 +314,7 @@ async def test_ctrl_c_may_come_into_a_handler_but_not_into_the_sending_of_its_re
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     protected = []
-    end = Connection.end
+    end = Requests._end
 
     def watched(*arguments: Any, **options: Any) -> None:
         protected.append(("reply", trio.lowlevel.currently_ki_protected()))
@@ -326,7 +326,7 @@ async def test_ctrl_c_may_come_into_a_handler_but_not_into_the_sending_of_its_re
             raise trioreq.ReplyError("no", "no")
         return request.body
 
-    monkeypatch.setattr(Connection, "end", watched)
+    monkeypatch.setattr(Requests, "_end", watched)
     async with serving(handler) as net:
         client = net.connect()
         for body in (b"x", b"fail"):

@@ -120,6 +120,7 @@ async def test_both_ends_of_open_client_notice_a_cut(autojump_clock: MockClock) 
         with trio.move_on_after(100):
             await client.request(b"x")
         await trio.sleep(5)
+        await trio.testing.wait_all_tasks_blocked()
         assert net.server.statistics().cancelled_by_client == 1
 
 

@@ -96,8 +96,8 @@ class Net(ABC):
             self._over.set()
 
         self.server = await self._nursery.start(run)
-        router: Any = self.server._transport
-        spy_on_sends(router._router, self.handed_over, self.refused)
+        router: Any = self.server._router
+        spy_on_sends(router._socket, self.handed_over, self.refused)
         return self.server
 
     async def stop(self) -> None:

@@ -80,6 +80,11 @@ class Guest:
         return self.client.socket_type == "REQ"
 
 
+def clients_of(server: trioreq.Server) -> list[Any]:
+    """What a server keeps of its clients."""
+    return [c.client for c in server._router.connections if c.client is not None]
+
+
 class Story:
     """The story of one server.
 
@@ -158,7 +163,7 @@ class Story:
         left = header.left / 1000 if header is not None and header.left else math.inf
         asked.deadline = now + min(left, self.timeout)
         asked.silent = left <= self.timeout and left < math.inf
-        asked.refused = self.server._desk.closing
+        asked.refused = self.server._requests.closing
         if guest not in self._waits or not any(self._may_start(a) for a in guest.asked):
             self._begins_to_wait(guest)
 
@@ -203,7 +208,7 @@ class Story:
             "no": asked.returned is not None,
             "timed-out": not asked.silent and trio.current_time() >= asked.deadline,
             "overloaded": asked.started is None,
-            "shutting-down": self.server._desk.closing,
+            "shutting-down": self.server._requests.closing,
         }
         if not fits[code]:
             self.fault(f"{asked.number} was told {code}")
@@ -266,8 +271,8 @@ class Story:
         self._starts.append(guest)
         self._begins_to_wait(guest)
         for other, (since, granted) in self._waits.items():
-            # Plain functions that have their turn are started in any order.
-            most = 1 + granted + (self.slots if self.plain else 0)
+            # Requests that have a slot are started in any order.
+            most = 1 + granted + self.slots
             passed_by = other is not guest and self._starts[since:].count(guest) > most
             if passed_by and any(self._may_start(asked) for asked in other.asked):
                 self.fault("fairness: a client that waits was passed by")
@@ -291,9 +296,9 @@ class Story:
     def _in_flight(self) -> dict[int, Any]:
         """What the server says it still has."""
         return {
-            int(call.body.split()[0]): call
-            for connection in self.server._desk.connections
-            for call in connection.calls
+            int(request.body.split()[0]): request
+            for client in clients_of(self.server)
+            for request in client.requests
         }
 
     def _end(self, asked: Asked, *, late: bool | None) -> None:
@@ -416,9 +421,7 @@ class Story:
         """After the server's end; `tasks` are those that it may have left in the run."""
         stats = self.server.statistics()
         assert stats.in_flight == stats.waiting == 0
-        assert not self.server._desk.connections or all(
-            not connection.calls for connection in self.server._desk.connections
-        )
+        assert not any(client.requests for client in clients_of(self.server))
         assert tasks == 0, "the server has left tasks behind"
         self._check_sums(stats)
         missing = 0
@@ -431,33 +434,36 @@ class Story:
     def _check_nothing_unread(self) -> None:
         sockets = self.net.sockets
         assert not sockets.raw_monitor.waiting(), "G6: the monitor is not read"
-        assert not sockets.raw_gate.waiting(), "G6: the gate is not read"
+        assert not sockets.raw_zap.waiting(), "G6: the ZAP handler's socket is not read"
         assert not sockets.raw_router.waiting(), "G6: the ROUTER is not read"
-        assert not self.server._transport.outbox.messages, "a reply is not handed over"
+        assert not self.server._router.outbox._messages, "a reply is not handed over"
 
     def _check_nothing_held_for_the_dead(self) -> None:
-        sockets, router, desk = self.net.sockets, self.server._transport, self.server._desk
-        assert router.connections == len(sockets._connections), "G5: presence"
-        links = list(router._links.values())
-        assert {link.descriptor for link in links} <= set(sockets._connections), "G5: links"
-        assert len({link.descriptor for link in links}) == len(links), "G5: links"
-        assert set(router._automatic.values()) == {x for x in links if x.automatic}, "G5: ids"
-        assert set(desk.connections) == {link.session for link in links}, "G5: connections"
-        assert set(desk.turns._queues) <= set(desk.connections), "G5: queues"
-        calls = self._in_flight().values()
-        assert desk.deadlines._live == sum(call.timer is not None for call in calls), "G5: timers"
-        for connection in desk.connections:
-            named = [call for call in connection.calls if call.header is not None]
-            assert len(connection.named) == len(named), "G5: names"
+        sockets, router = self.net.sockets, self.server._router
+        assert len(router) == len(sockets._connections), "G5: the connection table"
+        connections = list(router.connections)
+        held = {connection.descriptor for connection in connections}
+        assert held == set(sockets._connections), "G5: connections"
+        automatic = {connection for connection in connections if connection.automatic}
+        assert set(router._automatic.values()) == automatic, "G5: ids"
+        clients = clients_of(self.server)
+        assert set(self.server._queue._queues) <= set(clients), "G5: queues"
+        requests = self._in_flight().values()
+        timed = sum(request.timer is not None for request in requests)
+        assert self.server._requests.deadlines._live == timed, "G5: timers"
+        for client in clients:
+            named = [request for request in client.requests if request.header is not None]
+            assert len(client.named) == len(named), "G5: names"
         for guest in self.guests:
             if guest.connection.ended:
                 assert not guest.connection.held, "G5: what libzmq held"
 
     def _check_turns(self) -> None:
-        turns = self.server._desk.turns
-        assert not turns.granted, "a request that has its turn is not started"
-        assert turns.slots - turns.free == self._running, "turns taken, and handlers that run"
-        assert not (turns.waiting and turns.free), "a turn is free, and somebody waits"
+        turns: Any = self.server._queue
+        if self.plain:
+            assert not turns.granted, "a request that has a slot is not started"
+        assert turns.slots - turns.free == self._running, "slots taken, and handlers that run"
+        assert not (turns.waiting and turns.free), "a slot is free, and a request waits"
         queues = [len(queue) for queue in turns._queues.values()]
         assert turns.waiting == sum(queues)
         assert all(0 < waiting <= self.queued for waiting in queues), "G5: a queue has its bound"

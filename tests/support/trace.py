@@ -105,7 +105,7 @@ async def _ask(net: MemoryNetwork) -> None:
 
 def _spy(net: MemoryNetwork, trace: Trace) -> None:
     """Note each message that the server hands over."""
-    router: Any = net.server._transport._router
+    router: Any = net.server._router._socket
     send_to = router.send_to
 
     def spy(routing_id: bytes, frames: Sequence[bytes]) -> object:

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import trio
 import zmq
 
+from trioreq._server import reader
 from trioreq._transport.messages import Known, Names, Received
-from trioreq._transport.router import CATCH_UP
 from trioreq.testing import MemoryNetwork
 from trioreq.testing._libzmq import Connection, MemorySockets
 
@@ -48,7 +48,7 @@ class WatchedNetwork(MemoryNetwork):
         self.seen_gone: dict[Connection, float] = {}
         self.meanwhile: deque[Callable[[], object]] = deque()
         self.handed_over = 0
-        self._read_for_the_gate = 0
+        self._read_before_answer = 0
 
     @property
     def sockets(self) -> MemorySockets:
@@ -94,7 +94,7 @@ class WatchedNetwork(MemoryNetwork):
             sender = router._turns[0] if router._turns else None
             message = read(known, names)
             if message is not None:
-                self._read_for_the_gate += 1
+                self._read_before_answer += 1
                 assert sender is not None
                 self._watcher.was_read(sender, message[1])
             return message
@@ -105,11 +105,11 @@ class WatchedNetwork(MemoryNetwork):
         router = sockets.raw_router
         known: dict[bytes, list[Connection]] = {}
         attach, send_to = router.attach, sockets.router.send_to
-        ask, answer = sockets.raw_gate.put, sockets.gate.send_to
+        ask, answer = sockets.raw_zap.put, sockets.zap.send_to
         answering = False
 
         def asks(frames: Any) -> None:
-            self._read_for_the_gate = 0
+            self._read_before_answer = 0
             ask(frames)
 
         def answers(routing_id: bytes, frames: Sequence[bytes], /) -> int:
@@ -129,7 +129,7 @@ class WatchedNetwork(MemoryNetwork):
                 and holder is not None
                 and holder.ended
                 and not holder.unflushed
-                and self._read_for_the_gate < CATCH_UP  # no more is promised
+                and self._read_before_answer < reader.CATCH_UP  # no more is promised
             ):
                 self._watcher.fault("a newcomer was let in before its routing id was free")
 
@@ -143,7 +143,7 @@ class WatchedNetwork(MemoryNetwork):
                 self._watcher.was_handed_over(router._table[routing_id], list(frames))
             return error
 
-        sockets.raw_gate.__dict__["put"] = asks
-        sockets.gate.send_to = answers
+        sockets.raw_zap.__dict__["put"] = asks
+        sockets.zap.send_to = answers
         router.__dict__["attach"] = attaching
         sockets.router.send_to = sending

@@ -42,7 +42,7 @@ class Pool:
     Args:
         handler: A plain function.
         queue: Where granted requests are taken, and slots released, in any thread.
-        begin: Asks whether a request is to be run; called in its thread.
+        begin: Called in its thread with a request that is to be run; raises if it has ended.
         wake: Wakes the event loop; called in any thread.
         context: Handlers run in copies of it.
 
@@ -58,7 +58,7 @@ class Pool:
         self,
         handler: Handler,
         queue: Queue,
-        begin: Callable[[PendingRequest], bool],
+        begin: Callable[[PendingRequest], None],
         wake: Callable[[], object],
         context: Context,
     ) -> None:
@@ -197,7 +197,7 @@ class Worker:
     __slots__ = ("_begin", "_handler", "_queue", "has_thread", "request")
 
     def __init__(
-        self, handler: Handler, queue: Queue, begin: Callable[[PendingRequest], bool]
+        self, handler: Handler, queue: Queue, begin: Callable[[PendingRequest], None]
     ) -> None:
         self._handler = handler
         self._queue = queue
@@ -210,7 +210,8 @@ class Worker:
         current_request.set(request)
         self.request = request
         try:
-            result = self._handler(request) if self._begin(request) else None
+            self._begin(request)
+            result = self._handler(request)
         except BaseException as error:  # noqa: BLE001  # handled in the event loop
             return request, None, error
         else:

@@ -25,6 +25,9 @@ class Reader:
         requests: Where requests begin.
         rules: Which clients are accepted.
         handler_name: Names the tasks of clients.
+
+    Attributes:
+        messages: How many messages were read.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Reader:
         self._requests = requests
         self._rules = rules
         self._handler_name = handler_name
+        self.messages = 0
 
     def read(self, room: int) -> list[PendingRequest] | None:
         """Read a batch, and then which clients have disconnected since.
@@ -47,6 +51,7 @@ class Reader:
         messages = self._router.read_batch(room)
         if messages is None:
             return None
+        self.messages += len(messages)
         requests, outbox = self._requests, self._router.outbox
         now = requests.batch_time = trio.current_time()
         outbox.cork()

@@ -276,19 +276,20 @@ class Requests:
             started(request)
         return True
 
-    def begin_in_thread(self, request: PendingRequest, now: float) -> bool:
+    def begin_in_thread(self, request: PendingRequest, now: float) -> None:
         """The same for a plain function, in its thread.
 
         `cancel` sets the reason, and then looks whether the request has started. Here it is the
         other way round. So a request that ends as never started is never started.
+
+        Raises:
+            RequestCancelled: The request has ended.
         """
         request.started = True
+        request.check_cancelled()
         request.started_at = now
-        if request._cancel_reason is not None:  # noqa: SLF001  # its own class
-            return False
         for started in self._started:
             started(request)
-        return True
 
     # How it ends.
 

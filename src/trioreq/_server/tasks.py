@@ -34,7 +34,7 @@ from .reader import Reader
 from .requests import PendingRequest, Requests
 
 FIRST: Final = 16 * 1024  # bytes of the first batch after a wait: some eight messages
-IN_A_ROW: Final = 128  # requests between two checkpoints, if no handler waits
+IN_A_ROW: Final = 128  # messages that are read between two checkpoints, if no handler waits
 
 Coro = Coroutine[Any, Any, object]
 Waiting = tuple[Context, Coro, object]
@@ -95,20 +95,19 @@ class HandlerTasks:
     async def _read_and_run(self, scope: trio.CancelScope) -> None:
         """Read, and run handlers here, until one waits; then end with it."""
         reader = self._reader
-        room, in_a_row = FIRST, 0
+        room, others_ran = FIRST, reader.messages
         while True:
             batch = reader.read(room)
             if batch is None:
-                room, in_a_row = FIRST, 0
                 await reader.wait()
+                room, others_ran = FIRST, reader.messages
                 continue
             room = min(2 * room, BATCH)
-            in_a_row += len(batch)
             if await self._run_here(batch, scope):
                 return
-            if in_a_row >= IN_A_ROW:
-                in_a_row = 0
+            if reader.messages - others_ran >= IN_A_ROW:  # there may always be more to read
                 await trio.lowlevel.checkpoint()
+                others_ran = reader.messages
 
     async def _run_here(self, batch: list[PendingRequest], scope: trio.CancelScope) -> bool:
         """Run the handlers of a batch in this task.

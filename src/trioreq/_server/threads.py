@@ -175,10 +175,10 @@ class ThreadPool:
             else:
                 return
 
-    def _begin(self, request: PendingRequest) -> bool:
-        """Whether a request is to be run (in its thread, where trio's clock cannot be read)."""
+    def _begin(self, request: PendingRequest) -> None:
+        """A request is to be run (in its thread, where trio's clock cannot be read)."""
         now = time.perf_counter() + self._clock_offset
-        return self._requests.begin_in_thread(request, now)
+        self._requests.begin_in_thread(request, now)
 
     def _wake(self) -> None:
         """Wake the event loop to see to what is done (in any thread)."""
@@ -187,12 +187,13 @@ class ThreadPool:
 
     def _woken(self) -> None:
         """See to what is done, in the event loop. An exception here would end trio itself."""
-        if self._pool.closed:
-            return
         try:
             self._prepare_to_sleep()
-        except BaseException as error:  # noqa: BLE001  # it ends the server
-            self._nursery.start_soon(self._raise, error)
+        except BaseException as error:
+            if self._pool.closed:
+                log.exception("a plain function failed after the server had stopped")
+            else:
+                self._nursery.start_soon(self._raise, error)
 
     async def _raise(self, error: BaseException) -> None:
         self._crashed()

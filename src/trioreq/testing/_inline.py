@@ -42,9 +42,9 @@ class InlineThreads(ThreadPool):
         self._spawn()  # the slot that it released may be another's now
         self._woken()
 
-    def _begin(self, request: PendingRequest) -> bool:
+    def _begin(self, request: PendingRequest) -> None:
         """As in `ThreadPool`, on trio's clock."""
-        return self._requests.begin_in_thread(request, trio.current_time())
+        self._requests.begin_in_thread(request, trio.current_time())
 
 
 def sleep(seconds: float) -> None:

@@ -59,16 +59,19 @@ class Ledger:
         self._ended: set[int] = set()
 
     def opened(self, number: int, descriptor: int) -> None:
+        """A connection was accepted."""
         self._newest[descriptor] = number
         address = peer_of(descriptor)
         self._holder[number] = address
         self._number[address] = number
 
     def ended(self, number: int | None) -> None:
+        """A connection has ended."""
         assert number is not None, "an end without an opening"
         self._ended.add(number)
 
     def attributed(self, address: str, descriptor: int, link: RouterLink | None) -> None:
+        """A message from this address was looked up; `link` is None if its peer is gone."""
         self.looked_up += 1
         self.wrong_by_descriptor += self._holder.get(self._newest[descriptor]) != address
         if link is None:
@@ -76,6 +79,7 @@ class Ledger:
             self.wrongly_gone += self._number[address] not in self._ended
 
     def arrived(self, address: str, number: int) -> None:
+        """A message from this address was given to a connection."""
         self.messages += 1
         self.wrong += self._holder.get(number) != address
 

@@ -1,65 +1,47 @@
-"""Groups of clients that die, as a test sees them."""
+"""Groups of clients that ask and die, for code in trio."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
+from typing import Literal
 
-import trio
+from .children import Child, open_child
+from .processes import ChildFailed, python_module
 
-TESTS = Path(__file__).parents[1]
 Kinds = Sequence[tuple[str, str]]
 """Endpoints, and what is asked there."""
 
 
-class Flock:
-    """A process that runs `support/flock.py`.
+class CrashingClients:
+    """A process that runs `harness.programs.crashing`.
 
     Attributes:
-        size: How many clients a group has.
+        group: How many clients a group has.
         died: How many have asked and died.
     """
 
-    def __init__(self, process: trio.Process, size: int) -> None:
-        assert isinstance(process.stdin, trio.lowlevel.FdStream)
-        assert isinstance(process.stdout, trio.lowlevel.FdStream)
-        self._stdin, self._stdout = process.stdin, process.stdout
-        self.size = size
+    def __init__(self, child: Child, group: int) -> None:
+        self._child = child
+        self.group = group
         self.died = 0
 
-    async def die(self, way: str, kinds: Kinds) -> None:
-        """Let a group ask and die, ``killed`` or ``reset``."""
-        order = json.dumps([way, self.died, list(kinds)])
-        await self._stdin.send_all(order.encode() + b"\n")
-        answer = b""
-        while not answer.endswith(b"\n"):
-            more = await self._stdout.receive_some()
-            assert more, "the flock has died on its own"
-            answer += more
-        assert int(answer) == self.size, "not all have asked; their errors are above"
-        self.died += self.size
+    async def crash(self, way: Literal["killed", "reset"], kinds: Kinds) -> None:
+        """Let a group connect, ask and die; its clients take the kinds of requests in turn.
+
+        Raises:
+            ChildFailed: Not all of them have asked; their errors are on standard error.
+        """
+        asked = int(await self._child.ask(json.dumps([way, self.died, list(kinds)])))
+        if asked != self.group:
+            raise ChildFailed(f"{asked} of {self.group} clients have asked")
+        self.died += self.group
 
 
 @asynccontextmanager
-async def open_flock(processes: int, connections: int) -> AsyncIterator[Flock]:
+async def open_crashing_clients(processes: int, connections: int) -> AsyncIterator[CrashingClients]:
     """Groups of so many processes, each with so many connections."""
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "support.flock", str(processes), str(connections)],
-        cwd=TESTS,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        yield Flock(process, processes * connections)
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            await process.stdin.aclose()
-            await process.stdout.aclose()
+    command = python_module("harness.programs.crashing", processes, connections)
+    async with open_child(command) as child:
+        yield CrashingClients(child, processes * connections)

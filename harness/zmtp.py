@@ -120,6 +120,7 @@ class RawPeer:
         self.enter()
 
     def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
         self.socket.sendall(data)
 
     def read_frame(self) -> bytes:

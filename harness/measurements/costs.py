@@ -30,33 +30,28 @@ from typing import Any
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from support.zmtp import RawPeer, message
-
 import trioreq
 
-from . import report
-from .compiler import NoCompiler, compiled
-from .processes import ROOT, end_with_parent, module
+from ..compiler import NoCompiler, compiled
+from ..processes import ROOT, end_with_parent, python_module
+from ..zmtp import RawPeer, message
 
 SHIM = Path(__file__).with_name("zmq_calls.c")
 BODY = bytes(32)
 BURST = 256
 REQUESTS = 64  # of a try, where one is asked at a time
 TRIES = 8
-SLACK = 1.4  # a bound is so many times the greatest of several measurements,
-LEAST_SLACK = 0.3  # and so much above that, since some costs are next to nothing
-MEASUREMENTS = 5
 
 Count = Callable[[], int]
 
 
 async def echo(request: trioreq.Request) -> bytes:
+    """An async handler."""
     return request.body
 
 
 def plain_echo(request: trioreq.Request) -> bytes:
+    """A plain function."""
     return request.body
 
 
@@ -211,7 +206,7 @@ def measure() -> dict[str, dict[str, float | None]]:
                 case[counter] = None
             continue
         done = subprocess.run(
-            module("costs", counter),
+            python_module("harness.measurements.costs", counter),
             cwd=ROOT,
             env=os.environ | variables,
             stdout=subprocess.PIPE,
@@ -220,39 +215,6 @@ def measure() -> dict[str, dict[str, float | None]]:
         for name, cost in json.loads(done.stdout).items():
             costs[name][counter] = cost
     return costs
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
-    parser.add_argument(
-        "--bounds", action="store_true", help="print the table for tests/wire/test_costs.py"
-    )
-
-
-def print_bounds() -> None:
-    """Print the table for the test. Threads make some costs uncertain: hence many measurements."""
-    measured = [measure() for _ in range(MEASUREMENTS)]
-    for name in CASES:
-        bounds = {
-            counter: round(
-                max(each[name][counter] or 0 for each in measured) * SLACK + LEAST_SLACK, 1
-            )
-            for counter in COUNTERS
-        }
-        print(f"    {json.dumps(name)}: {json.dumps(bounds)},")
-
-
-def run(options: argparse.Namespace) -> int:
-    """Print the costs, or the bounds that follow from them."""
-    if options.bounds:
-        print_bounds()
-        return 0
-    rows = [
-        [name, *("-" if cost is None else f"{cost:.2f}" for cost in costs.values())]
-        for name, costs in measure().items()
-    ]
-    print(report.Table(["for a request", *COUNTERS], rows).text())
-    return 0
 
 
 def main() -> None:

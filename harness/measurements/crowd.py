@@ -1,34 +1,27 @@
-"""Ten thousand connected clients, half of which die at once.
-
-    python -m benchmarks crowd [--clients 10000]
+"""Many connected clients, half of which die at once.
 
 The clients are DEALER sockets of libzmq in four processes. They connect, ask once, and then ask
-for what takes for ever; two of the processes are killed with SIGKILL. Another client asks for an
-echo all the while, and what it waits is what the living notice. Server and clients need a limit of
-descriptors (`ulimit -n`) that is as high: the soft limit is raised to the hard one.
+for work that never ends; two of the processes are killed with SIGKILL. Another client asks for an
+echo all the while, and what it waits is what those that live notice.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import resource
-import sys
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from support.children import Waits, open_child
-from support.clients import open_clients
-from support.servers import ServerProcess, open_server
+from ..children import open_child
+from ..clients import open_clients
+from ..latency import Waits
+from ..processes import python_module
+from ..servers import ServerProcess, open_server
 
 PROCESSES = 4
-PAUSE = 0.001  # seconds between a reply and the next request of the one who measures
+PAUSE = 0.001  # seconds between a reply and the next request of the client that is measured
 QUIET = 2.0  # seconds to measure it in
 
 
@@ -68,7 +61,7 @@ def _waits(waits: Waits) -> str:
 
 
 async def measure(clients: int) -> Report:
-    """Let so many come, and half of them die."""
+    """Let so many clients connect, and half of them die."""
     each = clients // PROCESSES
     async with (
         open_server(max_in_flight=clients + 1) as server,
@@ -80,7 +73,9 @@ async def measure(clients: int) -> Report:
         empty = (await server.state())["memory"]
         start = time.monotonic()
         crowd = [
-            await stack.enter_async_context(open_child("crowd", server.endpoint, each))
+            await stack.enter_async_context(
+                open_child(python_module("harness.programs.crowd", server.endpoint, each))
+            )
             for _ in range(PROCESSES)
         ]
         await _until(server, "connections", clients + 1)
@@ -88,11 +83,11 @@ async def measure(clients: int) -> Report:
         idle = (await server.state())["memory"]
         async with trio.open_nursery() as nursery:
             for child in crowd:
-                nursery.start_soon(child.tell, "echo")
+                nursery.start_soon(child.ask, "echo")
         asked = (await server.state())["memory"]
         async with trio.open_nursery() as nursery:
             for child in crowd:
-                nursery.start_soon(child.tell, "hold")
+                nursery.start_soon(child.ask, "hold")
         await _until(server, "running", clients)
         busy = (await server.state())["memory"]
         waits = Waits()
@@ -125,26 +120,3 @@ async def measure(clients: int) -> Report:
 
 async def _until(server: ServerProcess, what: str, number: int) -> None:
     await server.until(lambda state: state["statistics"][0][what] >= number)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
-    parser.add_argument("--clients", type=int, default=10_000)
-
-
-def run(options: argparse.Namespace) -> int:
-    """Measure and show."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard < options.clients * 1.2:
-        most = f"{options.clients} clients need more descriptors than the {hard} of ulimit -Hn"
-        print(most, file=sys.stderr)
-        return 1
-    print(trio.run(measure, options.clients))
-    return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["crowd", *sys.argv[1:]]))

@@ -1,40 +1,35 @@
 """Clients that are stopped, and clients that never read: what do the others notice?
 
-    python -m benchmarks slow [--clients 200] [--seconds 5]
-
 So many clients are stopped with SIGSTOP in the middle of a pipeline, and as many send without ever
-reading a reply. Heartbeats are off, so nobody takes them for gone: this is the worst case. Once the
-server has read what they sent, it is measured how long others wait for an echo, and how much memory
-the server has: it may grow by what `send_queue` allows each. The others ask a second server, which
-has no such clients, in turn: what else the machine does hits both alike.
+reading a reply. Heartbeats are off, so none of them is disconnected: this is the worst case. Once
+the server has read what they sent, it is measured how long others wait for an echo, and how much
+memory the server has: it may grow by what `send_queue` allows each. The others ask a second server,
+which has no such clients, in turn: what else the machine does slows both alike.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from ..children import open_child
+from ..clients import ClientSocket, open_clients
+from ..latency import Waits
+from ..processes import python_module
+from ..servers import ServerProcess, open_server
 
-from support.children import Waits, open_child
-from support.clients import ClientSocket, open_clients
-from support.servers import ServerProcess, open_server
-
-OTHERS = 4  # clients that are well
+OTHERS = 4  # clients that read
 WARM_UP = 0.5  # seconds, to connect and for what was sent before
 PAUSE = 0.001  # seconds between a reply and the next request of theirs
 REPLY = 10_000  # bytes
 SEND_QUEUE = 20
-REQUESTS = 400  # of each that is not well
+REQUESTS = 400  # of each client that is stopped or never reads
 BESIDE = 8_192 + 2_000  # bytes for a connection: libzmq's output buffer, and its structures
 PER_REPLY = REPLY + 200  # bytes
 
@@ -70,19 +65,17 @@ class Report:
 
 
 async def measure(clients: int, seconds: float) -> Report:
-    """Measure the others without them, and with them."""
+    """Measure the others without such clients, and with them."""
     options: dict[str, Any] = {"send_queue": SEND_QUEUE, "heartbeat": None}
     async with open_server(**options) as healthy, open_server(**options) as server:
         await _waits([healthy, server], WARM_UP)
         before = (await server.state())["memory"]
         async with AsyncExitStack() as stack:
             for kind in ("reads", "deaf"):
-                child = await stack.enter_async_context(
-                    open_child(
-                        "pipeline", server.endpoint, clients, REQUESTS, f"reply {REPLY}", kind
-                    )
-                )
-                await child.wait()
+                arguments = (server.endpoint, clients, REQUESTS, f"reply {REPLY}", kind)
+                program = python_module("harness.programs.pipeline", *arguments)
+                child = await stack.enter_async_context(open_child(program))
+                await child.read_line()
                 if kind == "reads":
                     child.stop()
             await server.until(partial(_has_read, 2 * clients * REQUESTS))
@@ -122,21 +115,3 @@ async def _waits(servers: list[ServerProcess], seconds: float) -> list[Waits]:
             for _ in range(OTHERS):
                 nursery.start_soon(ask, [clients.connect(one.endpoint) for one in servers])
     return [one.between(start, math.inf) for one in waits]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
-    parser.add_argument("--clients", type=int, default=200, help="of each kind")
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each measurement")
-
-
-def run(options: argparse.Namespace) -> int:
-    """Measure and show."""
-    print(trio.run(measure, options.clients, options.seconds))
-    return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["slow", *sys.argv[1:]]))

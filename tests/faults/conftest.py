@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from support.clients import Peer, open_peer
+
+from harness.clients import ClientProcess, open_client_process
 
 
 @pytest.fixture
-async def peer() -> AsyncIterator[Peer]:
-    async with open_peer() as opened:
+async def peer() -> AsyncIterator[ClientProcess]:
+    async with open_client_process() as opened:
         yield opened

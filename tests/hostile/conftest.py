@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.clients import Clients, open_clients
+
+from harness.clients import Clients, open_clients
 
 
 @pytest.fixture

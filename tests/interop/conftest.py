@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 import zmq
-from support.clients import Clients, open_clients
 from support.programs import NPM_PACKAGE, cannot_be_had
+
+from harness.clients import Clients, open_clients
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from support.clients import Clients, Peer, open_clients, open_peer
 from support.serving import spy_on_sends
 
+from harness.clients import ClientProcess, Clients, open_client_process, open_clients
 from trioreq._transport.server_sockets import BoundSockets
 
 
@@ -19,8 +19,8 @@ def clients() -> Iterator[Clients]:
 
 
 @pytest.fixture
-async def peer() -> AsyncIterator[Peer]:
-    async with open_peer() as opened:
+async def peer() -> AsyncIterator[ClientProcess]:
+    async with open_client_process() as opened:
         yield opened
 
 

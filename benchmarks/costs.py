@@ -1,15 +1,7 @@
 """What a request costs the server, counted and not timed, so that it is the same on any machine.
 
-A server on real sockets, in this process, is asked over one connection, by a peer that speaks ZMTP
-by hand: one request at a time, or many in one breath. Counted are, for a request:
-
-- calls: of Python functions, and of functions in C that Python's profiler sees
-- lines: of Python that run
-- steps: of trio's tasks
-- zmq: calls of libzmq that send, receive, or ask for an option or a property
-
-Each is counted in a process of its own, since the counters would count each other. Of several tries
-the least counts: what else the machine does can only add to it.
+Counted are calls of Python functions, lines of Python that run, steps of trio's tasks, and calls of
+libzmq; `harness.measurements.costs` tells how.
 """
 
 from __future__ import annotations

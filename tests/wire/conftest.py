@@ -1,27 +1,13 @@
-"""What tests on real sockets share: clients, a client process, and a limit on real time."""
+"""What tests of the wire share: addresses, and what a server hands over."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from support.serving import spy_on_sends
 
-from harness.clients import ClientProcess, Clients, open_client_process, open_clients
 from trioreq._transport.server_sockets import BoundSockets
-
-
-@pytest.fixture
-def clients() -> Iterator[Clients]:
-    with open_clients() as opened:
-        yield opened
-
-
-@pytest.fixture
-async def peer() -> AsyncIterator[ClientProcess]:
-    async with open_client_process() as opened:
-        yield opened
 
 
 @pytest.fixture(params=["tcp", "ipc"])

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from .compiler import NoCompiler
-from .processes import ChildFailed
+from harness.compiler import NoCompiler
+from harness.processes import ChildFailed
 
 COMMANDS: tuple[str, ...] = (
     "throughput",

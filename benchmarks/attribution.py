@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from support import churn
-
 import trioreq
+from harness import churn
 
 
 async def echo(request: trioreq.Request) -> bytes:

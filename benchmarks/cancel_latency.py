@@ -35,11 +35,11 @@ import trio
 import zmq
 
 import trioreq
+from harness.compiler import compiled
+from harness.latency import percentile
+from harness.processes import ChildFailed, end_with_parent, python_module, read_line, running
 
 from . import report
-from .compiler import compiled
-from .load import percentile
-from .processes import ChildFailed, end_with_parent, module, read_line, running
 
 try:
     import grpc
@@ -204,7 +204,7 @@ def started(contestant: Contestant, folder: str) -> Iterator[tuple[subprocess.Po
     """Run a server; yields it and where a caller finds it."""
     path = f"{folder}/{contestant.name.replace(' ', '-')}"
     addr = f"ipc://{path}" if contestant.ipc else "tcp://127.0.0.1:*"
-    command = module("cancel_latency", "--serve", contestant.name, addr)
+    command = python_module("benchmarks.cancel_latency", "--serve", contestant.name, addr)
     with running(command) as server:
         endpoint, _, _ = read_line(server).rpartition(" ")
         yield server, path if contestant.ipc else endpoint.rpartition(":")[2]

@@ -14,8 +14,10 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 
+from harness.generator import Load, Shape, generator
+
 from . import report
-from .load import Load, Shape, drive, drive_python, generator
+from .load import drive, drive_python
 from .servers import ASYNC, RAW, serving
 
 IN_FLIGHT = 256

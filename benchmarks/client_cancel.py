@@ -13,9 +13,9 @@ import sys
 import trio
 
 import trioreq
+from harness.latency import percentile
 
 from . import report
-from .load import percentile
 
 DEADLINE = 0.05  # seconds
 

@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any
 
-from .processes import end_with_parent, pin
+from harness.processes import end_with_parent, pin
+
 from .servers import GRPC_METHOD
 
 CALL = 10_000  # requests of a `request_many`

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from support.servers import open_server
-from support.zmtp import MORE, RawPeer, frame
+from harness.servers import open_server
+from harness.zmtp import MORE, RawPeer, frame
 
 MIB = 2**20
 LIMIT = 120  # seconds

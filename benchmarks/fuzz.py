@@ -18,24 +18,20 @@ import logging
 import math
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from hostile.test_fuzz import MIB, at_rest, healthy_client, outcomes
-from support.fuzz import hammer
-from support.process import server_process
-
+from harness.measurements import fuzz
+from harness.outcomes import ended
 from trioreq._protocol import envelope as wire
 from trioreq._protocol import packs
 from trioreq._protocol.fair_queue import Turns
 from trioreq._request import Peer
 from trioreq._server.connection import Call, Connection, Desk
 
+MIB = 2**20
 WARM_UP = 2000  # connections, until what is made once is made
 PEER = Peer(id=1, address="127.0.0.1", socket_type="DEALER")
 
@@ -44,24 +40,15 @@ def connections(number: int, seed: int, transport: str) -> None:
     """Hostile peers against a server process."""
     print(f"seed {seed}, {number} connections on {transport}")
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
         endpoint = "tcp://127.0.0.1:0" if transport == "tcp" else f"ipc://{folder}/socket"
-        with server_process("trioreq", log, endpoint) as server:
-            descriptors = server.look()["descriptors"]
-            hammer(server.endpoint, seed, range(WARM_UP))
-            before = at_rest(server, descriptors)
-            begun = time.monotonic()
-            with healthy_client(server.endpoint) as asked:
-                hammer(server.endpoint, seed, range(WARM_UP, WARM_UP + number))
-            took = time.monotonic() - begun
-            after = at_rest(server, descriptors)
-            for name, value in after.items():
-                print(f"{name:24} {before[name]!s:>12} {value!s:>12}")
-            print(f"log: {log.stat().st_size} bytes, {len(log.read_text().splitlines())} lines")
-            print(f"healthy client: {asked[0]} replies; {number / took:.0f} connections a second")
-            assert server.process.poll() is None
-            assert after["requests"] == outcomes(after)
-            assert after["memory"] - before["memory"] < 4 * MIB
+        report = trio.run(fuzz.measure, endpoint, seed, WARM_UP, number)
+    for name, value in report.after.items():
+        print(f"{name:24} {report.before[name]!s:>12} {value!s:>12}")
+    print(f"log: {sum(map(len, report.log))} characters, {len(report.log)} lines")
+    rate = number / report.seconds
+    print(f"healthy client: {report.replies} replies; {rate:.0f} connections a second")
+    assert report.after["requests"] == ended(report.after)
+    assert report.after["memory"] - report.before["memory"] < 4 * MIB
 
 
 class Sent:

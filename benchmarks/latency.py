@@ -13,8 +13,10 @@ import statistics
 import sys
 from collections import defaultdict
 
+from harness.generator import Load, Shape
+
 from . import report
-from .load import Load, Shape, drive
+from .load import drive
 from .servers import ASYNC, CONTESTANTS, PLAIN, RAW, Contestant, chosen, serving
 
 SERVERS = [RAW, "proxy", "zmq.asyncio", ASYNC, PLAIN]

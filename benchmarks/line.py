@@ -12,16 +12,12 @@ import argparse
 import random
 import sys
 import time
-from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from support import cable
-from support.clients import open_peer
-from support.servers import open_server
-
+from harness import cable
+from harness.clients import open_client_process
+from harness.servers import open_server
 from trioreq._transport.heartbeats import heartbeat_times
 
 HEARTBEAT = 15.0  # seconds, as by default
@@ -35,7 +31,7 @@ async def cut(heartbeat: float) -> float:
     async with (
         cable.open_cable() as line,
         open_server(f"tcp://{line.address}:0", inside=line.near, heartbeat=heartbeat) as server,
-        open_peer(line.far) as peer,
+        open_client_process(line.far) as peer,
     ):
         await peer.connect(server.endpoint)
         await peer.send("wait for the cut")
@@ -51,7 +47,7 @@ async def bad_line(clients: int, seconds: float) -> str:
     async with (
         cable.open_cable(loses=lambda _: random.random() < LOSS, delay=DELAY) as line,
         open_server(f"tcp://{line.address}:0", inside=line.near, heartbeat=HEARTBEAT) as server,
-        open_peer(line.far) as peer,
+        open_client_process(line.far) as peer,
     ):
         for number in range(clients):
             await peer.connect(server.endpoint, number=number)

@@ -8,69 +8,18 @@ these cost more than most servers do, so such figures are lower bounds, and are 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-from .compiler import NoCompiler, compiled
-from .processes import module, output_of, read_line, running
+from harness.compiler import NoCompiler
+from harness.generator import Load, Shape, generator
+from harness.latency import percentile
+from harness.processes import output_of, python_module, read_line, running
+
 from .servers import Serving
 
-SOURCE = Path(__file__).with_name("load.c")
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "max": 1.0}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the clients do; `load.c` tells what each field means."""
-
-    mode: str = "closed"
-    clients: int = 1
-    speakers: int = 0  # all
-    in_flight: int = 1
-    bytes: int = 32
-    warmup: float = 0.3  # seconds, and no longer than the measurement
-    seconds: float = 1.0
-    rate: float = 0.0  # requests a second
-    cpu: int | None = None
-
-    def arguments(self) -> list[str]:
-        """As command-line options."""
-        fields = vars(self) | {"warmup": min(self.warmup, self.seconds)}
-        given = {name: value for name, value in fields.items() if value is not None}
-        return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-
-
-@dataclass(frozen=True)
-class Load:
-    """What came of it. Latencies are in microseconds."""
-
-    rps: float
-    answered: int
-    errors: int
-    lost: int
-    p50: float
-    p90: float
-    p99: float
-    p999: float
-    max: float
-    cpu: float  # seconds that the generator worked, its start included
-
-    def faults(self) -> str:
-        """What went wrong, in words; empty if nothing did."""
-        found = [(self.errors, "wrong replies"), (self.lost, "without a reply")]
-        return ", ".join(f"{count} {what}" for count, what in found if count)
-
-
-def generator() -> str:
-    """The compiled `load.c`.
-
-    Raises:
-        NoCompiler: It cannot be compiled here.
-    """
-    return compiled(SOURCE, "-lm")
 
 
 def is_lean(protocol: str) -> bool:
@@ -105,7 +54,7 @@ def drive_python(kind: str, port: int, shape: Shape, processes: int = 2) -> Load
     """Load a server with Python clients, split among processes; see `clients.py` for kinds."""
     processes = min(processes, shape.clients)
     share = replace(shape, clients=shape.clients // processes)
-    command = module("clients", kind, f"--port={port}", *share.arguments())
+    command = python_module("benchmarks.clients", kind, f"--port={port}", *share.arguments())
     with ExitStack() as stack:
         running_now = [stack.enter_context(running(command)) for _ in range(processes)]
         parts = [json.loads(read_line(process)) for process in running_now]
@@ -118,11 +67,6 @@ def drive_python(kind: str, port: int, shape: Shape, processes: int = 2) -> Load
         cpu=sum(part["cpu"] for part in parts),
         **{name: percentile(latencies, share) for name, share in PERCENTILES.items()},
     )
-
-
-def percentile(ordered: list[float], share: float) -> float:
-    """The least value that at least this share of all does not exceed (nearest rank)."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
 
 
 @contextmanager

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from support.children import Waits
-from support.clients import open_clients
-from support.servers import open_server
+from harness.clients import open_clients
+from harness.latency import Waits
+from harness.servers import open_server
 
 SECONDS = 3.0
 TRIES = 3

@@ -12,8 +12,10 @@ import sys
 from collections import defaultdict
 from typing import TypedDict
 
+from harness.generator import Load, Shape
+
 from . import report
-from .load import Load, Shape, drive
+from .load import drive
 from .servers import ASYNC, RAW, serving
 
 SERVERS = [RAW, ASYNC]

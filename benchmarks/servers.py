@@ -28,7 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from .processes import end_with_parent, module, pin, read_line, running
+from harness.processes import end_with_parent, pin, python_module, read_line, running
 
 ADDRESS = "tcp://127.0.0.1:0"
 GRPC_METHOD = "/benchmark/echo"
@@ -320,7 +320,7 @@ def serving(
     arguments = ["--files", str(files)]
     arguments += ["--cpu", str(cpu)] if cpu is not None else []
     arguments += ["--trace"] if trace else []
-    with running(module("servers", name, *arguments)) as process:
+    with running(python_module("benchmarks.servers", name, *arguments)) as process:
         port = int(read_line(process))
         yield Serving(CONTESTANTS[name], process.pid, port, lambda: read_line(process))
 

@@ -14,9 +14,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.generator import Load, Shape
+from harness.processes import processors
+
 from . import report
-from .load import Load, Shape, drive, is_lean
-from .processes import processors
+from .load import drive, is_lean
 from .servers import CONTESTANTS, RAW, Contestant, chosen, serving
 
 

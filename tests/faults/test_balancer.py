@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 import trio
-from support.clients import Peer
 from support.programs import cannot_be_had
-from support.servers import ServerProcess, open_server
 
 import trioreq
+from harness.clients import ClientProcess
+from harness.servers import ServerProcess, open_server
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +79,9 @@ async def who_works(servers: list[ServerProcess], name: str) -> ServerProcess:
     return worker
 
 
-async def test_a_killed_client_is_seen_through_the_balancer(tmp_path: Path, peer: Peer) -> None:
+async def test_a_killed_client_is_seen_through_the_balancer(
+    tmp_path: Path, peer: ClientProcess
+) -> None:
     async with balanced(tmp_path) as (endpoint, servers):
         await peer.connect(endpoint)
         await peer.send("wait for its end")

@@ -10,10 +10,11 @@ import time
 
 import pytest
 import trio
-from support import cable
-from support.clients import open_peer
 from support.relay import open_relay
-from support.servers import open_server
+
+from harness import cable
+from harness.clients import open_client_process
+from harness.servers import open_server
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ async def test_a_cut_cable_ends_the_work_within_the_heartbeat() -> None:
         async with (
             cable.open_cable() as line,
             open_server(f"tcp://{line.address}:0", inside=line.near, heartbeat=HEARTBEAT) as server,
-            open_peer(line.far) as peer,
+            open_client_process(line.far) as peer,
         ):
             await peer.connect(server.endpoint)
             await peer.send("wait for the cut")
@@ -53,7 +54,7 @@ async def test_a_cut_that_is_mended_in_time_is_no_end() -> None:
         async with (
             cable.open_cable() as line,
             open_server(f"tcp://{line.address}:0", inside=line.near, heartbeat=8.0) as server,
-            open_peer(line.far) as peer,
+            open_client_process(line.far) as peer,
         ):
             await peer.connect(server.endpoint)
             await peer.send("work 1.5")
@@ -74,7 +75,7 @@ async def test_loss_and_delay_end_nobody() -> None:
             cable.open_cable(loses=lambda number: number % 20 == 19, delay=0.2) as line,
             # A PONG has 5 s, as by default, but PINGs are more frequent.
             open_server(f"tcp://{line.address}:0", inside=line.near, heartbeat=10.0) as server,
-            open_peer(line.far) as peer,
+            open_client_process(line.far) as peer,
         ):
             for number in clients:
                 await peer.connect(server.endpoint, number=number)
@@ -92,7 +93,7 @@ async def test_a_relay_that_falls_silent_is_a_cut_cable() -> None:
         async with (
             open_server(heartbeat=HEARTBEAT) as server,
             open_relay(server.endpoint) as relay,
-            open_peer() as peer,
+            open_client_process() as peer,
         ):
             await peer.connect(relay.endpoint)
             await peer.send("wait for the silence")

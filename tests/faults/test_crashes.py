@@ -1,4 +1,4 @@
-"""The long measurements of `benchmarks`, in short: nothing is left of the dead, the living go on.
+"""The long measurements of the benchmarks, in short: what crashes leave, and what others notice.
 
 Time is real. What makes it deterministic: nothing is said of the order, only of the end; bounds on
 time are wide, since the machine may be busy.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from benchmarks import crowd, pump, slow, soak
+from harness.measurements import crowd, pump, slow, soak
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,10 @@ from contextlib import ExitStack
 
 import pytest
 import trio
-from support.clients import open_clients
-from support.servers import open_server
-from support.zmtp import RawPeer, message
+
+from harness.clients import open_clients
+from harness.servers import open_server
+from harness.zmtp import RawPeer, message
 
 pytestmark = pytest.mark.slow
 

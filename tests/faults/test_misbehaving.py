@@ -14,12 +14,12 @@ import time
 
 import pytest
 import trio
-from support.clients import open_clients
 from support.handlers import Log
-from support.servers import ServerProcess, open_server
 from support.serving import serving, until
 
 import trioreq
+from harness.clients import open_clients
+from harness.servers import ServerProcess, open_server
 from trioreq._server.watchdog import Watchdog
 
 pytestmark = pytest.mark.slow

@@ -11,11 +11,11 @@ import random
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.fuzz import frames
 from support.handlers import Worker
 from support.memory import serving
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from harness.fuzz import frames
 from trioreq._protocol import envelope as wire
 from trioreq._server.tally import Outcome
 

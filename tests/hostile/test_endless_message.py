@@ -20,14 +20,14 @@ from typing import Any
 import psutil
 import pytest
 import trio
-from support.clients import Clients
 from support.handlers import Worker
-from support.servers import open_server
 from support.serving import poll, serving, until
 from support.stock import ACCEPTED, DISCONNECTED, Stock, open_stock, readable
-from support.zmtp import MORE, RawPeer, frame, message
 
 import trioreq
+from harness.clients import Clients
+from harness.servers import open_server
+from harness.zmtp import MORE, RawPeer, frame, message
 from trioreq._protocol.message_guard import EXTRA
 from trioreq._transport import guard
 from trioreq._transport.guard import Lookout

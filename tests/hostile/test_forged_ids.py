@@ -10,9 +10,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.process import ServerProcess, server_process
+import trio
 from support.stock import open_stock
-from support.zmtp import LIMIT, RawPeer, message
+
+from harness.servers import open_router, open_server
+from harness.zmtp import LIMIT, RawPeer, message
 
 FIRST = 0x6B8B4567
 """The first automatic routing id of every process that has not seeded C's rand()."""
@@ -25,13 +27,13 @@ def ask(peer: RawPeer, routing_id: bytes = b"") -> None:
     assert [peer.read_frame(), peer.read_frame()] == [b"", b"hello"]
 
 
-def attack(server: ServerProcess) -> None:
-    """Take the first automatic id and the 15 behind it, and let somebody else come in."""
-    forgers = [RawPeer(server.endpoint) for _ in range(16)]
+def attack(endpoint: str) -> None:
+    """Take the first automatic id and the 15 after it, and let another peer connect."""
+    forgers = [RawPeer(endpoint) for _ in range(16)]
     try:
         for number, forger in enumerate(forgers):
             ask(forger, b"\0" + (FIRST + number).to_bytes(4, "big"))
-        with RawPeer(server.endpoint) as victim:
+        with RawPeer(endpoint) as victim:
             ask(victim)
     finally:
         for forger in forgers:
@@ -39,21 +41,23 @@ def attack(server: ServerProcess) -> None:
 
 
 @pytest.mark.slow
-def test_a_forged_id_aborts_a_stock_router(tmp_path: Path) -> None:
+async def test_a_forged_id_aborts_a_stock_router(tmp_path: Path) -> None:
     """If this fails, libzmq is mended: good, and docs/hostile.md is to be changed."""
-    with server_process("stock", tmp_path / "log") as server:
-        with pytest.raises(ConnectionResetError):
-            attack(server)
-        assert server.process.wait(LIMIT) == -signal.SIGABRT
-        assert "Assertion failed" in server.log.read_text()
+    file = tmp_path / "stderr"
+    with trio.fail_after(2 * LIMIT), file.open("w") as stderr:
+        async with open_router(stderr) as router:
+            with pytest.raises(ConnectionResetError):
+                await trio.to_thread.run_sync(attack, router.endpoint)
+            assert await router.process.wait() == -signal.SIGABRT
+    assert "Assertion failed" in file.read_text()
 
 
 @pytest.mark.slow
-def test_the_same_does_nothing_to_a_server(tmp_path: Path) -> None:
-    with server_process("trioreq", tmp_path / "log") as server:
-        attack(server)
-        assert server.look()["replied"] == 17
-        assert server.process.poll() is None
+async def test_the_same_does_nothing_to_a_server() -> None:
+    with trio.fail_after(2 * LIMIT):
+        async with open_server(kind="echo") as server:
+            await trio.to_thread.run_sync(attack, server.endpoint)
+            assert (await server.state())["statistics"][0]["replied"] == 17
 
 
 def test_nothing_shows_the_gate_or_the_reader_that_an_id_is_forged() -> None:

@@ -5,17 +5,15 @@ Time is real. What is waited for is the other side's end of a connection.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import psutil
 import pytest
 import trio
-from support.clients import Clients
 from support.handlers import Worker
-from support.process import server_process
 from support.serving import serving, until
-from support.zmtp import GREETING, LONG, SIGNATURE, RawPeer, command, frame, ready
 
+from harness.clients import Clients
+from harness.servers import open_server
+from harness.zmtp import GREETING, LONG, SIGNATURE, RawPeer, command, frame, ready
 from trioreq._transport import server_sockets
 
 READY = ready([(b"Socket-Type", b"DEALER")])
@@ -63,8 +61,8 @@ async def test_who_stops_in_the_handshake_is_thrown_out(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("claim", [2**24 + 1, 2**33, 2**40, 2**63, 2**64 - 1])
-def test_a_header_that_claims_too_much_costs_nothing(claim: int, tmp_path: Path) -> None:
-    with server_process("trioreq", tmp_path / "log") as server:
+async def test_a_header_that_claims_too_much_costs_nothing(claim: int) -> None:
+    async with open_server(kind="echo") as server:
         process = psutil.Process(server.process.pid)
         with RawPeer(server.endpoint) as peer:
             peer.shake_hands()
@@ -75,16 +73,17 @@ def test_a_header_that_claims_too_much_costs_nothing(claim: int, tmp_path: Path)
             after = process.memory_info()
         assert after.rss - before.rss < 2**20
         assert after.vms - before.vms < 2**24
-        assert server.look()["requests"] == 0
+        assert (await server.state())["statistics"][0]["requests"] == 0
 
 
 @pytest.mark.slow
-def test_a_frame_of_the_most_is_served(tmp_path: Path) -> None:
-    with server_process("trioreq", tmp_path / "log") as server, RawPeer(server.endpoint) as peer:
-        peer.shake_hands()
-        peer.send(frame(b"", 1) + frame(bytes(2**24)))
-        peer.read_frame()
-        assert len(peer.read_frame()) == 2**24
+async def test_a_frame_of_the_most_is_served() -> None:
+    async with open_server(kind="echo") as server:
+        with RawPeer(server.endpoint) as peer:
+            peer.shake_hands()
+            peer.send(frame(b"", 1) + frame(bytes(2**24)))
+            peer.read_frame()
+            assert len(peer.read_frame()) == 2**24
 
 
 @pytest.mark.parametrize(

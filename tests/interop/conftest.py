@@ -12,12 +12,10 @@ import re
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zmq
-from support.clients import Clients, open_clients
 from support.programs import NPM_PACKAGE, cannot_be_had
 
 HERE = Path(__file__).parent
@@ -54,12 +52,6 @@ def versions() -> dict[str, list[str]]:
         f"libzmq {zmq.zmq_version()}",
     ]
     return VERSIONS
-
-
-@pytest.fixture
-def clients() -> Iterator[Clients]:
-    with open_clients() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,13 @@ from unittest import mock
 
 import pytest
 import trio
-from support.clients import Clients
 from support.handlers import Worker
 from support.plain import proxied
 from support.programs import Program, open_program
 from support.serving import LIMIT, serving, until
 
 import trioreq
+from harness.clients import Clients
 from trioreq._protocol import envelope as wire
 from trioreq._protocol.connection_table import Presence
 from trioreq._protocol.envelope import Header

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import trio
 import zmq
-from support.clients import Clients
 from support.handlers import Worker
 from support.plain import plain_server
 from support.serving import LIMIT, serving, until
 
 import trioreq
+from harness.clients import Clients
 from trioreq._protocol import envelope as wire
 
 # The client.

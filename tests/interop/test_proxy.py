@@ -10,12 +10,12 @@ import sys
 import pytest
 import trio
 import zmq
-from support.clients import Clients, open_peer
 from support.handlers import Worker
 from support.plain import proxied
 from support.serving import serving
 
 import trioreq
+from harness.clients import Clients, open_client_process
 
 
 async def test_proxy_carries_requests_errors_and_envelopes(clients: Clients) -> None:
@@ -110,7 +110,7 @@ async def test_proxy_hides_a_client_that_is_killed() -> None:
 
 async def test_proxy_hides_a_plain_client_that_is_killed_until_the_ceiling() -> None:
     worker = Worker()
-    async with serving(worker, timeout=1) as server, open_peer() as peer:
+    async with serving(worker, timeout=1) as server, open_client_process() as peer:
         with proxied(server.endpoints[0]) as endpoint:
             await peer.connect(endpoint)
             await peer.send("wait")

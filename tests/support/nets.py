@@ -16,11 +16,11 @@ import trio
 import zmq
 
 import trioreq
+from harness.clients import ClientProcess, ClientSocket, open_client_process, open_clients
+from harness.zmtp import RawPeer, message
 from trioreq.testing import MemoryClient, MemoryNetwork, open_memory_network
 
-from .clients import ClientSocket, Peer, open_clients, open_peer
 from .serving import LIMIT, spy_on_sends
-from .zmtp import RawPeer, message
 
 
 class PlainClient(Protocol):
@@ -229,7 +229,7 @@ class WirePlain:
 class WireMortal:
     """A socket of libzmq in a process of its own; what it says is ASCII."""
 
-    def __init__(self, peer: Peer, socket_type: str) -> None:
+    def __init__(self, peer: ClientProcess, socket_type: str) -> None:
         self._peer = peer
         self._before = () if socket_type == "REQ" else ("",)
 
@@ -251,7 +251,7 @@ class WireMortal:
         self._peer.stop()
 
     async def resume(self) -> None:
-        self._peer.go_on()
+        self._peer.resume()
 
 
 class WireNet(Net):
@@ -301,8 +301,8 @@ class WireNet(Net):
         """As bound by the first server: later ones are to be found there too."""
         return self.server.endpoints[0] if hasattr(self, "server") else self._addr
 
-    async def _run_peer(self, task_status: trio.TaskStatus[Peer]) -> None:
-        async with open_peer() as peer:
+    async def _run_peer(self, task_status: trio.TaskStatus[ClientProcess]) -> None:
+        async with open_client_process() as peer:
             task_status.started(peer)
             await trio.sleep_forever()
 

@@ -1,14 +1,15 @@
-"""How requests ended."""
+"""How the requests of a server ended."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import trioreq
-from trioreq._protocol.endings import ENDINGS
+from harness.outcomes import OUTCOMES, ended
 
 
 def outcomes(server: trioreq.Server) -> dict[str, int]:
-    """How many ended in each way, without the zeros. Each has ended in one way, or not yet."""
-    stats = server.statistics()
-    counts = {ending.outcome: getattr(stats, ending.outcome) for ending in ENDINGS}
-    assert stats.requests == sum(counts.values()) + stats.in_flight
-    return {name: count for name, count in counts.items() if count}
+    """How many requests ended in each way; ways in which none ended are left out."""
+    statistics = asdict(server.statistics())
+    assert statistics["requests"] == ended(statistics) + statistics["in_flight"]
+    return {outcome: statistics[outcome] for outcome in OUTCOMES if statistics[outcome]}

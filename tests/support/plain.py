@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import zmq
 
-from .clients import ClientSocket
+from harness.clients import ClientSocket
 
 LOOPBACK = "tcp://127.0.0.1"
 

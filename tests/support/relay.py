@@ -12,7 +12,7 @@ from functools import partial
 
 import trio
 
-from .zmtp import address_of
+from harness.zmtp import address_of
 
 
 class Relay:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import zmq
 
-from .zmtp import LIMIT, metadata
+from harness.zmtp import LIMIT, metadata
 
 ACCEPTED = int(zmq.EVENT_ACCEPTED)
 DISCONNECTED = int(zmq.EVENT_DISCONNECTED)

@@ -1,27 +1,13 @@
-"""What tests on real sockets share: clients, a client process, and a limit on real time."""
+"""What tests of the wire share: addresses, and what a server hands over."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from support.clients import Clients, Peer, open_clients, open_peer
 from support.serving import spy_on_sends
 
 from trioreq._transport.server_sockets import BoundSockets
-
-
-@pytest.fixture
-def clients() -> Iterator[Clients]:
-    with open_clients() as opened:
-        yield opened
-
-
-@pytest.fixture
-async def peer() -> AsyncIterator[Peer]:
-    async with open_peer() as opened:
-        yield opened
 
 
 @pytest.fixture(params=["tcp", "ipc"])

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compiler import NoCompiler
-from benchmarks.load import generator
-from benchmarks.processes import ROOT
+from harness.compiler import NoCompiler
+from harness.generator import generator
+from harness.processes import ROOT
 
 LIMIT = 60  # seconds
 COMMANDS = {

@@ -15,23 +15,17 @@ from pathlib import Path
 import pytest
 import trio
 import zmq
-from support import churn
 from support.handlers import Log
 from support.serving import serving, until
-from support.zmtp import GARBAGE, GREETING, LIMIT, RawPeer, message
 
 import trioreq
+from harness import churn
+from harness.outcomes import ended
+from harness.zmtp import GARBAGE, GREETING, LIMIT, RawPeer, message
 
 pytestmark = pytest.mark.slow
 
 SLOTS = 32
-ONE_TIME = {"in_flight", "waiting", "running", "connections", "abandoned_threads"}
-NOT_ENDS = {"requests", "replies_sent", "replies_dropped", "unattributed", *ONE_TIME}
-
-
-def ends(stats: trioreq.Statistics) -> int:
-    """How many requests have ended, in any way."""
-    return sum(number for name, number in asdict(stats).items() if name not in NOT_ENDS)
 
 
 class Zoo:
@@ -128,7 +122,7 @@ async def test_nothing_is_left_of_two_thousand_who_died(addr: str) -> None:
         # Descriptors are closed, and late words read, a moment after the end is told.
         await until(lambda: (descriptors(), tasks()) == before)
         stats = server.statistics()
-        assert stats.requests == ends(stats) + stats.in_flight
+        assert stats.requests == ended(asdict(stats)) + stats.in_flight
         assert stats.connections == stats.in_flight == stats.waiting == 0
         assert stats.replied == stats.replies_sent == 500
         assert stats.failed == stats.malformed == stats.overloaded == stats.timed_out == 0
@@ -161,5 +155,5 @@ async def test_each_message_is_its_senders(
     assert ledger.messages >= 5000
     assert ledger.wrong == ledger.wrongly_gone == 0
     assert not elsewhere
-    assert stats.requests == ends(stats) == ledger.messages + ledger.gone
+    assert stats.requests == ended(asdict(stats)) == ledger.messages + ledger.gone
     assert stats.unattributed == ledger.gone

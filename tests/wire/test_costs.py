@@ -1,9 +1,9 @@
 """A request costs the server no more than it did: a guard against becoming slower unnoticed.
 
-Counted, not timed, in processes of their own; `benchmarks/costs.py` tells what and how, and the
-least of several tries counts, so a busy machine does not matter. The bounds are what
-`python -m benchmarks costs --bounds` prints, somewhat above what was measured. Who makes the server
-faster lowers them; who has to raise them knows what was paid.
+Counted, not timed, in processes of their own; `harness.measurements.costs` tells what and how, and
+the least of several tries counts, so a busy machine does not matter. The bounds are what
+`python -m benchmarks costs --bounds` prints, somewhat above what was measured. A change that makes
+the server faster lowers them; one that has to raise them shows what it costs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 
 import pytest
 
-from benchmarks import costs
+from harness.measurements import costs
 
 BOUNDS = {
     "async, one at a time": {"calls": 188.0, "lines": 564.1, "steps": 1.7, "zmq": 15.7},

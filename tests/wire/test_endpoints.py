@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import trio
-from support.clients import Clients
 from support.handlers import Worker
 from support.serving import serving
 
 import trioreq
+from harness.clients import Clients
 from trioreq._transport import endpoints
 
 

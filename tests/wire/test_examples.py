@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 import trio
 from PIL import Image
-from support.clients import Clients
 
+from harness.clients import Clients
 from trioreq._server.tally import Tally
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -16,12 +16,12 @@ import psutil
 import pytest
 import trio
 import zmq
-from support.clients import Clients, ClientSocket, Peer, open_peer
 from support.handlers import ThreadWorker, Worker
 from support.serving import poll, serving, until
-from support.zmtp import LIMIT, RawPeer, message
 
 import trioreq
+from harness.clients import ClientProcess, Clients, ClientSocket, open_client_process
+from harness.zmtp import LIMIT, RawPeer, message
 from trioreq._server.threads import Threads
 from trioreq._transport.router import BATCH, CATCH_UP, MESSAGE, Router
 
@@ -113,7 +113,7 @@ async def test_g2_who_comes_back_under_its_own_routing_id_is_heard(addr: str) ->
 
 
 async def test_g3_requests_still_unread_when_their_client_is_killed_are_never_started(
-    addr: str, peer: Peer
+    addr: str, peer: ClientProcess
 ) -> None:
     worker = Worker()
     async with serving(worker, addr) as server:
@@ -152,7 +152,7 @@ async def test_g5_memory_and_descriptors_are_given_back(addr: str, clients: Clie
             return int(process.memory_info().rss)
 
         resident = memory()
-        async with open_peer() as peer:
+        async with open_client_process() as peer:
             await peer.connect(server.endpoints[0], "DEALER", RCVHWM=1)
             for _ in range(150):
                 await peer.send("", "x")
@@ -178,7 +178,9 @@ async def test_g6_connections_are_accepted_however_long_nobody_looks_at_the_moni
         await until(lambda: gone(server))
 
 
-async def test_g6_no_client_holds_up_another(addr: str, peer: Peer, clients: Clients) -> None:
+async def test_g6_no_client_holds_up_another(
+    addr: str, peer: ClientProcess, clients: Clients
+) -> None:
     """One floods and never reads, one is stopped, one fills all turns: others are answered."""
     worker = Worker()
     async with serving(worker, addr, max_in_flight=4, max_queued_per_client=2) as server:
@@ -273,7 +275,7 @@ async def test_g6_what_the_gate_leaves_in_the_router_is_read(addr: str) -> None:
                 await until(lambda: server.statistics().requests == 8 * (many + 1))
 
 
-async def test_ipc_tells_who_asks(peer: Peer, tmp_path: object) -> None:
+async def test_ipc_tells_who_asks(peer: ClientProcess, tmp_path: object) -> None:
     seen: list[trioreq.Peer] = []
 
     async def handler(request: trioreq.Request) -> bytes:

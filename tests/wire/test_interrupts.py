@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import trio
 import zmq
-from support.clients import Clients
 from support.handlers import Worker
 from support.serving import serving, until
 
 import trioreq
+from harness.clients import Clients
 from trioreq._transport import guard
 from trioreq._transport.server_sockets import BoundSockets
 

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 import zmq
-from support.clients import Clients, Peer
 from support.stock import ACCEPTED, DISCONNECTED, TESTED, Stock, open_stock, readable, signalled
-from support.zmtp import GARBAGE, GREETING, LIMIT, SIGNATURE, RawPeer, frame, message, ready
+
+from harness.clients import ClientProcess, Clients
+from harness.zmtp import GARBAGE, GREETING, LIMIT, SIGNATURE, RawPeer, frame, message, ready
 
 LIMIT_MS = round(LIMIT * 1000)
 DEALER = [(b"Socket-Type", b"DEALER"), (b"Identity", b"")]
@@ -436,7 +437,9 @@ def test_automatic_routing_ids_start_with_zero_and_are_unique(
     assert {(routing_id[0], len(routing_id)) for routing_id in stock.routing_ids} == {(0, 5)}
 
 
-async def test_ipc_tells_user_group_and_process_of_the_peer(peer: Peer, tmp_path: Path) -> None:
+async def test_ipc_tells_user_group_and_process_of_the_peer(
+    peer: ClientProcess, tmp_path: Path
+) -> None:
     with open_stock(f"ipc://{tmp_path}/socket") as stock:
         await peer.connect(stock.endpoint)
         await peer.send("hello")
@@ -461,7 +464,7 @@ def test_what_was_said_is_delivered_after_disconnected(stock: Stock, end: bytes)
 
 @pytest.mark.slow
 async def test_a_stopped_peer_is_disconnected_by_the_heartbeat(
-    addr: str, peer: Peer, clients: Clients
+    addr: str, peer: ClientProcess, clients: Clients
 ) -> None:
     interval, timeout = 200, 200
     with open_stock(addr, HEARTBEAT_IVL=interval, HEARTBEAT_TIMEOUT=timeout) as stock:

@@ -16,19 +16,19 @@ import psutil
 import pytest
 import trio
 import zmq
-from support.clients import Clients, Peer, open_clients
 from support.handlers import Worker
 from support.serving import serving, until
-from support.zmtp import LIMIT
 
 import trioreq
+from harness.clients import ClientProcess, Clients, open_clients
+from harness.zmtp import LIMIT
 from trioreq._transport.server_sockets import LINGER, BoundSockets
 
 pytestmark = pytest.mark.slow
 
 
 async def test_a_client_that_does_not_read_holds_the_end_up_for_a_bounded_time(
-    addr: str, peer: Peer
+    addr: str, peer: ClientProcess
 ) -> None:
     async def handler(request: trioreq.Request) -> bytes:
         return b"x" * 2**22
@@ -207,7 +207,7 @@ async def test_ctrl_c_ends_all_of_it_and_comes_out_as_keyboard_interrupt(
     assert not path.exists()
 
 
-async def test_the_loop_is_not_blocked_while_the_last_words_go_out(peer: Peer) -> None:
+async def test_the_loop_is_not_blocked_while_the_last_words_go_out(peer: ClientProcess) -> None:
     """The linger runs in a thread."""
 
     async def handler(request: trioreq.Request) -> bytes:

@@ -21,11 +21,11 @@ from typing import Any
 import psutil
 import pytest
 import zmq
-from support.clients import Clients
 from support.stock import readable
 
 import trioreq
-from benchmarks.compiler import compiled
+from harness.clients import Clients
+from harness.compiler import compiled
 from trioreq._transport.messages import Messages, PyMessages
 
 SOURCE = Path(trioreq.__file__).with_name("_cmessages.c")

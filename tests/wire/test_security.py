@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import trio
 import zmq
-from support.clients import Clients, ClientSocket, open_clients
 from support.handlers import ThreadWorker, Worker
 from support.serving import poll, serving, until
-from support.zmtp import RawPeer
 
 import trioreq
+from harness.clients import Clients, ClientSocket, open_clients
+from harness.zmtp import RawPeer
 from trioreq._protocol.zap import Verdict, reply
 from trioreq._transport import curve as curve_module
 from trioreq._transport import dealer, zap_handler

@@ -6,10 +6,11 @@ Time is real; everything waits for what the other side says.
 from __future__ import annotations
 
 import trio
-from support.clients import Clients
 from support.handlers import Worker
 from support.serving import serving, until
-from support.zmtp import GREETING, RawPeer, message, ready
+
+from harness.clients import Clients
+from harness.zmtp import GREETING, RawPeer, message, ready
 
 
 async def test_a_peer_that_does_not_say_what_it_is_is_served(addr: str, clients: Clients) -> None:

@@ -61,7 +61,7 @@ def address_of(endpoint: str) -> Address:
 
 
 def abstract(name: str) -> str:
-    """An abstract address on ipc. They are the whole machine's: ours have our process's number."""
+    """An abstract address of ipc, with this process's number: the whole machine shares them."""
     return f"\0{os.getpid()}/{name}"
 
 
@@ -71,7 +71,7 @@ class RawPeer:
     Args:
         endpoint: Where to; tcp or ipc.
         source: Where from, so that the other side can tell one peer from another: an IP
-            address (all of 127.0.0.0/8 is this machine's); on ipc, any name.
+            address of 127.0.0.0/8; on ipc, any name.
     """
 
     def __init__(self, endpoint: str, source: str = "") -> None:
@@ -102,12 +102,12 @@ class RawPeer:
     def ask(
         self, kind: bytes = b"DEALER", routing_id: bytes = b"", *more: tuple[bytes, bytes]
     ) -> None:
-        """Send a greeting and READY, and wait for nothing."""
+        """Send a greeting and READY, without waiting for those of the other side."""
         properties = [(b"Socket-Type", kind), (b"Identity", routing_id), *more]
         self.send(GREETING + ready(properties))
 
     def enter(self) -> None:
-        """Wait for the other's greeting and READY: from here on one may speak."""
+        """Wait for the greeting and READY of the other side; messages may be sent after that."""
         self._read(len(GREETING))
         body = self.read_frame()
         assert body.startswith(b"\x05READY"), body
@@ -120,6 +120,7 @@ class RawPeer:
         self.enter()
 
     def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
         self.socket.sendall(data)
 
     def read_frame(self) -> bytes:
@@ -140,7 +141,7 @@ class RawPeer:
             assert body.startswith(b"\x04PONG"), body
 
     def read_end(self) -> None:
-        """Wait until the other side has closed, whatever it says before."""
+        """Wait until the other side has closed, and drop what it sends before."""
         try:
             while self.socket.recv(65536):
                 pass
@@ -150,7 +151,7 @@ class RawPeer:
     def send_until_end(self, data: bytes) -> int:
         """Send the same again and again, until the other side has closed; returns how many bytes.
 
-        A plain `send` would not do: it goes on waiting when nobody will ever read.
+        A plain `send` waits for room, also when the other side will never read again.
         """
         self.socket.setblocking(False)
         sent = 0
@@ -168,7 +169,7 @@ class RawPeer:
             self.socket.settimeout(LIMIT)
 
     def unread(self) -> bytes:
-        """What has come and was not read; does not wait."""
+        """What has arrived and was not read; does not wait."""
         self.socket.setblocking(False)
         try:
             return self._buffer + self.socket.recv(65536)
@@ -178,11 +179,11 @@ class RawPeer:
             self.socket.settimeout(LIMIT)
 
     def close(self) -> None:
-        """Leave in the usual way."""
+        """Close the connection."""
         self.socket.close()
 
     def reset(self) -> None:
-        """Leave as one does who has crashed: with a reset, where there is such a thing."""
+        """Close the connection with a reset, which tcp has, and ipc does not."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 

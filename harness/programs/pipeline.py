@@ -1,9 +1,9 @@
 """Many clients in one process that send many requests each and do not wait for replies.
 
-    python -m support.pipeline ENDPOINT CLIENTS REQUESTS BODY reads|deaf
+    python -m harness.programs.pipeline ENDPOINT CLIENTS REQUESTS BODY reads|deaf
 
-Writes a line when all is sent. Those that read go on to read, until they are stopped; the deaf
-never do, and send one more request every second.
+It writes a line when all is sent. With ``reads`` the clients read from then on, until they are
+stopped; with ``deaf`` they never read, and send one more request every second.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import selectors
 import sys
 import time
 
-from .zmtp import RawPeer, message
+from ..zmtp import RawPeer, message
 
 
 def main() -> None:

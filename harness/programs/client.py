@@ -1,7 +1,9 @@
-"""A client in a process of its own, which does what it is told on its standard input.
+"""A client with any number of sockets, which does what its standard input says.
 
-Each line in is a JSON list, each line out the answer to one. Only pyzmq is used: this is
-anybody's client, not trioreq's.
+    python -m harness.programs.client
+
+Each line in is a JSON list, each line out the answer to one. Only pyzmq is used: this is a stock
+client, and not trioreq's.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import zmq
 
 
 def main() -> None:
-    """Obey, line by line, until the input ends."""
+    """Do what each line says, until the input ends."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     sockets: dict[int, zmq.Socket[bytes]] = {}
     for line in sys.stdin:

@@ -1,44 +1,22 @@
-"""Clients: in this process, over a raw socket, and in processes that can be killed."""
+"""Clients of libzmq: sockets in this process, and processes with sockets, which can be killed."""
 
 from __future__ import annotations
 
 import json
 import os
 import select
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 
 import trio
 import zmq
 
-PEER = Path(__file__).with_name("peer.py")
+from .children import Child, open_process
+from .processes import python_module
 
 
-class Peer:
-    """A client process with any number of sockets."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self.process = process
-        self.pid = process.pid
-        assert isinstance(process.stdin, trio.lowlevel.FdStream)
-        assert isinstance(process.stdout, trio.lowlevel.FdStream)
-        self._stdin = process.stdin
-        self._stdout = process.stdout
-        self._buffer = b""
-
-    async def _tell(self, *command: object) -> list[str]:
-        await self._stdin.send_all(json.dumps(command).encode() + b"\n")
-        while b"\n" not in self._buffer:
-            more = await self._stdout.receive_some()
-            assert more, "the client process has died"
-            self._buffer += more
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        answer: list[str] = json.loads(line)
-        return answer
+class ClientProcess(Child):
+    """A process that runs `harness.programs.client`: a client with any number of sockets."""
 
     async def connect(
         self,
@@ -49,62 +27,50 @@ class Peer:
         number: int = 0,
         **options: int,
     ) -> None:
-        await self._tell("connect", number, kind, endpoint, routing_id, options)
+        """Connect a socket of this number; `options` are those of a socket, such as ``LINGER``."""
+        await self._order("connect", number, kind, endpoint, routing_id, options)
 
     async def send(self, *frames: str, number: int = 0) -> None:
-        await self._tell("send", number, *frames)
+        """Send a message."""
+        await self._order("send", number, *frames)
 
     async def receive(self, number: int = 0) -> list[str]:
-        return await self._tell("receive", number)
+        """Wait for a message; returns its frames."""
+        return await self._order("receive", number)
 
     async def close(self, number: int = 0) -> None:
-        await self._tell("close", number)
+        """Close a socket."""
+        await self._order("close", number)
 
     def send_blocking(self, *frames: str, number: int = 0) -> None:
-        """Send, while this process's trio loop is held up."""
+        """Send a message, and block this process's trio loop meanwhile."""
         os.write(self._stdin.fileno(), json.dumps(["send", number, *frames]).encode() + b"\n")
         answer = b""
         while not answer.endswith(b"\n"):
             assert select.select([self._stdout.fileno()], [], [], 5)[0]
             answer += os.read(self._stdout.fileno(), 100)
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        os.kill(self.pid, signal.SIGKILL)
-
     def kill_blocking(self) -> None:
-        """SIGKILL, and wait for the end, while this process's trio loop is held up."""
+        """SIGKILL, and wait for the end, and block this process's trio loop meanwhile."""
         descriptor = os.pidfd_open(self.pid)
         self.kill()
         select.select([descriptor], [], [], 5)
         os.close(descriptor)
 
-    def stop(self) -> None:
-        """SIGSTOP: it neither reads nor answers heartbeats, and its connections stay."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
+    async def _order(self, *order: object) -> list[str]:
+        answer: list[str] = json.loads(await self.ask(json.dumps(order)))
+        return answer
 
 
 @asynccontextmanager
-async def open_peer(inside: Sequence[str] = ()) -> AsyncIterator[Peer]:
-    """A client process, killed at the end if it still lives; its command is put behind `inside`."""
-    process = await trio.lowlevel.open_process(
-        [*inside, sys.executable, str(PEER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    try:
-        yield Peer(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            await process.stdin.aclose()
-            await process.stdout.aclose()
+async def open_client_process(inside: Sequence[str] = ()) -> AsyncIterator[ClientProcess]:
+    """A client process, killed at the end.
+
+    Args:
+        inside: Words before the command, such as ``ip netns exec NAME``.
+    """
+    async with open_process([*inside, *python_module("harness.programs.client")]) as process:
+        yield ClientProcess(process)
 
 
 class ClientSocket:
@@ -114,18 +80,22 @@ class ClientSocket:
         self.raw = raw
 
     async def send(self, *frames: bytes) -> None:
+        """Send a message, once there is room for it."""
         await self._wait(zmq.POLLOUT)
         self.raw.send_multipart(frames, zmq.NOBLOCK)
 
     async def receive(self) -> list[bytes]:
+        """Wait for a message; returns its frames."""
         await self._wait(zmq.POLLIN)
         return self.raw.recv_multipart(zmq.NOBLOCK)
 
     async def request(self, *frames: bytes) -> list[bytes]:
+        """Send a message, and wait for the next that comes."""
         await self.send(*frames)
         return await self.receive()
 
     def close(self) -> None:
+        """Close it, and drop what was not sent."""
         self.raw.close(linger=0)
 
     async def _wait(self, event: int) -> None:
@@ -139,11 +109,12 @@ class Clients:
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.max_sockets = 4096
-        self._sockets: list[zmq.Socket[bytes]] = []  # held, so that none closes before its time
+        self._sockets: list[zmq.Socket[bytes]] = []  # held: one that is collected is closed
 
     def connect(
         self, endpoint: str, kind: int = zmq.REQ, routing_id: bytes = b"", **options: int
     ) -> ClientSocket:
+        """Connect a socket; `options` are those of a socket, such as ``RCVHWM``."""
         raw = self._context.socket(kind)
         self._sockets.append(raw)
         raw.linger = 0
@@ -155,11 +126,13 @@ class Clients:
         return ClientSocket(raw)
 
     def close(self) -> None:
+        """Close all sockets, and the Context."""
         self._context.destroy(linger=0)
 
 
 @contextmanager
 def open_clients() -> Iterator[Clients]:
+    """Clients in this process, closed at the end."""
     clients = Clients()
     try:
         yield clients

@@ -1,9 +1,9 @@
-"""A crowd of DEALER clients in one process, which all do the same when told.
+"""Many DEALER clients in one process, which all send the same requests.
 
-    python -m support.crowd ENDPOINT CLIENTS
+    python -m harness.programs.crowd ENDPOINT CLIENTS
 
-Each line of the input is a body that all of them send as a request; if it begins with ``echo``
-they wait for their replies. An answering line tells that it is done.
+It writes a line when all are connecting. Each line of the input is a body that all of them send as
+a request; if it begins with ``echo``, they wait for their replies. Then a line is written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LIMIT = 60_000  # milliseconds
 
 
 def main() -> None:
-    """Connect, and obey, until the input ends."""
+    """Connect, and send what each line says, until the input ends."""
     endpoint, count = sys.argv[1:]
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     context.max_sockets = int(count) + 10

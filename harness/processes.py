@@ -1,4 +1,4 @@
-"""Child processes that end when they should: no benchmark leaves one behind.
+"""Child processes, for blocking code: none outlives the parent. `children` has those for trio.
 
 A child ends when its context does, whatever ends that; when this process is killed outright, the
 kernel ends the child (`end_with_parent`).
@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1
-LIMIT = 120  # seconds in which a child says something
+LIMIT = 120  # seconds in which a child must write a line
 
 
 class ChildFailed(Exception):
@@ -36,14 +36,14 @@ def pin(cpu: int | None) -> None:
         os.sched_setaffinity(0, {cpu})
 
 
-def module(name: str, *arguments: object) -> list[str]:
-    """The command that runs a module of this package."""
-    return [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
+def python_module(name: str, *arguments: object) -> list[str]:
+    """The command that runs a module, which must be found from `ROOT` or be installed."""
+    return [sys.executable, "-m", name, *map(str, arguments)]
 
 
 @contextmanager
 def running(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    """Run a command with pipes for input and output; kill it at the end."""
+    """Run a command in `ROOT` with pipes for input and output; kill it at the end."""
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -55,14 +55,14 @@ def running(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def read_line(process: subprocess.Popen[str]) -> str:
-    """The next line that a child prints.
+    """The next line that a child writes.
 
     Raises:
-        ChildFailed: It has ended instead, or has said nothing for too long.
+        ChildFailed: It has ended instead, or has written nothing for `LIMIT` seconds.
     """
 
     def give_up(*_: object) -> None:
-        raise ChildFailed(f"{process.args!r} has said nothing for {LIMIT} seconds")
+        raise ChildFailed(f"{process.args!r} has written nothing for {LIMIT} seconds")
 
     assert process.stdout is not None
     signal.signal(signal.SIGALRM, give_up)
@@ -77,7 +77,7 @@ def read_line(process: subprocess.Popen[str]) -> str:
 
 
 def output_of(command: Sequence[str]) -> str:
-    """Run a command to its end; returns what it printed.
+    """Run a command to its end; returns what it wrote.
 
     Raises:
         ChildFailed: It failed.

@@ -1,4 +1,4 @@
-"""Hostile peers by the thousand: each a script that its seed and its number make, and no other.
+"""Hostile peers by the thousand, each a script that its seed and its number determine.
 
     for number in range(1000):
         run_script(endpoint, script(seed, number))
@@ -40,7 +40,7 @@ Frames = list[bytes]
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What one peer does: `opening`, then wait to be let in if `enters`, then `speech`, an end."""
+    """What a peer does: `opening`, a handshake if `enters`, then `speech`, and an `end`."""
 
     opening: bytes
     enters: bool
@@ -50,7 +50,7 @@ class Script:
 
 def script(seed: int, number: int) -> Script:
     """The script of this number."""
-    source = random.Random(f"{seed}/{number}")  # it is no secret
+    source = random.Random(f"{seed}/{number}")  # not a secret
     end: End = source.choice(("close", "reset", "silence"))
     if source.random() < 0.4:
         return Script(_bad_opening(source), enters=False, speech=b"", end=end)
@@ -155,9 +155,10 @@ def _damaged(source: random.Random, good: bytes) -> bytes:
 
 
 def run_script(endpoint: str, todo: Script, source: str = "") -> RawPeer | None:
-    """Be that peer; returns it if it is to stay open.
+    """Run a script; returns the peer if its connection stays open.
 
-    Whatever the server does to it is right, as long as it does it within `PATIENCE`.
+    The server may end the connection at any time, but must not let the peer wait longer than
+    `PATIENCE`.
     """
     peer = RawPeer(endpoint, source)
     peer.socket.settimeout(PATIENCE)
@@ -166,7 +167,7 @@ def run_script(endpoint: str, todo: Script, source: str = "") -> RawPeer | None:
         if todo.enters:
             with suppress(AssertionError):  # an ERROR for a READY
                 peer.enter()
-            peer.socket.setblocking(False)  # it need not be read, nor read itself
+            peer.socket.setblocking(False)  # the server may have stopped reading
             with suppress(BlockingIOError):
                 peer.socket.send(todo.speech)
     if todo.end == "silence":
@@ -190,7 +191,7 @@ def hammer(endpoint: str, seed: int, numbers: range, threads: int = 4) -> None:
 
     def run(number: int) -> None:
         todo = script(seed, number)
-        # Addresses of their own: one has too few ports for thousands of closed connections.
+        # One address has too few ports for thousands of closed connections.
         address = f"127.1.{number % 200}.{number % 250 + 1}"
         try:
             peer = run_script(endpoint, todo, address)

@@ -1,4 +1,4 @@
-"""The parts of the benchmarks that are in C, compiled when they are first needed."""
+"""What is in C, compiled when it is first needed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def compiled(source: Path, *options: str) -> str:
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise NoCompiler(f"{source.name} needs a C compiler: install one, or name it in $CC")
-    folder = tempfile.mkdtemp(prefix="trioreq-benchmarks-")
+    folder = tempfile.mkdtemp(prefix="trioreq-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     result = f"{folder}/{source.stem}"
     command = [compiler, "-O2", "-o", result, str(source), *options]

@@ -1,12 +1,12 @@
-"""Clients that come in groups, ask, and die: killed with their process, or cut off by a reset.
+"""Clients that connect in groups, ask, and die: killed with their process, or by a reset.
 
-    python -m support.flock PROCESSES CONNECTIONS
+    python -m harness.programs.crashing PROCESSES CONNECTIONS
 
 Each line of the input is a JSON list: a way to die, ``killed`` or ``reset``, the number of the
 first client, and for each kind of request an endpoint and a body; clients take the kinds in turn.
 A group of so many processes is forked, each with so many connections. Once all have asked, they
 die, and a line is written: how many have asked. Every fourth process of those that are killed has
-REQ sockets of libzmq, the others speak by hand.
+REQ sockets of libzmq, the others are peers that speak ZMTP by hand.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import sys
 
 import zmq
 
-from .zmtp import RawPeer, message
+from ..zmtp import RawPeer, message
 
 ASKED = b"."
-ALONE = 60  # seconds after which it dies in any case
-LIMIT = 10_000  # milliseconds for a client to get connected in
+LONGEST = 60  # seconds after which a process dies in any case
+LIMIT = 10_000  # milliseconds in which a client must be connected
 
 
 def live(way: str, process: int, requests: list[tuple[str, bytes]], asked: int) -> None:
-    """What one process of a group does: connect all, and then ask in one breath."""
-    signal.alarm(ALONE)
+    """Be one process of a group: connect all clients, and then send all requests at once."""
+    signal.alarm(LONGEST)
     if way == "killed" and process % 4 == 0:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         sockets = [context.socket(zmq.REQ) for _ in requests]
@@ -50,7 +50,7 @@ def live(way: str, process: int, requests: list[tuple[str, bytes]], asked: int) 
 
 
 def group(way: str, first: int, kinds: list[tuple[str, str]], size: int, each: int) -> int:
-    """Let a group live and die; returns how many have asked."""
+    """Let a group connect, ask and die; returns how many have asked."""
     read, write = os.pipe()
     children: list[int] = []
     for process in range(size):
@@ -65,7 +65,7 @@ def group(way: str, first: int, kinds: list[tuple[str, str]], size: int, each: i
             finally:
                 os._exit(1)
         if not children:
-            os.setpgid(child, child)  # both do it: whoever is first
+            os.setpgid(child, child)  # the child does the same: either may be first
         children.append(child)
     os.close(write)
     asked = 0
@@ -79,7 +79,7 @@ def group(way: str, first: int, kinds: list[tuple[str, str]], size: int, each: i
 
 
 def main() -> None:
-    """Obey, line by line, until the input ends."""
+    """Do what each line says, until the input ends."""
     size, each = int(sys.argv[1]), int(sys.argv[2])
     for line in sys.stdin:
         way, first, kinds = json.loads(line)

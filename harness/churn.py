@@ -1,9 +1,9 @@
-"""Peers that come, speak and go, many a second, and what was really so about each of them.
+"""Peers that connect, send and leave, many a second, and a check of whom each message is from.
 
-Each peer connects from an address that nobody else ever connects from, and names it in all that
-it says. The kernel tells who holds a descriptor; it is asked when the table of presence takes
-in that a connection was accepted. At that time the connection holds its descriptor for sure, if
-it is one that will ever speak: it cannot before the gate's answer, which comes later.
+Each peer connects from an address of its own, and names it in each message. The kernel knows the
+address of a descriptor's other end; it is asked when the connection table takes in that a
+connection was accepted. The connection still holds its descriptor then, if it ever sends a message:
+it cannot before the gate's answer, which comes later.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def new_address() -> str:
 
 
 class Ledger:
-    """Who sent each message, by the kernel; and who, by trioreq and by the descriptor alone.
+    """Who sent each message: by the kernel, by trioreq, and by the descriptor alone.
 
     Attributes:
         messages: Messages that were given to a connection.
         wrong: Of those, how many were another connection's.
         looked_up: Messages that were looked up, not known by an automatic routing id.
-        gone: Of those, how many were found to be from one who is gone.
-        wrongly_gone: Of those, how many were not.
+        gone: Of those, how many were found to be from a connection that has ended.
+        wrongly_gone: Of those, how many were from one that has not.
         wrong_by_descriptor: Of those looked up, for how many the newest connection on the
             descriptor is another one.
     """
@@ -59,16 +59,19 @@ class Ledger:
         self._ended: set[int] = set()
 
     def opened(self, number: int, descriptor: int) -> None:
+        """A connection was accepted."""
         self._newest[descriptor] = number
         address = peer_of(descriptor)
         self._holder[number] = address
         self._number[address] = number
 
     def ended(self, number: int | None) -> None:
+        """A connection has ended."""
         assert number is not None, "an end without an opening"
         self._ended.add(number)
 
     def attributed(self, address: str, descriptor: int, link: RouterLink | None) -> None:
+        """A message from this address was looked up; `link` is None if its peer is gone."""
         self.looked_up += 1
         self.wrong_by_descriptor += self._holder.get(self._newest[descriptor]) != address
         if link is None:
@@ -76,6 +79,7 @@ class Ledger:
             self.wrongly_gone += self._number[address] not in self._ended
 
     def arrived(self, address: str, number: int) -> None:
+        """A message from this address was given to a connection."""
         self.messages += 1
         self.wrong += self._holder.get(number) != address
 
@@ -133,7 +137,7 @@ def watched() -> Iterator[Ledger]:
 
 
 def peer_of(descriptor: int) -> str:
-    """Who is on the other end of a descriptor of this process; "" if nobody is any more."""
+    """The address of a descriptor's other end; empty if there is none any more."""
     with suppress(OSError):
         borrowed = socket.socket(fileno=descriptor)
         try:
@@ -147,19 +151,19 @@ def peer_of(descriptor: int) -> str:
 
 
 def live(endpoint: str, number: int) -> None:
-    """Come, say some, and go, in one of many ways."""
+    """Connect, send, and leave, in one of several ways."""
     address = new_address()
     name = address.encode()
     say = message(name, b"", name)
     way = number % 7
     if number % 3 == 0:
         routing_id = b""
-    elif way < 3:  # its own: who takes one of the living is ignored, and would wait in vain
+    elif way < 3:  # its own: under one that is taken, it would have no replies
         routing_id = b"id of " + name
     else:
         routing_id = b"id %d" % (number % ROUTING_IDS)
     with (
-        suppress(BrokenPipeError, ConnectionResetError),  # the server may be quicker to end it
+        suppress(BrokenPipeError, ConnectionResetError),  # the server may have ended it
         RawPeer(endpoint, address) as peer,
     ):
         peer.shake_hands(b"DEALER", routing_id)
@@ -169,7 +173,7 @@ def live(endpoint: str, number: int) -> None:
                 assert [peer.read_frame() for _ in range(3)] == [name, b"", name]
         match way:
             case 0:
-                peer.send(say + GARBAGE)  # libzmq tells of the end before what was said
+                peer.send(say + GARBAGE)  # libzmq reports the end before what was sent
             case 1 | 4:
                 peer.send(say * 2 + say[:-1])
                 peer.reset()
@@ -180,7 +184,7 @@ def live(endpoint: str, number: int) -> None:
 
 
 def load(endpoint: str, connections: int, live: Callable[[str, int], None] = live) -> float:
-    """Let so many peers live, some at a time; returns how many seconds it took. Blocks."""
+    """Run so many peers, some at a time; returns how many seconds it took. Blocks."""
     start = time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
         for running in [pool.submit(live, endpoint, number) for number in range(connections)]:

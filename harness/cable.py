@@ -21,7 +21,7 @@ TUNSETIFF = 0x400454CA
 IFF_TUN = 0x0001
 IFF_NO_PI = 0x1000
 ADDRESSES = ("10.231.0.1", "10.231.0.2")
-PACKETS = 10_000  # on their way at once, in each direction
+PACKETS = 10_000  # that may be on their way in each direction
 BIG = 65536
 
 
@@ -42,9 +42,9 @@ class Cable:
     """The cable.
 
     Attributes:
-        near: What a command is put behind to run on the one machine.
+        near: Words before a command that runs on the one machine.
         far: The same for the other.
-        address: Where the near machine is.
+        address: The IP address of the near machine.
         loses: Whether the packet of this number is lost; numbers run from 0 in each direction.
         delay: Seconds that a packet takes.
         lost: Packets lost to `loses`.
@@ -61,11 +61,11 @@ class Cable:
         self.near, self.far = (["ip", "netns", "exec", _name(side)] for side in (0, 1))
 
     def cut(self) -> None:
-        """From now on, nothing arrives: no FIN, no RST, no ACK."""
+        """Deliver nothing from now on: no FIN, no RST, no ACK."""
         self._cut = True
 
     def mend(self) -> None:
-        """Put it together again."""
+        """Deliver again."""
         self._cut = False
 
     async def carry(self, source: int, target: int) -> None:
@@ -97,7 +97,7 @@ class Cable:
 async def open_cable(
     *, loses: Callable[[int], bool] = lambda _: False, delay: float = 0.0
 ) -> AsyncIterator[Cable]:
-    """Make two machines and a cable, and take them away at the end."""
+    """Two machines and a cable, removed at the end."""
     cable = Cable(loses, delay)
     ends: list[int] = []
     try:

@@ -1,16 +1,15 @@
-"""A server in a process of its own, whose handlers do what requests say, and which tells of it.
+"""A server whose handlers do what requests say, and which reports what happens.
 
-    python server.py ADDRESS OPTIONS [plain]
+    python -m harness.programs.server ADDRESS OPTIONS async|plain|both|echo
 
-What it tells are JSON lines on its standard output: ``["serving", endpoint]``, then for each
-request that asks for it ``["started", name, time]`` and how that ended, what is logged, and how it
-is whenever it is asked on its standard input. Times are those of the system's monotonic clock, the
-same for all processes.
+It writes JSON lines to its standard output: ``["serving", endpoint]``, then for each request that
+asks for it ``["started", name, time]`` and how that ended, ``["log", text, time]`` for what it logs
+as a warning or worse, and ``["is", state]`` for each byte that it reads from its standard input.
+Times are those of the system's monotonic clock, which is the same for all processes.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -25,38 +24,33 @@ import trio
 
 import trioreq
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
+from ..memory import resident_memory
+
 SHIELD = 0.05  # seconds for which a handler shields itself
-SLEEP = 0.02  # seconds for which a plain function does not ask
-STUBBORN = 60.0  # seconds after which what nobody ends ends: a test that failed must end too
+SLEEP = 0.02  # seconds for which a plain function does not look whether it is cancelled
+LONGEST = 60.0  # seconds after which a plain function ends in any case, so that the process can
 
-_telling = threading.Lock()
+_reporting = threading.Lock()
 
 
-def tell(*words: object) -> None:
+def report(*words: object) -> None:
     """Write a line, from any thread."""
     line = json.dumps(words).encode() + b"\n"
-    with _telling:
+    with _reporting:
         while line:
             line = line[os.write(1, line) :]
 
 
-def memory() -> int:
-    """Bytes that this process has in memory, without those that malloc only keeps."""
-    ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/statm") as file:  # noqa: PTH123  # Path is kept out of what is measured
-        return int(file.read().split()[1]) * PAGE
-
-
-class Telling(logging.Handler):
-    """Tells what is logged, in the place of a name."""
+class LogReporter(logging.Handler):
+    """Reports what is logged."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tell("log", record.getMessage(), time.monotonic())
+        """Report it, with its traceback if it has one."""
+        report("log", self.format(record), time.monotonic())
 
 
 class Cancelled:
-    """How many that hold were cancelled, and when the last was."""
+    """How many requests to ``hold`` were cancelled, and when the last was."""
 
     number = 0
     last = 0.0
@@ -67,11 +61,11 @@ async def handler(request: trioreq.Request) -> bytes:
     verb, _, rest = request.body.decode().partition(" ")
     match verb:
         case "wait":
-            tell("started", rest, time.monotonic())
+            report("started", rest, time.monotonic())
             try:
                 await trio.sleep_forever()
             except trio.Cancelled:
-                tell(str(request.cancel_reason), rest, time.monotonic())
+                report(str(request.cancel_reason), rest, time.monotonic())
                 raise
         case "hold":
             try:
@@ -102,11 +96,11 @@ async def handler(request: trioreq.Request) -> bytes:
 
 
 def plain_handler(request: trioreq.Request) -> bytes:
-    """The same as a plain function: ``check`` asks whether anybody waits, ``deaf`` does not."""
+    """The same as a plain function: ``check`` looks whether it is cancelled, ``deaf`` does not."""
     verb, _, rest = request.body.decode().partition(" ")
     match verb:
         case "check":
-            end = time.monotonic() + STUBBORN
+            end = time.monotonic() + LONGEST
             while time.monotonic() < end:
                 trioreq.check_cancelled()
                 time.sleep(0.001)
@@ -119,22 +113,27 @@ def plain_handler(request: trioreq.Request) -> bytes:
     return request.body
 
 
+async def echo(request: trioreq.Request) -> bytes:
+    """Take any body."""
+    return request.body
+
+
 def compute(seconds: float) -> None:
-    """Never let go of Python's lock, but when it is taken away."""
+    """Hold Python's lock, except when the interpreter takes it away."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
 
 
-async def obey(server: trioreq.Server, threads: trioreq.Server | None) -> None:
-    """Answer each byte with how the server is, until the input ends."""
+async def report_states(server: trioreq.Server, threads: trioreq.Server | None) -> None:
+    """Answer each byte with the state, until the input ends."""
     stdin = trio.lowlevel.FdStream(os.dup(0))
     while await stdin.receive_some(1):
         servers = [server] if threads is None else [server, threads]
-        tell(
+        report(
             "is",
             {
-                "memory": memory(),
+                "memory": resident_memory(),
                 "descriptors": len(os.listdir("/proc/self/fd")) - 1,  # noqa: PTH208
                 "tasks": trio.lowlevel.current_statistics().tasks_living,
                 "threads": threading.active_count(),
@@ -146,17 +145,25 @@ async def obey(server: trioreq.Server, threads: trioreq.Server | None) -> None:
         )
 
 
+HANDLERS: dict[str, Any] = {
+    "async": handler,
+    "plain": plain_handler,
+    "both": handler,
+    "echo": echo,
+}
+
+
 async def main(addr: str, options: dict[str, Any], kind: str) -> None:
     """Serve until the input ends; `kind` ``both`` has a second server for plain functions."""
-    logging.getLogger("trioreq").addHandler(Telling(logging.WARNING))
+    logging.getLogger("trioreq").addHandler(LogReporter(logging.WARNING))
     async with trio.open_nursery() as nursery:
-        first = plain_handler if kind == "plain" else handler
+        first = HANDLERS[kind]
         server = await nursery.start(partial(trioreq.serve, first, addr, **options))
         threads = None
         if kind == "both":
             threads = await nursery.start(partial(trioreq.serve, plain_handler, addr, **options))
-        tell("serving", *(one.endpoints[0] for one in (server, threads) if one is not None))
-        await obey(server, threads)
+        report("serving", *(one.endpoints[0] for one in (server, threads) if one is not None))
+        await report_states(server, threads)
         nursery.cancel_scope.cancel()
 
 

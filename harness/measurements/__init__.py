@@ -1,0 +1,1 @@
+"""What is measured both by a test, in short, and by a benchmark, in full."""

@@ -91,10 +91,10 @@ class SharedFairQueue(FairQueue[C, T]):
     """A fair queue whose slots are released by threads.
 
     `release_in_thread` and `grant` may be called in any thread, everything else in the event
-    loop's. Released slots are put aside and granted in bulk: by a thread that finds nothing granted, by the
-    event loop when it has queued items, and before it sleeps. A thread releases first, and then
-    looks for items that wait; the event loop queues first, and then looks for slots that were
-    released: one of the two sees the other. So the lock is taken once for many items.
+    loop's. Released slots are put aside and granted in bulk: by a thread that finds nothing
+    granted, by the event loop when it has queued items, and before it sleeps. A thread releases
+    first, and then looks for items that wait; the event loop queues first, and then looks for slots
+    that were released: one of the two sees the other. So the lock is taken once for many items.
 
     Attributes:
         granted: Items that have a slot, to be taken from the left by the thread that runs them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -59,7 +59,7 @@ class Client:
         self.warned: set[Ending] = set()
         self.task_name = f"client {peer.id}: {handler_name}"
         self._nursery: trio.Nursery | None = None
-        self._unstarted: list[PendingRequest] | None = None
+        self._unstarted: list[tuple[Run, PendingRequest]] | None = None
 
     def start(
         self, request: PendingRequest, run: Run, server: trio.Nursery, context: Context
@@ -73,33 +73,27 @@ class Client:
             context: The context that tasks inherit: the server's, and not that of the caller,
                 which may be another request.
         """
+        start_soon: Any  # its type is lost in `Context.run`
         if self._nursery is not None:
-            context.run(self._start, self._nursery, run, request)
+            start_soon = self._nursery.start_soon
+            context.run(start_soon, run, request, name=self.task_name)
         elif self._unstarted is not None:  # the nursery is being opened
-            self._unstarted.append(request)
+            self._unstarted.append((run, request))
         else:
-            self._unstarted = [request]
-            context.run(self._start_client, server, self._unstarted, run)
+            self._unstarted = [(run, request)]
+            start_soon = server.start_soon
+            context.run(start_soon, self._live, self._unstarted, name=f"client {self.peer.id}")
 
-    def _start(self, nursery: trio.Nursery, run: Run, request: PendingRequest) -> None:
-        nursery.start_soon(run, request, name=self.task_name)
-
-    def _start_client(
-        self, server: trio.Nursery, unstarted: list[PendingRequest], run: Run
-    ) -> None:
-        server.start_soon(self._live, unstarted, run, name=f"client {self.peer.id}")
-
-    async def _live(self, unstarted: list[PendingRequest], run: Run) -> None:
+    async def _live(self, unstarted: list[tuple[Run, PendingRequest]]) -> None:
         """Keep the nursery open until the client's scope is cancelled."""
         async with trio.open_nursery() as nursery:
             if self._unstarted is unstarted:  # else it was cancelled before it began
                 self._nursery = nursery
                 self._unstarted = None
-                for request in unstarted:
-                    self._start(nursery, run, request)
+            for run, request in unstarted:  # also if they have ended: they release their slots
+                nursery.start_soon(run, request, name=self.task_name)
+            if self._nursery is nursery:
                 await trio.sleep_forever()
-            for request in unstarted:  # they have ended, and give their slots back
-                self._start(nursery, run, request)
 
     def cancel(self, reason: str) -> None:
         """Cancel the client's scope, and with it all that runs there.

@@ -19,6 +19,9 @@ class Observer:
     A method that a subclass does not override is never called, and costs nothing.
     """
 
+    def batch_read(self) -> None:
+        """Messages were read, and are worked on now."""
+
     def arrived(self, request: PendingRequest) -> None:
         """A request was read."""
 
@@ -33,17 +36,11 @@ class Counters(Observer):
     """Counts for `Server.statistics`.
 
     Attributes:
-        requests: Requests that were read.
-        endings: How many of them ended, by ending.
+        endings: How many requests ended, by ending.
     """
 
     def __init__(self) -> None:
-        self.requests = 0
         self.endings: dict[Ending, int] = dict.fromkeys(ENDINGS, 0)
-
-    def arrived(self, request: PendingRequest) -> None:
-        """As in `Observer`."""
-        self.requests += 1
 
     def ended(self, request: PendingRequest, ending: Ending) -> None:
         """As in `Observer`."""
@@ -60,6 +57,13 @@ class Counters(Observer):
 class RequestLog(Observer):
     """Logs how requests end: each at level DEBUG, and a client's first fault at WARNING."""
 
+    def __init__(self) -> None:
+        self._debug = False
+
+    def batch_read(self) -> None:
+        """As in `Observer`."""
+        self._debug = log.isEnabledFor(logging.DEBUG)
+
     def ended(self, request: PendingRequest, ending: Ending) -> None:
         """As in `Observer`."""
         if ending is MALFORMED or ending is OVERLOADED:
@@ -67,7 +71,7 @@ class RequestLog(Observer):
             if ending not in warned:
                 warned.add(ending)
                 log.warning("%s: %s (further ones are not logged)", request.client, ending.log)
-        elif log.isEnabledFor(logging.DEBUG):
+        elif self._debug:
             log.debug("client %d: %s%s", request.client.id, ending.log, _times(request))
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import trio
-
 from .._transport.router import BATCH, Router
 from .._transport.zap_handler import AccessRules
 from .client import Client
@@ -53,7 +51,7 @@ class Reader:
             return None
         self.messages += len(messages)
         requests, outbox = self._requests, self._router.outbox
-        now = requests.batch_time = trio.current_time()
+        now = requests.begin_batch()
         outbox.cork()
         runnable = []
         for connection, frames in messages:
@@ -68,7 +66,7 @@ class Reader:
             request = requests.accept(client, frames, now)
             if request is not None:
                 runnable.append(request)
-        requests.batch_time = None
+        requests.in_batch = False
         outbox.flush()
         return runnable
 

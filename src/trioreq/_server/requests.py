@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import trio
 
@@ -158,7 +158,8 @@ class Requests:
     Attributes:
         deadlines: When requests time out.
         closing: Whether the server accepts no more requests.
-        batch_time: The reading of the clock for the batch that is being worked on; None if none is.
+        now: The last reading of the clock: one serves for all requests of a batch.
+        in_batch: Whether a batch is being worked on, in one step of the event loop.
         late_replies: Results of handlers whose client had disconnected.
     """
 
@@ -178,14 +179,24 @@ class Requests:
         self.closing = False
         self.idle = trio.Event()
         self.in_flight = 0
-        self.batch_time: float | None = None
+        self._clock = trio.lowlevel.current_clock().current_time
+        self.now = self._clock()
+        self.in_batch = False
         self.late_replies = 0
-        self._arrived: tuple[Callable[[PendingRequest], None], ...]
-        self._arrived = tuple(o.arrived for o in observers if _overrides(o, "arrived"))
-        self._started = tuple(o.started for o in observers if _overrides(o, "started"))
-        self._ended = tuple(o.ended for o in observers if _overrides(o, "ended"))
+        self._batch_read = [o.batch_read for o in observers if _overrides(o, "batch_read")]
+        self._arrived = [o.arrived for o in observers if _overrides(o, "arrived")]
+        self._started = [o.started for o in observers if _overrides(o, "started")]
+        self._ended = [o.ended for o in observers if _overrides(o, "ended")]
 
     # How a request begins.
+
+    def begin_batch(self) -> float:
+        """Messages were read, and are worked on now; returns when that is."""
+        self.in_batch = True
+        self.now = self._clock()
+        for batch_read in self._batch_read:
+            batch_read()
+        return self.now
 
     def accept(self, client: Client, frames: list[bytes], now: float) -> PendingRequest | None:
         """Take a message of a client's: a request, or what cancels one.
@@ -268,10 +279,10 @@ class Requests:
 
     def begin(self, request: PendingRequest) -> bool:
         """Its handler is to be called now; returns False if the request has ended."""
-        if self.has_ended(request):
+        if (request.ended or request.owner.connection.gone) and self.has_ended(request):
             return False
         request.started = True
-        request.started_at = trio.current_time() if self.batch_time is None else self.batch_time
+        request.started_at = self.now
         for started in self._started:
             started(request)
         return True
@@ -406,7 +417,7 @@ class Requests:
     ) -> None:
         """The one place where a request ends: forget it, reply, report it."""
         request.ended = True
-        request.ended_at = trio.current_time() if self.batch_time is None else self.batch_time
+        request.ended_at = self.now if self.in_batch else self._clock()
         client, header = request.owner, request.header
         if request in client.requests:  # else it was refused
             del client.requests[request]

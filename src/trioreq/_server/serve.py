@@ -109,7 +109,7 @@ class Server:
         unattributed = self._router.unattributed
         outcomes["never_started"] += unattributed
         return Statistics(
-            requests=self._counters.requests + unattributed,
+            requests=sum(outcomes.values()) + self._requests.in_flight,
             **outcomes,
             in_flight=self._requests.in_flight,
             waiting=queue.waiting,

@@ -80,7 +80,8 @@ class HandlerTasks:
     def start(self, requests: Sequence[PendingRequest]) -> None:
         """Run requests that have a slot, each in a task of its own."""
         for request in requests:
-            request.owner.start(request, self._run, self._nursery, self._context)
+            run = self._run_in_scope if request.needs_scope else self._run
+            request.owner.start(request, run, self._nursery, self._context)
 
     @trio.lowlevel.enable_ki_protection
     async def lead(self) -> None:
@@ -123,7 +124,7 @@ class HandlerTasks:
             return False
         requests, release = self._requests, self._queue.release
         baseline = Baseline()
-        requests.batch_time = batch[0].arrived_at
+        requests.in_batch = True
         self._outbox.cork()
         for index, request in enumerate(batch):
             if requests.begin(request):
@@ -139,7 +140,7 @@ class HandlerTasks:
             following = release()
             if following is not None:
                 batch.append(following)
-        requests.batch_time = None
+        requests.in_batch = False
         self._outbox.flush()
         return False
 
@@ -162,7 +163,7 @@ class HandlerTasks:
 
     def _follow(self, rest: Sequence[PendingRequest]) -> None:
         """This task leads no more: the rest of its batch get tasks, and another one leads."""
-        self._requests.batch_time = None
+        self._requests.in_batch = False
         self.start(rest)
         self._outbox.flush()
         self._nursery.start_soon(self.lead, name="reader")
@@ -180,27 +181,27 @@ class HandlerTasks:
             self._requests.finish(request, result)
 
     async def _run(self, request: PendingRequest) -> None:
-        """Run a request in a task of its own, in its client's nursery."""
+        """Run a request in a task of its own, in its client's nursery.
+
+        Nothing that its handler raises goes further, unless it ends the program.
+        """
         if self._requests.begin(request):
             current_request.set(request)
-            if request.needs_scope:
-                with trio.CancelScope(deadline=request.deadline) as request.scope:
-                    await self._call(request)
+            baseline = Baseline()
+            try:
+                result = self._handler(request)
+                result = await (result if type(result) is CoroutineType else _awaited(result))
+            except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
+                self._fail(request, error)
             else:
-                await self._call(request)
+                self._requests.finish(request, result)
+            baseline.restore(request.client)
         self._release_slot()
 
-    async def _call(self, request: PendingRequest) -> None:
-        """Call the handler. Nothing of what it raises goes further, unless it ends the program."""
-        baseline = Baseline()
-        try:
-            result = self._handler(request)
-            result = await (result if type(result) is CoroutineType else _awaited(result))
-        except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
-            self._fail(request, error)
-        else:
-            self._requests.finish(request, result)
-        baseline.restore(request.client)
+    async def _run_in_scope(self, request: PendingRequest) -> None:
+        """The same for a request with a deadline, or that its client can cancel alone."""
+        with trio.CancelScope(deadline=request.deadline) as request.scope:
+            await self._run(request)
 
     @trio.lowlevel.enable_ki_protection
     def _fail(self, request: PendingRequest, error: BaseException) -> None:
@@ -223,6 +224,7 @@ class HandlerTasks:
         """A handler has returned: another request may run."""
         following = self._queue.release()
         if following is not None:
+            self._requests.now = trio.current_time()
             self.start((following,))
 
 

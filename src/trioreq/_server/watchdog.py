@@ -24,7 +24,6 @@ import trio
 
 from .._request import Request
 from .observer import Observer
-from .requests import PendingRequest
 
 log = logging.getLogger("trioreq")
 
@@ -52,7 +51,7 @@ class Watchdog(Observer):
         self._orders: SimpleQueue[Times | None] = SimpleQueue()  # when to watch from; None: to end
         self._ended = False
 
-    def arrived(self, request: PendingRequest) -> None:
+    def batch_read(self) -> None:
         """As in `Observer`: watch while requests are processed."""
         if self.asleep:
             self.asleep = False

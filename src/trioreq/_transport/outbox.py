@@ -47,19 +47,22 @@ class Outbox:
         self.dropped_gone = 0
         self.dropped_full = 0
 
+    @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
     def send(self, connection: Connection, frames: Frames) -> None:
         """Hand a message to this connection or to none: now, or with others if corked."""
-        self._messages.append((connection, frames))
-        if connection.max_pack_size:
-            self._packing = True
-        if not self._corked:
-            self.flush()
+        if self._corked:
+            self._messages.append((connection, frames))
+            if connection.max_pack_size:
+                self._packing = True
+        else:
+            self._hand_over(connection, frames)
+            self._router.nudge()  # a send can eat the edge, also one that fails
 
     def cork(self) -> None:
         """Keep messages until `flush`. The caller does not wait for anything in between."""
         self._corked = True
 
-    @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
+    @trio.lowlevel.enable_ki_protection
     def flush(self) -> None:
         """Hand over all messages, and uncork."""
         self._corked = False
@@ -69,23 +72,24 @@ class Outbox:
         if self._packing:
             self._packing = False
             messages = self._packed(messages)
-        send_to = self._router.send_to
-        try:
-            for connection, frames in messages:
-                if not connection.automatic:
-                    self._read_monitor()  # another connection may have the routing id by now
-                if connection.gone:
-                    self.dropped_gone += packs.messages_in(frames)
-                    continue
-                error = send_to(connection.routing_id, frames)  # type: ignore[arg-type]
-                if not error:
-                    self.sent += 1 if len(frames) > 1 else packs.messages_in(frames)
-                elif error == EAGAIN:
-                    self._drop_for_full_queue(connection, frames)
-                else:
-                    self.dropped_gone += packs.messages_in(frames)
-        finally:
-            self._router.nudge()  # a send can eat the edge, also one that fails
+        for connection, frames in messages:
+            self._hand_over(connection, frames)
+        self._router.nudge()
+
+    def _hand_over(self, connection: Connection, frames: Frames) -> None:
+        """Hand a message to its own connection, or to none; `nudge` follows."""
+        if not connection.automatic:
+            self._read_monitor()  # another connection may have the routing id by now
+        if connection.gone:
+            self.dropped_gone += packs.messages_in(frames)
+            return
+        error = self._router.send_to(connection.routing_id, frames)  # type: ignore[arg-type]
+        if not error:
+            self.sent += 1 if len(frames) > 1 else packs.messages_in(frames)
+        elif error == EAGAIN:
+            self._drop_for_full_queue(connection, frames)
+        else:
+            self.dropped_gone += packs.messages_in(frames)
 
     def _packed(self, messages: list[tuple[Connection, Frames]]) -> list[tuple[Connection, Frames]]:
         """Put messages for the same connection into packs, if its client accepts them."""

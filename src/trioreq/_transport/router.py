@@ -197,7 +197,9 @@ class Router:
             if message is None:
                 break
             routing_id, frames, origin = message
-            room -= MESSAGE * max(1, len(frames) - 1) + sum(map(len, frames))
+            room -= MESSAGE * (len(frames) - 1 or 1)
+            for frame in frames:
+                room -= len(frame)
             if origin is None:
                 connection = known[routing_id]
             else:

@@ -24,11 +24,11 @@ import zmq
 from support.clients import Clients
 from support.stock import readable
 
-import trioreq
+from trioreq._transport import messages
 from benchmarks.compiler import compiled
 from trioreq._transport.messages import Messages, PyMessages
 
-SOURCE = Path(trioreq.__file__).with_name("_cmessages.c")
+SOURCE = Path(messages.__file__).with_name("_cmessages.c")
 Way = Callable[[zmq.Socket[bytes]], Messages]
 FRAMES = [
     [b""],

@@ -34,6 +34,7 @@ typedef union {
 } zmq_msg_t;
 
 enum {
+    ETERM = 156384765, /* the context was ended; beside those of the system */
     /* Flags of a call */
     ZMQ_DONTWAIT = 1,
     ZMQ_SNDMORE = 2,
@@ -91,6 +92,7 @@ typedef struct {
 
 typedef struct {
     PyObject *ZMQError;
+    PyObject *ContextTerminated; /* pyzmq's for ETERM */
     PyObject *Socket; /* the base class of pyzmq's sockets, which is in C */
     PyObject *underlying; /* its property: the address of libzmq's socket */
 } State;
@@ -338,9 +340,11 @@ raise_error(PyObject *self, int error)
         return PyErr_NoMemory();
     }
     State *state = PyType_GetModuleState(Py_TYPE(self));
-    PyObject *exception = PyObject_CallFunction(state->ZMQError, "i", error);
+    PyObject *type =
+        error == ETERM ? state->ContextTerminated : state->ZMQError;
+    PyObject *exception = PyObject_CallFunction(type, "i", error);
     if (exception != NULL) {
-        PyErr_SetObject(state->ZMQError, exception);
+        PyErr_SetObject(type, exception);
         Py_DECREF(exception);
     }
     return NULL;
@@ -678,7 +682,7 @@ open_backend(PyObject *Socket)
     if (module == NULL) {
         goto done;
     }
-    file = PyModule_GetFilenameObject(module);
+    file = PyObject_GetAttrString(module, "__file__");
     if (file == NULL || !PyUnicode_FSConverter(file, &path)) {
         goto done;
     }
@@ -737,25 +741,24 @@ find_libzmq(PyObject *backend, PyObject *Socket)
 
 /* The module */
 
+static int
+get_attribute(PyObject *object, const char *name, PyObject **attribute)
+{
+    *attribute = PyObject_GetAttrString(object, name);
+    return *attribute == NULL ? -1 : 0;
+}
+
 /* Set what is needed of pyzmq. */
 static int
-find_pyzmq(State *state, PyObject *backend)
+find_pyzmq(State *state, PyObject *zmq, PyObject *backend)
 {
-    PyObject *zmq = PyImport_ImportModule("zmq");
-    if (zmq == NULL) {
-        return -1;
-    }
-    state->ZMQError = PyObject_GetAttrString(zmq, "ZMQError");
-    Py_DECREF(zmq);
-    if (state->ZMQError == NULL) {
-        return -1;
-    }
-    state->Socket = PyObject_GetAttrString(backend, "Socket");
-    if (state->Socket == NULL || find_libzmq(backend, state->Socket) < 0) {
-        return -1;
-    }
-    state->underlying = PyObject_GetAttrString(state->Socket, "underlying");
-    if (state->underlying == NULL) {
+    if (get_attribute(zmq, "ZMQError", &state->ZMQError) < 0
+        || get_attribute(zmq, "ContextTerminated",
+                         &state->ContextTerminated) < 0
+        || get_attribute(backend, "Socket", &state->Socket) < 0
+        || find_libzmq(backend, state->Socket) < 0
+        || get_attribute(state->Socket, "underlying", &state->underlying) < 0)
+    {
         return -1;
     }
     if (!Py_IS_TYPE(state->underlying, &PyGetSetDescr_Type)) {
@@ -766,16 +769,41 @@ find_pyzmq(State *state, PyObject *backend)
     return 0;
 }
 
+/* Let a pyzmq that is not as expected be an ImportError, so that the twin in
+ * Python is used. */
+static void
+raise_import_error(void)
+{
+    PyObject *type, *value, *traceback;
+    if (PyErr_ExceptionMatches(PyExc_ImportError)
+        || PyErr_ExceptionMatches(PyExc_MemoryError)
+        || !PyErr_ExceptionMatches(PyExc_Exception))
+    {
+        return;
+    }
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_Format(PyExc_ImportError, "pyzmq is not as expected: %S", value);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+}
+
 static int
 module_exec(PyObject *module)
 {
-    PyObject *backend = PyImport_ImportModule("zmq.backend");
-    if (backend == NULL) {
-        return -1;
+    PyObject *backend = NULL;
+    PyObject *zmq = PyImport_ImportModule("zmq");
+    if (zmq != NULL) {
+        backend = PyImport_ImportModule("zmq.backend");
     }
-    int found = find_pyzmq(PyModule_GetState(module), backend);
-    Py_DECREF(backend);
+    int found = -1;
+    if (backend != NULL) {
+        found = find_pyzmq(PyModule_GetState(module), zmq, backend);
+    }
+    Py_XDECREF(zmq);
+    Py_XDECREF(backend);
     if (found < 0) {
+        raise_import_error();
         return -1;
     }
     PyObject *type = PyType_FromModuleAndSpec(module, &type_spec, NULL);
@@ -792,6 +820,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     State *state = PyModule_GetState(module);
     Py_VISIT(state->ZMQError);
+    Py_VISIT(state->ContextTerminated);
     Py_VISIT(state->Socket);
     Py_VISIT(state->underlying);
     return 0;
@@ -802,6 +831,7 @@ module_clear(PyObject *module)
 {
     State *state = PyModule_GetState(module);
     Py_CLEAR(state->ZMQError);
+    Py_CLEAR(state->ContextTerminated);
     Py_CLEAR(state->Socket);
     Py_CLEAR(state->underlying);
     return 0;

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import zmq
 import zmq.backend.cython._zmq as backend
 from support import cmessages
 
@@ -153,6 +154,16 @@ def copy(library: str, tmp_path: Path) -> str:
     return shutil.copy(library, str(tmp_path / "copy"))
 
 
+NO_MEMORY = """
+#include <stddef.h>
+void *no_memory(size_t size)
+{
+    (void)size;
+    return NULL;
+}
+"""
+
+
 class NotInC:
     """Stands for the socket of a backend that is not an extension."""
 
@@ -197,6 +208,27 @@ def test_it_does_not_load_with_a_pyzmq_that_it_does_not_know(
 def test_it_does_not_compile_without_the_gil() -> None:
     with pytest.raises(NoCompiler, match="this extension needs the GIL"):
         cmessages.build("-DPy_GIL_DISABLED=1")
+
+
+def test_a_message_that_memory_is_too_short_for_is_dropped_as_a_whole(tmp_path: Path) -> None:
+    """The extension allocates memory for messages of more than 16 frames alone."""
+    source = tmp_path / "no_memory.c"
+    source.write_text(NO_MEMORY)
+    path = cmessages.build("-DPyMem_RawMalloc=no_memory", str(source))
+    extension = cmessages.load(path)
+    with zmq.Context() as context, context.socket(zmq.PAIR) as one, context.socket(zmq.PAIR) as two:
+        one.bind("inproc://short")
+        two.connect("inproc://short")
+        sender, receiver = extension.Messages(one), extension.Messages(two)
+        for _ in range(2):
+            one.send_multipart([b"lost"] * 17)
+            with pytest.raises(MemoryError):
+                receiver.receive()
+            assert sender.send([b"next"] * 16) == 0
+            assert receiver.receive() == [b"next"] * 16
+            with pytest.raises(MemoryError):
+                sender.send([b"lost"] * 17)
+        assert receiver.receive() is None
 
 
 BROKEN = """

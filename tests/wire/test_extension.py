@@ -77,12 +77,11 @@ def second_libzmq(tmp_path: Path) -> str:
 
     It needs a name of its own, inside too: the linker knows a library by that.
     """
-    original = libzmq()
-    soname = original.name.encode()
-    content = original.read_bytes()
-    assert soname in content
+    name = re.compile(rb"libzmq[-\w]*\.so[.\d]*")
+    content = libzmq().read_bytes()
+    assert name.search(content)
     copy = tmp_path / "second.so"
-    copy.write_bytes(content.replace(soname, b"second.so".ljust(len(soname), b"_")))
+    copy.write_bytes(name.sub(lambda found: b"second" + found[0][6:], content))
     return str(copy)
 
 
@@ -136,7 +135,7 @@ def test_it_is_not_used_beside_a_second_libzmq(library: str, second_libzmq: str,
     done = use(library, **{how: second_libzmq})
     assert done.stdout == "twin\n"
     assert done.stderr.startswith("WARNING trioreq is slower than it could be: pyzmq may call")
-    assert done.stderr.endswith(f"{libzmq().name} and in {second_libzmq}\n")
+    assert done.stderr.endswith(f" and in {second_libzmq}\n")
 
 
 def test_it_is_not_used_where_another_library_takes_the_place_of_a_function(
@@ -145,7 +144,7 @@ def test_it_is_not_used_where_another_library_takes_the_place_of_a_function(
     done = use(library, after=one_function)
     assert done.stdout == "twin\n"
     assert "zmq_msg_send is in" in done.stderr
-    assert done.stderr.endswith(f"{libzmq().name} and in {one_function}\n")
+    assert done.stderr.endswith(f" and in {one_function}\n")
 
 
 @pytest.fixture
@@ -378,7 +377,7 @@ def test_the_sanitizer_finds_an_error(tmp_path: Path) -> None:
     """So it is worth something that it finds none."""
     source = tmp_path / "overflow.c"
     source.write_text(OVERFLOW)
-    library = compiled(source, "-shared", "-fPIC", *SANITIZE)
+    library = compiled(source, "-shared", "-fPIC", "-fsanitize=address")
     call = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).overflow(ctypes.c_size_t(100))"
     done = sanitized("-c", call, library)
     assert done.returncode != 0

@@ -826,21 +826,16 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     return 0;
 }
 
-static int
-module_clear(PyObject *module)
-{
-    State *state = PyModule_GetState(module);
-    Py_CLEAR(state->ZMQError);
-    Py_CLEAR(state->ContextTerminated);
-    Py_CLEAR(state->Socket);
-    Py_CLEAR(state->underlying);
-    return 0;
-}
-
+/* There is no m_clear, so that the state is there as long as the type is, which
+ * refers to the module: nothing in the state leads back to it. */
 static void
 module_free(void *module)
 {
-    module_clear(module);
+    State *state = PyModule_GetState(module);
+    Py_XDECREF(state->ZMQError);
+    Py_XDECREF(state->ContextTerminated);
+    Py_XDECREF(state->Socket);
+    Py_XDECREF(state->underlying);
 }
 
 static PyModuleDef_Slot module_slots[] = {
@@ -860,7 +855,6 @@ static struct PyModuleDef module_definition = {
     .m_size = sizeof(State),
     .m_slots = module_slots,
     .m_traverse = module_traverse,
-    .m_clear = module_clear,
     .m_free = module_free,
 };
 

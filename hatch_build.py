@@ -1,9 +1,9 @@
 """Builds the C extension of a wheel: the message layer, `trioreq._transport._cmessages`.
 
-It needs a C compiler; without one the wheel has the Python twin alone, which does the same more
-slowly: `docs/performance.md` says by how much. `TRIOREQ_COMPILE=0` leaves the extension out, and
-with `TRIOREQ_COMPILE=1` a wheel that cannot be compiled is an error. An editable installation is
-never compiled: its sources are there to be changed.
+It needs a C compiler and a Python that has the GIL. Without them the wheel has only the same in
+Python, which is slower: `docs/performance.md` says by how much. `TRIOREQ_COMPILE=0` leaves the
+extension out. With `TRIOREQ_COMPILE=1`, a wheel that cannot be compiled is an error. An editable
+installation is never compiled, since its sources are there to be changed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ setup(packages=[], ext_modules=[extension], script_args=["build_ext", "--inplace
 
 
 class Compile(BuildHookInterface[Any]):
-    """Adds the extension, which Python prefers to its twin, to the sources in the wheel."""
+    """Adds the extension to the wheel."""
 
     def dependencies(self) -> list[str]:
-        """What a build needs installed."""
+        """Return the packages that a build needs."""
         return [] if self._wanted() == "0" else list(self.config["dependencies"])
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and add the result to the wheel."""
+        """Compile the extension and add it to the wheel."""
         wanted = self._wanted()
         if version == "editable" or wanted == "0":
             return
@@ -43,7 +43,7 @@ class Compile(BuildHookInterface[Any]):
         folder = Path(self._folder.name)
         (folder / SOURCE).parent.mkdir(parents=True)
         shutil.copy(Path(self.root, "src", SOURCE), folder / SOURCE)
-        built = subprocess.run(  # noqa: S603  # our own words
+        built = subprocess.run(  # noqa: S603 - nothing in the command is from outside
             [sys.executable, "-c", BUILD],
             cwd=folder,
             stdout=subprocess.PIPE,
@@ -62,13 +62,13 @@ class Compile(BuildHookInterface[Any]):
         build_data["infer_tag"] = True
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Remove what the build has made."""
+        """Remove the build's temporary folder."""
         del version, build_data, artifact_path
         if hasattr(self, "_folder"):
             self._folder.cleanup()
 
     def _wanted(self) -> str:
-        """The value of TRIOREQ_COMPILE: "1", "0", or empty."""
+        """Return the value of TRIOREQ_COMPILE: "1", "0", or empty."""
         wanted = os.environ.get("TRIOREQ_COMPILE", "")
         if wanted not in ("", "0", "1"):
             raise ValueError(f"TRIOREQ_COMPILE must be 0 or 1, got {wanted!r}")

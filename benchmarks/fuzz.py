@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
+from trioreq._server.connection import Call, Connection, Desk
 
 from harness.measurements import fuzz
 from harness.outcomes import ended
@@ -29,7 +30,6 @@ from trioreq._protocol import envelope as wire
 from trioreq._protocol import packs
 from trioreq._protocol.fair_queue import Turns
 from trioreq._request import Peer
-from trioreq._server.connection import Call, Connection, Desk
 
 MIB = 2**20
 WARM_UP = 2000  # connections, until what is made once is made

@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from unittest import mock
 
-from trioreq._protocol.connection_table import Presence
 from trioreq._server.connection import Connection
+
+from trioreq._protocol.connection_table import Presence
 from trioreq._transport.messages import Known, Names, Origin, PyMessages, Received
 from trioreq._transport.outbox import RouterLink
 from trioreq._transport.router import Router

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from support.handlers import Worker
 from support.memory import serving
 from trio.testing import MockClock, wait_all_tasks_blocked
+from trioreq._server.tally import Outcome
 
 from harness.fuzz import frames
 from trioreq._protocol import envelope as wire
-from trioreq._server.tally import Outcome
 
 FRAME = st.one_of(
     st.just(b""),

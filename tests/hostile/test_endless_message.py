@@ -23,6 +23,7 @@ import trio
 from support.handlers import Worker
 from support.serving import poll, serving, until
 from support.stock import ACCEPTED, DISCONNECTED, Stock, open_stock, readable
+from trioreq._transport.guard import Lookout
 
 import trioreq
 from harness.clients import Clients
@@ -30,7 +31,6 @@ from harness.servers import open_server
 from harness.zmtp import MORE, RawPeer, frame, message
 from trioreq._protocol.message_guard import EXTRA
 from trioreq._transport import guard
-from trioreq._transport.guard import Lookout
 from trioreq._transport.linux import KernelCounters
 
 MIB = 2**20

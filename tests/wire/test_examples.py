@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 import trio
 from PIL import Image
+from trioreq._server.tally import Tally
 
 from harness.clients import Clients
-from trioreq._server.tally import Tally
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PATIENCE = 20.0  # seconds

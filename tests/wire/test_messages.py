@@ -1,79 +1,84 @@
-"""Whole messages, from and to real sockets: both ways do the same."""
+"""Whole messages from and to real sockets: both implementations do the same.
+
+No test of threads depends on how fast one is. Python lets another thread run only where the one
+that runs gives up the GIL, since the switch interval is longer than the test. Where a test needs
+another thread to have run, it repeats until it has.
+"""
 
 from __future__ import annotations
 
 import gc
-import importlib.machinery
-import importlib.util
-import os
-import shutil
-import subprocess
+import itertools
 import sys
-import sysconfig
 import threading
 import tracemalloc
+import weakref
 from collections.abc import Callable, Iterator
-from errno import EAGAIN, EHOSTUNREACH, ENOTSOCK
+from errno import EAGAIN, EHOSTUNREACH, EINVAL, ENOTSOCK
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import zmq
+from support import cmessages
 from support.stock import readable
 
-import trioreq
 from harness.clients import Clients
-from harness.compiler import compiled
+from harness.zmtp import RawPeer, message
 from trioreq._transport.messages import Messages, PyMessages
 
-SOURCE = Path(trioreq.__file__).with_name("_cmessages.c")
 Way = Callable[[zmq.Socket[bytes]], Messages]
+LARGE = 256 * 1024  # bytes of a frame that is copied without the GIL
+NUMBERS = itertools.count()
 FRAMES = [
     [b""],
     [b"", b""],
     [b"\0", b"x" * 100_000, b""],
+    [bytes(LARGE - 1), bytes(LARGE), bytes(LARGE + 1)],
     [bytes([number]) for number in range(256)],
+    # What is kept together in C ends within, with and after the message.
+    *([bytes([length])] * length for length in (14, 15, 16, 17, 31, 32, 33, 47, 48, 49)),
 ]
 
 
-def load(path: str) -> Any:
-    """Import a compiled `_cmessages`; each path is a module of its own."""
-    loader = importlib.machinery.ExtensionFileLoader("_cmessages", path)
-    spec = importlib.util.spec_from_loader("_cmessages", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
-def library() -> str:
-    """`_cmessages`, compiled so that a warning is an error."""
-    include = f"-I{sysconfig.get_path('include')}"
-    options = ["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", include]
-    if shutil.which(os.environ.get("CC", "cc")) is None and not os.environ.get("CI"):
-        pytest.skip("there is no C compiler")
-    return compiled(SOURCE, *options)
-
-
-@pytest.fixture(scope="session")
-def in_c(library: str) -> Way:
-    found: Way = load(library).Messages
+def in_c() -> Way:
+    found: Way = cmessages.load(cmessages.library()).Messages
     return found
 
 
-@pytest.fixture(params=["by frame", "in C"])
+@pytest.fixture(params=["by_frame", "in_c"])
 def way(request: pytest.FixtureRequest) -> Way:
-    return PyMessages if request.param == "by frame" else request.getfixturevalue("in_c")
+    return PyMessages if request.param == "by_frame" else request.getfixturevalue("in_c")
+
+
+class Sockets:
+    """Makes sockets, which stay open until the end of the test."""
+
+    def __init__(self) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.context.max_sockets = 4096
+        self._held: list[zmq.Socket[bytes]] = []
+
+    def open(self, kind: int) -> zmq.Socket[bytes]:
+        raw = self.context.socket(kind)
+        self._held.append(raw)
+        return raw
+
+
+@pytest.fixture
+def sockets() -> Iterator[Sockets]:
+    sockets = Sockets()
+    yield sockets
+    sockets.context.destroy(linger=0)
 
 
 class Router:
-    """A ROUTER that is read that way, and where it is."""
+    """A ROUTER, and its endpoint."""
 
-    def __init__(self, way: Way, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        self.raw = context.socket(zmq.ROUTER)
+    def __init__(self, way: Way, sockets: Sockets) -> None:
+        self.raw = sockets.open(zmq.ROUTER)
         self.raw.router_mandatory = True
         self.raw.sndhwm = 5
         self.raw.sndbuf = 4096
@@ -84,26 +89,79 @@ class Router:
     def next(
         self, known: dict[bytes, Any] | None = None, names: tuple[str, ...] = ()
     ) -> tuple[bytes, list[bytes], tuple[int, tuple[str, ...]] | None]:
+        """Wait for a message and receive it."""
         assert self.raw.poll(5000)
-        message = self.messages.receive_from(known or {}, names)
-        assert message is not None
-        return message
+        received = self.messages.receive_from(known or {}, names)
+        assert received is not None
+        return received
 
 
 @pytest.fixture
-def router(way: Way) -> Iterator[Router]:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    yield Router(way, context)
-    context.destroy(linger=0)
+def router(way: Way, sockets: Sockets) -> Router:
+    return Router(way, sockets)
 
 
-def test_messages_come_and_go_as_they_are(router: Router, clients: Clients) -> None:
+class Pair:
+    """Two connected sockets: what one sends has arrived when `send` returns."""
+
+    def __init__(self, way: Way, sockets: Sockets) -> None:
+        sender, receiver = sockets.open(zmq.PAIR), sockets.open(zmq.PAIR)
+        sender.sndhwm = receiver.rcvhwm = 0
+        endpoint = f"inproc://{next(NUMBERS)}"
+        receiver.bind(endpoint)
+        sender.connect(endpoint)
+        self.sender = way(sender)
+        self.receiver = way(receiver)
+        self.raw_receiver = receiver
+
+
+@pytest.fixture
+def no_switching() -> Iterator[None]:
+    """Let no thread run but where the one that runs gives up the GIL."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def ran_meanwhile(work: Callable[[], object], call: Callable[[], object]) -> bool:
+    """Make a call; returns whether another thread has done its work meanwhile.
+
+    For a test with `no_switching`.
+    """
+    start, done = threading.Lock(), threading.Event()
+    waits = threading.Event()
+    start.acquire()
+
+    def run() -> None:
+        waits.set()
+        with start:
+            work()
+            done.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert waits.wait(5)
+    start.release()  # the thread has to wait for the GIL
+    before = done.is_set()
+    try:
+        call()
+        return done.is_set() and not before
+    finally:
+        thread.join()
+
+
+def repeat_until_it_ran(once: Callable[[], bool]) -> None:
+    """Repeat what a thread may have been too slow for."""
+    assert any(once() for _ in range(200))
+
+
+def test_a_message_arrives_as_it_was_sent(router: Router, clients: Clients) -> None:
     dealer = clients.connect(router.endpoint, zmq.DEALER).raw
     for frames in FRAMES:
         dealer.send_multipart(frames)
-    for frames in FRAMES:
-        routing_id, came, _ = router.next()
-        assert came == frames
+        routing_id, received, _ = router.next()
+        assert received == frames
         assert router.messages.send_to(routing_id, tuple(frames)) == 0
         assert dealer.recv_multipart() == frames
         assert router.messages.send([routing_id, *frames]) == 0
@@ -116,7 +174,7 @@ def test_messages_come_and_go_as_they_are(router: Router, clients: Clients) -> N
 
 
 def test_frames_stay_with_their_message(router: Router, clients: Clients) -> None:
-    """Whatever they are, and whoever else speaks: here they are routing ids."""
+    """Also if others send at the same time, and if the frames are routing ids."""
     dealers = [clients.connect(router.endpoint, zmq.DEALER).raw for _ in range(3)]
     ids = []
     for dealer in dealers:
@@ -129,14 +187,14 @@ def test_frames_stay_with_their_message(router: Router, clients: Clients) -> Non
     for routing_id, dealer in zip(ids, dealers, strict=True):
         for frames in sent[routing_id]:
             dealer.send_multipart(frames)
-    came: dict[bytes, list[list[bytes]]] = {routing_id: [] for routing_id in ids}
+    received: dict[bytes, list[list[bytes]]] = {routing_id: [] for routing_id in ids}
     for _ in range(45):
         routing_id, frames, _ = router.next(dict.fromkeys(ids))
-        came[routing_id].append(frames)
-    assert came == sent
+        received[routing_id].append(frames)
+    assert received == sent
 
 
-def test_it_is_told_where_a_message_came_from(router: Router, clients: Clients) -> None:
+def test_a_message_has_its_origin(router: Router, clients: Clients) -> None:
     names = ("Peer-Address", "X-None", "Socket-Type")
     dealer = clients.connect(router.endpoint, zmq.DEALER).raw
     dealer.send_multipart([b"a", b"b"])
@@ -157,7 +215,21 @@ def test_it_is_told_where_a_message_came_from(router: Router, clients: Clients) 
     assert router.next({}, ()) == (routing_id, [b"and again"], (descriptor, ()))
 
 
-def test_what_cannot_be_sent_leaves_nothing_behind(router: Router, clients: Clients) -> None:
+def test_a_property_may_be_anything(router: Router) -> None:
+    """Without a ZAP handler, the client alone decides on most of them."""
+    with RawPeer(router.endpoint) as peer:
+        odd = [(b"X-Bytes", b"a\xffb"), (b"X-Zero", b"a\0b"), (b"X-Empty", b"")]
+        odd += [(b"X-Long", b"x" * 10_000)]
+        peer.shake_hands(b"DEALER", b"", *odd)
+        peer.send(message(b"x"))
+        _, _, origin = router.next({}, ("X-Bytes", "X-Zero", "X-Empty", "X-Long", "", "\xff"))
+    assert origin is not None
+    assert origin[1] == ("a\\xffb", "a", "", "x" * 10_000, "", "")
+
+
+def test_a_message_that_cannot_be_sent_leaves_nothing_behind(
+    router: Router, clients: Clients
+) -> None:
     dealer = clients.connect(router.endpoint, zmq.DEALER, RCVHWM=1, RCVBUF=4096).raw
     dealer.send(b"hello")
     routing_id = router.next()[0]
@@ -168,30 +240,38 @@ def test_what_cannot_be_sent_leaves_nothing_behind(router: Router, clients: Clie
         sent += 1
     assert error == EAGAIN
     assert router.messages.send([routing_id, *large]) == EAGAIN
+    assert router.messages.send_to(routing_id, [b"x"] * 100) == EAGAIN
     for _ in range(sent):
         assert dealer.recv_multipart() == large
     while router.messages.send_to(routing_id, [b"the", b"end"]):
-        router.raw.poll(10, zmq.POLLOUT)  # libzmq gives the room back in its own time
+        router.raw.poll(10, zmq.POLLOUT)  # libzmq makes room some time after it has read
     assert dealer.recv_multipart() == [b"the", b"end"]
 
 
-def test_a_connection_that_breaks_in_mid_message_is_no_error(way: Way) -> None:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    router, dealer = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+@pytest.mark.parametrize("routing_id", [b"", b"nobody", b"x" * 1000])
+def test_send_expects_that_there_is_a_receiver(router: Router, routing_id: bytes) -> None:
+    """Unlike `send_to`, which tells if there is none."""
+    assert router.messages.send_to(routing_id, [b"x"]) == EHOSTUNREACH
+    with pytest.raises(zmq.ZMQError) as caught:
+        router.messages.send([routing_id, b"x"])
+    assert caught.value.errno == EHOSTUNREACH
+
+
+def test_a_connection_may_break_in_the_middle_of_a_message(way: Way, sockets: Sockets) -> None:
+    router, dealer = sockets.open(zmq.ROUTER), sockets.open(zmq.DEALER)
     port = router.bind_to_random_port("tcp://127.0.0.1")
     dealer.maxmsgsize = 100
     dealer.connect(f"tcp://127.0.0.1:{port}")
     dealer.send(b"hello")
     routing_id, _ = router.recv_multipart()
     messages = way(dealer)
-    router.send_multipart([routing_id, bytes(1000)])  # more than it takes
+    router.send_multipart([routing_id, bytes(1000)])  # more than the DEALER accepts
     while (error := messages.send([b"x"] * 200_000)) == 0:
         pass
     assert error == EAGAIN
-    context.destroy(linger=0)
 
 
-def test_it_tells_whether_there_is_something_to_read(router: Router, clients: Clients) -> None:
+def test_a_socket_is_readable_while_it_has_a_message(router: Router, clients: Clients) -> None:
     assert not router.messages.readable()
     clients.connect(router.endpoint, zmq.DEALER).raw.send(b"x")
     assert router.raw.poll(5000)
@@ -200,55 +280,150 @@ def test_it_tells_whether_there_is_something_to_read(router: Router, clients: Cl
     assert not router.messages.readable()
 
 
-def test_a_closed_socket_is_an_error(router: Router) -> None:
-    messages = router.messages
-    assert messages.raw is router.raw  # type: ignore[attr-defined]
-    messages.close()
-    assert router.raw.closed
-    calls: list[Callable[[], object]] = [
+def calls_of(messages: Messages) -> list[Callable[[], object]]:
+    """A call of each function that uses the socket."""
+    return [
         messages.receive,
         lambda: messages.receive_from({}, ()),
         lambda: messages.send([b"x"]),
+        lambda: messages.send([bytes(LARGE)] * 40),
         lambda: messages.send_to(b"x", [b"x"]),
         messages.readable,
     ]
-    for call in calls:
+
+
+@pytest.mark.parametrize("how", ["messages", "socket", "context"])
+def test_a_closed_socket_is_an_error(router: Router, sockets: Sockets, how: str) -> None:
+    messages = router.messages
+    assert messages.raw is router.raw  # type: ignore[attr-defined]
+    if how == "messages":
+        messages.close()
+    elif how == "socket":
+        router.raw.close()
+    else:
+        sockets.context.destroy(linger=0)
+    assert router.raw.closed
+    for call in calls_of(messages):
         with pytest.raises(zmq.ZMQError) as caught:
             call()
         assert caught.value.errno == ENOTSOCK
     messages.close()
 
 
-def test_in_c_what_is_no_message_is_refused_as_a_whole(in_c: Way) -> None:
+def test_an_ended_context_is_an_error(way: Way) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    sender, receiver = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
-    sender.bind("inproc://pair")
-    receiver.connect("inproc://pair")
-    messages: Any = in_c(sender)
+    socket = context.socket(zmq.ROUTER)
+    messages = way(socket)
+    ending = threading.Thread(target=context.term)
+    ending.start()
+    try:
+        with pytest.raises(zmq.ContextTerminated):
+            socket.poll(5000)  # until the other thread has begun
+        for call in calls_of(messages):
+            with pytest.raises(zmq.ContextTerminated):
+                call()
+    finally:
+        messages.close()
+        ending.join()
+
+
+def test_in_c_arguments_are_checked_before_anything_is_sent(in_c: Way, sockets: Sockets) -> None:
+    pair = Pair(in_c, sockets)
+    messages: Any = pair.sender
     wrong: dict[str, list[Any]] = {
-        "send": [([b"x", "text"],), ([],), (b"",), (1,), ([b"x", None],)],
-        "send_to": [("text", [b"x"]), (b"x", []), (b"x",), (b"x", [b"y"], 1)],
-        "receive_from": [(), ({},), ([], ()), ({}, [])],
+        "send": [
+            ([b"x", "text"],),
+            ([],),
+            (b"",),
+            (b"x",),
+            (1,),
+            ([b"x", None],),
+            ([bytearray(b"x")],),
+            ([memoryview(b"x")],),
+            ([b"x"] * 40 + [1],),
+        ],
+        "send_to": [
+            ("text", [b"x"]),
+            (bytearray(b"x"), [b"x"]),
+            (b"x", []),
+            (b"x", ["x"]),
+            (b"x", None),
+            (b"x",),
+            (b"x", [b"y"], 1),
+        ],
+        "receive_from": [(), ({},), ([], ()), ({}, []), ({}, (), 1)],
     }
     for name, calls in wrong.items():
         for arguments in calls:
             with pytest.raises(TypeError):
                 getattr(messages, name)(*arguments)
-    assert not readable(receiver)
-    sender.close()
+
+    def broken() -> Iterator[bytes]:
+        yield b"x"
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        messages.send(broken())
+    assert not readable(pair.raw_receiver)
+
+
+def test_in_c_only_an_open_socket_of_pyzmq_is_accepted(in_c: Way, sockets: Sockets) -> None:
+    class Lookalike:
+        underlying = 4096
+
+    anything: Any = in_c
+    for arguments in [(), (None,), (Lookalike(),), (sockets.open(zmq.PAIR), 1)]:
+        with pytest.raises(TypeError):
+            anything(*arguments)
+    with pytest.raises(TypeError):
+        anything(raw=sockets.open(zmq.PAIR))
+    closed = sockets.open(zmq.PAIR)
+    closed.close()
     with pytest.raises(ValueError, match="closed"):
-        in_c(sender)
-    context.destroy(linger=0)
+        in_c(closed)
 
 
-def test_in_c_nothing_is_kept(in_c: Way, clients: Clients) -> None:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    router = Router(in_c, context)
+def test_in_c_an_error_while_a_message_becomes_python_objects_costs_that_message_alone(
+    in_c: Way, clients: Clients, sockets: Sockets
+) -> None:
+    class Unequal(bytes):
+        __hash__ = bytes.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            raise LookupError
+
+    router = Router(in_c, sockets)
+    dealer = clients.connect(router.endpoint, zmq.DEALER).raw
+    dealer.send(b"hello")
+    routing_id = router.next()[0]
+    cases: list[tuple[dict[bytes, Any], Any, type[Exception]]] = [
+        ({Unequal(routing_id): None}, (), LookupError),
+        ({}, (1,), TypeError),
+        ({}, ("\udcff",), UnicodeEncodeError),
+    ]
+    for known, names, error in cases:
+        dealer.send_multipart([b"lost"] * 40)
+        dealer.send(b"next")
+        with pytest.raises(error):
+            router.next(known, names)
+        assert router.next()[:2] == (routing_id, [b"next"])
+
+
+def test_in_c_receive_from_refuses_what_is_not_from_a_router(in_c: Way, sockets: Sockets) -> None:
+    pair = Pair(in_c, sockets)
+    pair.sender.send([b"x"])
+    with pytest.raises(zmq.ZMQError) as caught:
+        pair.receiver.receive_from({}, ())
+    assert caught.value.errno == EINVAL
+
+
+def test_in_c_no_memory_is_kept(in_c: Way, clients: Clients, sockets: Sockets) -> None:
+    router = Router(in_c, sockets)
     dealer = clients.connect(router.endpoint, zmq.DEALER).raw
 
     def use(times: int, size: int) -> None:
         for _ in range(times):
-            dealer.send_multipart([bytes(size), b"y"])
+            dealer.send_multipart([bytes(size), *[b"y"] * 40])
             routing_id, frames, _ = router.next({}, ("Peer-Address", "X-None"))
             assert router.messages.send_to(routing_id, frames[1:]) == 0
             assert router.messages.send_to(b"nobody", frames) == EHOSTUNREACH
@@ -258,7 +433,7 @@ def test_in_c_nothing_is_kept(in_c: Way, clients: Clients) -> None:
         gc.collect()
 
     use(10, 1000)
-    tracemalloc.start()  # for what is Python's
+    tracemalloc.start()  # for Python's memory
     try:
         use(10, 1000)
         before = tracemalloc.get_traced_memory()[0]
@@ -267,77 +442,144 @@ def test_in_c_nothing_is_kept(in_c: Way, clients: Clients) -> None:
     finally:
         tracemalloc.stop()
     use(10, 1_000_000)
-    resident = psutil.Process().memory_info().rss  # for what is libzmq's
+    resident = psutil.Process().memory_info().rss  # for libzmq's, and the extension's own
     use(100, 1_000_000)
     assert psutil.Process().memory_info().rss - resident < 50_000_000
-    context.destroy(linger=0)
 
 
-def test_in_c_other_threads_run_while_a_message_of_many_frames_is_read(
-    in_c: Way, clients: Clients, request: pytest.FixtureRequest
+def test_in_c_the_garbage_collector_finds_a_cycle(in_c: Way) -> None:
+    with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
+        socket.__dict__["messages"] = in_c(socket)
+        gone = weakref.ref(socket)
+    del socket
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.usefixtures("no_switching")
+def test_in_c_other_threads_run_while_a_large_frame_is_copied(in_c: Way, sockets: Sockets) -> None:
+    def send() -> bool:
+        return ran_meanwhile(int, lambda: Pair(in_c, sockets).sender.send([bytes(8 * LARGE)]))
+
+    def receive() -> bool:
+        pair = Pair(in_c, sockets)
+        pair.sender.send([b"x", bytes(8 * LARGE), b"x"])
+        return ran_meanwhile(int, pair.receiver.receive)
+
+    repeat_until_it_ran(send)
+    repeat_until_it_ran(receive)
+
+
+@pytest.mark.usefixtures("no_switching")
+def test_in_c_other_threads_do_not_run_while_small_frames_are_copied(
+    in_c: Way, sockets: Sockets
 ) -> None:
-    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
-    sys.setswitchinterval(0.0001)  # after which a thread that waits asks for Python's lock
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    router = Router(in_c, context)
-    clients.connect(router.endpoint, zmq.DEALER).raw.send_multipart([b""] * 300_000)
-    assert router.raw.poll(20_000)
-    turns = 0
-    over = threading.Event()
-
-    def take_turns() -> None:
-        nonlocal turns
-        while not over.wait(0.0001):
-            turns += 1
-
-    thread = threading.Thread(target=take_turns)
-    thread.start()
-    before = turns
-    assert len(router.next()[1]) == 300_000
-    turns_taken = turns - before
-    over.set()
-    thread.join()
-    assert turns_taken > 5
-    context.destroy(linger=0)
+    """To give up the GIL would cost more than the message."""
+    frames = [bytes(LARGE - 1)] * 20
+    pair = Pair(in_c, sockets)
+    for _ in range(20):
+        assert not ran_meanwhile(int, lambda: pair.sender.send(frames))
+        assert not ran_meanwhile(int, pair.receiver.receive)
 
 
-@pytest.mark.parametrize("how", ["another version", "another place", "another backend"])
-def test_in_c_another_libzmq_than_pyzmqs_is_not_called(
-    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+@pytest.mark.usefixtures("no_switching")
+def test_in_c_other_threads_run_while_many_frames_are_copied(in_c: Way, sockets: Sockets) -> None:
+    def receive() -> bool:
+        pair = Pair(in_c, sockets)
+        pair.sender.send([b""] * 100_000)
+        return ran_meanwhile(int, pair.receiver.receive)
+
+    repeat_until_it_ran(receive)
+
+
+@pytest.mark.usefixtures("no_switching")
+def test_in_c_another_thread_may_close_the_socket_while_a_frame_is_copied(
+    in_c: Way, sockets: Sockets
 ) -> None:
-    """What one has made would go into the other's code."""
-    if how == "another version":
-        monkeypatch.setattr(zmq, "zmq_version_info", lambda: (4, 3, 4))
-    elif how == "another place":
-        monkeypatch.setattr(sys.modules["zmq.backend.cython._zmq"], "__file__", "/\udcff.so")
-    else:
-        monkeypatch.setitem(sys.modules, "zmq.backend.cython._zmq", None)
-    one, another = str(tmp_path / "one"), str(tmp_path / "another")
-    shutil.copy(library, one)
-    shutil.copy(library, another)
-    with pytest.raises(ImportError, match="not to be found") as caught:
-        load(one)
-    assert caught.type is ImportError  # so that the log says so
-    monkeypatch.undo()
-    assert load(another).Messages
+    frames = [b"x", bytes(8 * LARGE), b"y" * LARGE, *[b"z"] * 40]
+
+    def receive() -> bool:
+        pair = Pair(in_c, sockets)
+        pair.sender.send(frames)
+        received: list[list[bytes] | None] = []
+        ran = ran_meanwhile(pair.receiver.close, lambda: received.append(pair.receiver.receive()))
+        assert received == [frames]
+        with pytest.raises(zmq.ZMQError):
+            pair.receiver.receive()
+        return ran
+
+    def send() -> bool:
+        pair = Pair(in_c, sockets)
+        errors: list[int | None] = []
+
+        def call() -> None:
+            try:
+                pair.sender.send(frames)
+            except zmq.ZMQError as error:
+                errors.append(error.errno)
+
+        ran = ran_meanwhile(pair.sender.close, call)
+        assert errors == ([ENOTSOCK] if ran else [])
+        assert (pair.receiver.receive() is None) is ran  # the whole message, or nothing
+        return ran
+
+    repeat_until_it_ran(receive)
+    repeat_until_it_ran(send)
 
 
-BROKEN = """
-import importlib.abc, logging, sys
+@pytest.mark.usefixtures("no_switching")
+def test_in_c_another_thread_may_change_the_frames_while_one_is_copied(
+    in_c: Way, sockets: Sockets
+) -> None:
+    def send() -> bool:
+        pair = Pair(in_c, sockets)
+        frames = [bytes(8 * LARGE), b"%d" % id(pair) * 1000, *[b"x" * 1000] * 40]
+        expected = list(map(len, frames))
+        ran = ran_meanwhile(frames.clear, lambda: pair.sender.send(frames))
+        received = pair.receiver.receive()
+        assert received is not None
+        assert list(map(len, received)) == expected
+        return ran
 
-class Broken(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name == "trioreq._transport._cmessages":
-            raise ImportError("libzmq is nowhere")
-
-sys.meta_path.insert(0, Broken())
-logging.basicConfig()
-import trioreq
-assert not trioreq.__compiled__
-"""
+    repeat_until_it_ran(send)
 
 
-def test_where_it_cannot_be_used_the_log_says_so() -> None:
-    command = [sys.executable, "-c", BROKEN]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr == "WARNING:trioreq:trioreq is slower than it might be: libzmq is nowhere\n"
+def test_in_c_threads_that_share_a_socket_get_whole_messages(in_c: Way, sockets: Sockets) -> None:
+    """Nobody should share one, but memory stays sound."""
+    pair = Pair(in_c, sockets)
+    per_thread = 20
+    received: list[list[bytes]] = []
+    problems: list[BaseException] = []
+
+    def check(step: Callable[[], None]) -> None:
+        try:
+            for _ in range(per_thread):
+                step()
+        except BaseException as error:
+            problems.append(error)
+            raise
+
+    def send(name: bytes) -> None:
+        pair.sender.send([name, name * LARGE, name, name * LARGE, *[name] * 40])
+
+    def receive() -> None:
+        while (frames := pair.receiver.receive()) is None:
+            pair.raw_receiver.poll(1)
+        received.append(frames)
+
+    senders = [partial(send, name) for name in (b"a", b"b")]
+    threads = [threading.Thread(target=check, args=(step,)) for step in senders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    threads = [threading.Thread(target=check, args=(receive,)) for _ in senders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert sorted(frames[0] for frames in received) == [b"a"] * per_thread + [b"b"] * per_thread
+    for frames in received:
+        name = frames[0]
+        assert frames == [name, name * LARGE, name, name * LARGE, *[name] * 40]

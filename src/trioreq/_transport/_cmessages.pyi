@@ -1,4 +1,4 @@
-# `_messages.PyMessages`, in C.
+# `messages.PyMessages` in C.
 from collections.abc import Sequence
 
 import zmq

@@ -1,8 +1,8 @@
 """Whole messages, from and to a zmq socket. Nothing here waits.
 
-There are two ways: through pyzmq, frame by frame; and `_cmessages.c`, which does the same in one
-call for a message, where trioreq is compiled. libzmq takes and hands over a message as a whole, so
-neither ever holds a part of one.
+There are two implementations: `PyMessages`, which calls pyzmq for each frame, and `_cmessages.c`,
+which does the same in one call for a message. The second is used where trioreq is compiled.
+libzmq delivers and accepts a message as a whole, so neither ever holds a part of one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ try:
     from ._cmessages import Messages as _CMessages
 except ImportError as error:
     _CMessages = None  # type: ignore[assignment,misc]
-    if not isinstance(error, ModuleNotFoundError):  # else it is not compiled
-        log.warning("trioreq is slower than it might be: %s", error)
+    if error.name != f"{__package__}._cmessages":  # else trioreq is not compiled
+        log.warning("trioreq is slower than it could be: %s", error)
 
 COMPILED: Final = _CMessages is not None
-NOBLOCK: Final = 1  # zmq.NOBLOCK; a plain int: each call would look the enum's value up
+NOBLOCK: Final = 1  # zmq.NOBLOCK as a plain int, without the enum's lookup in each call
 MORE: Final = 3  # zmq.SNDMORE | zmq.NOBLOCK
 SRCFD: Final = int(zmq.SRCFD)
 EVENTS: Final = int(zmq.EVENTS)
@@ -32,56 +32,59 @@ POLLIN: Final = int(zmq.POLLIN)
 
 Known = dict[bytes, Any]  # by routing id
 Names = tuple[str, ...]
-Origin = tuple[int, tuple[str, ...]]  # a connection's descriptor, and properties
-Received = tuple[bytes, list[bytes], Origin | None]
+Origin = tuple[int, tuple[str, ...]]  # a connection's descriptor, and its properties
+Received = tuple[bytes, list[bytes], Origin | None]  # routing id, frames, origin
 
 
 class Messages(Protocol):
-    """What a socket has to say, and what is said to it.
+    """Receives and sends the messages of one socket.
+
+    A zmq socket is not thread-safe: only one thread may use it, and others may not close it.
 
     Raises:
-        zmq.ZMQError: By all of them, for what cannot come in the course of things, such as that
-            the socket is closed.
+        zmq.ZMQError: From each method, on an error that is not expected, such as ENOTSOCK of a
+            closed socket.
     """
 
     def receive(self) -> list[bytes] | None:
-        """The next message; None if there is none."""
+        """Receive a message; returns None if there is none."""
 
     def receive_from(self, known: Known, names: Names, /) -> Received | None:
-        """The next message of a ROUTER, and where it came from; None if there is none.
+        """Receive a message with its origin; returns None if there is none. For a ROUTER.
 
         Args:
-            known: Routing ids of which nothing more is asked.
-            names: Properties that are asked of any other.
+            known: The routing ids for which no origin is needed.
+            names: The properties in any other origin.
 
         Returns:
-            The routing id, the frames, and the origin; None for that of one who is known. A
-            property is empty if there is none of its name.
+            The routing id, the frames, and the origin: None if the routing id is known. A
+            property that the connection does not have is empty.
         """
 
     def send(self, frames: Sequence[bytes], /) -> int:
-        """Hand a message over.
+        """Send a message of at least one frame.
 
         Returns:
-            0, or why it was not: EAGAIN, there is no room, or no connection any more.
+            0 or an errno: EAGAIN if there is no room, or no connection any more.
         """
 
     def send_to(self, routing_id: bytes, frames: Sequence[bytes], /) -> int:
-        """Hand a message over to a ROUTER.
+        """Send a message of at least one frame to a connection. For a ROUTER.
 
         Returns:
-            0, or why it was not: EAGAIN, there is no room; EHOSTUNREACH, nobody has the routing id.
+            0 or an errno: EAGAIN if there is no room, EHOSTUNREACH if no connection has the
+            routing id.
         """
 
     def readable(self) -> bool:
-        """Whether there is a message."""
+        """Tell whether there is a message."""
 
     def close(self) -> None:
         """Close the socket."""
 
 
 class PyMessages:
-    """Those of a socket of pyzmq, by its own methods.
+    """Messages through the methods of pyzmq's socket.
 
     Args:
         raw: The socket.
@@ -90,11 +93,11 @@ class PyMessages:
     def __init__(self, raw: zmq.Socket[bytes]) -> None:
         self.raw = raw
         self._recv: Any = raw.recv
-        self._send: Any = super(zmq.Socket, raw).send  # without what pyzmq puts around it
+        self._send: Any = super(zmq.Socket, raw).send  # without the checks that pyzmq adds
 
     def receive(self) -> list[bytes] | None:
         """As in `Messages`."""
-        if not self.readable():  # it costs a third of the exception
+        if not self.readable():  # costs a third of an exception
             return None
         return self._from(self._recv(NOBLOCK, copy=False))
 
@@ -111,7 +114,7 @@ class PyMessages:
         return routing_id, self._from(frame), origin
 
     def _from(self, frame: zmq.Frame) -> list[bytes]:
-        """The content of a frame, and of those that follow it."""
+        """Return the content of a frame, and receive the rest of its message."""
         frames = [frame.bytes]
         while frame.more:
             frame = self._recv(NOBLOCK, copy=False)
@@ -130,7 +133,7 @@ class PyMessages:
         """As in `Messages`."""
         try:
             self._send(routing_id, MORE)
-        except zmq.ZMQError as error:  # only ever at the first frame
+        except zmq.ZMQError as error:  # a ROUTER fails at the routing id or not at all
             if error.errno in (EAGAIN, EHOSTUNREACH):
                 return error.errno
             raise
@@ -153,13 +156,15 @@ class PyMessages:
 
 
 def _property(frame: zmq.Frame, name: str) -> str:
-    """A text that libzmq keeps beside a message; empty if there is none of that name."""
+    """Return a property of a frame's connection; empty if it has none of that name."""
     try:
         return str(frame.get(name))
     except zmq.ZMQError:
         return ""
+    except UnicodeDecodeError as error:  # the client may have written it
+        return error.object.decode(errors="backslashreplace")
 
 
 def messages_of(raw: zmq.Socket[bytes]) -> Messages:
-    """The faster way that is there."""
+    """Return the faster implementation that there is, for a socket."""
     return _CMessages(raw) if COMPILED else PyMessages(raw)

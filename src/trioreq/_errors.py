@@ -2,16 +2,16 @@
 
 Exception
   TrioreqError
-    EndpointError       the caller's mistake: an address that cannot be served or asked
-    KeyFileError        the caller's mistake: a file of keys that cannot be used
-    ReplyError          the server's answer: an error, with a code and a text
-    RequestTimeout      the time was up first (also a trio.TooSlowError)
+    EndpointError       the caller's mistake: an address that cannot be served or connected to
+    KeyFileError        the caller's mistake: a key file that cannot be used
+    ReplyError          the server's reply: an error, with a code and a text
+    RequestTimeout      the request timed out (also a trio.TooSlowError)
     NotConnected        no connection in time: nothing was sent (also a trio.TooSlowError)
-    Refused             the server does not let this client in: nothing was sent
+    Refused             the server refuses this client: nothing was sent
     ConnectionLost      the outcome is unknown (also a trio.BrokenResourceError)
-    UnexpectedReply     an answer that does not fit what was asked for
+    UnexpectedReply     a reply that does not fit what was asked for
 BaseException
-  RequestCancelled      the request that this plain function works for has ended
+  RequestCancelled      the request that this plain function processes has ended
 """
 
 from __future__ import annotations
@@ -59,16 +59,18 @@ class KeyFileError(TrioreqError):
 
 
 class ReplyError(TrioreqError):
-    """An answer that is an error on purpose.
+    """An error reply.
 
     A handler raises it to answer its client with a code and a text of its own, and without
-    a traceback in the server's log.
+    a traceback in the server's log. It may be raised in a nursery: the exception groups of
+    nurseries are unwrapped if it is the only exception in them.
 
     Args:
         code: A short word for programs, such as ``not-found``: ASCII, printable, no spaces.
         text: A sentence for people.
 
     Raises:
+        TypeError: One of them is not a str.
         ValueError: The code is empty, or has a character that is not allowed.
 
     Example:
@@ -79,9 +81,14 @@ class ReplyError(TrioreqError):
     """
 
     def __init__(self, code: str, text: str = "") -> None:
+        for name, value in (("code", code), ("text", text)):
+            if not isinstance(value, str):
+                raise TypeError(
+                    f"{name} must be a str, got {type(value).__name__}: use str() for an exception"
+                )
         if not code or not all("!" <= letter <= "~" for letter in code):
             raise ValueError(
-                f"a code is one word of printable ASCII, such as 'not-found', not {code!r}"
+                f"code must be one word of printable ASCII, such as 'not-found', got {code!r}"
             )
         super().__init__(code, text)
         self.code: str = str(code)
@@ -117,8 +124,12 @@ class UnexpectedReply(TrioreqError):
     """The reply does not fit what was asked for; `frames` has it."""
 
     def __init__(self, text: str, frames: tuple[bytes, ...]) -> None:
-        super().__init__(text)
+        super().__init__(text, frames)  # so that it can be copied and pickled
         self.frames = frames
+
+    def __str__(self) -> str:
+        text: str = self.args[0]
+        return text
 
 
 class RequestCancelled(BaseException):

@@ -266,47 +266,47 @@ async def serve(
 ) -> None:
     """Serve requests over ZeroMQ until cancelled, or drained with `Server.drain`.
 
-    Any REQ or DEALER client can ask, in any language (ZMTP 3, RFC 28). When a client's
-    connection goes, its work is cancelled, and nothing is sent or kept for it.
+    Any REQ or DEALER client can send requests, in any language (ZMTP 3, RFC 28). When a client
+    disconnects, its work is cancelled, and nothing is sent or kept for it.
 
     Args:
         handler: Called with each `Request`; returns the reply: bytes-like for one frame, a
-            sequence of them for several. An async function runs in trio's loop, and is
-            cancelled when its request ends. A plain function runs in a worker thread, and sees
-            that its request has ended in `check_cancelled`. What it raises is answered with an
-            error and logged; raise `ReplyError` for an error on purpose.
+            sequence of them for several. An async function runs in a trio task, and is cancelled
+            when its request ends. A plain function runs in a worker thread, and learns that its
+            request has ended from `check_cancelled`. An exception is answered with an error and
+            logged; raise `ReplyError` to choose the error.
         addr: An endpoint, or several: ``tcp://127.0.0.1:5555``, ``tcp://*:0`` (a free port, on
             all interfaces), ``ipc:///run/my-service.sock``.
         workers: Plain functions that run at once, each in a thread.
-        max_in_flight: Handlers that run at once. More requests wait, and clients take turns.
+        max_in_flight: Handlers that run at once. More requests wait, in turn by client.
         max_queued_per_client: Requests of one client that may wait. More are answered
             ``overloaded`` at once.
-        timeout: Seconds that a request may take from when it was read, the wait for its turn
-            included; then its work is cancelled, and the client told ``timed-out``. None for
-            no limit.
-        heartbeat: Seconds in which a client that is stopped or cut off is noticed, by ZMTP
+        timeout: Seconds that a request may take from when it was read, its wait for a slot
+            included; then its handler is cancelled, and the client is answered ``timed-out``.
+            None for no limit.
+        heartbeat: Seconds after which a client that is stopped or cut off is disconnected, by ZMTP
             heartbeats; one that closes or dies is noticed at once anyway. None sends none, for
             REQ clients older than libzmq 4.3.0, which break on them.
-        max_message_size: Bytes that a frame may have; who sends more is disconnected. On tcp a
-            message may have 512 KiB more than that in all its frames together.
+        max_message_size: Bytes that a frame may have; a client that sends more is disconnected. On
+            tcp a message may have 512 KiB more than that in all its frames together.
         send_queue: Replies that may wait for a client that does not read. More are dropped.
-        watchdog: Seconds that a handler may hold trio's loop up before the log names it, and
-            shows where it is. None for no look at it; so it is with a `Network`.
-        curve: The server's keys, and who may come in: everything is encrypted then, and clients
-            prove who they are. None for no encryption, and nobody to prove anything.
-        plain_insecure: Let clients prove who they are by a user name and a password, which
-            anybody on the way can read and use; `admit` decides.
-        admit: Called with each `Applicant` that no list decides about; returns its user id, which
-            may be empty, or None to refuse it. It has 5 seconds. An async function.
-        max_connections: Connections there may be; more are ended at once. None for no limit.
+        watchdog: Seconds that a handler may block the event loop before the log names it and shows
+            its stack. None for no watchdog; there is none with a `Network` either.
+        curve: The server's keys and its allow-list: everything is encrypted then, and clients
+            are authenticated. None for neither.
+        plain_insecure: Let clients authenticate with a user name and a password, which are sent
+            in clear text; `admit` checks them.
+        admit: An async function, called with each `Applicant` that no allow-list decides about;
+            returns its user id, which may be empty, or None to refuse it. It has 5 seconds.
+        max_connections: Connections there may be; more are closed at once. None for no limit.
         max_connections_per_address: The same for one IP address and, on ipc, for one user of the
             machine.
-        task_status: `trio.Nursery.start` gives the `Server` when it is bound.
+        task_status: `trio.Nursery.start` returns the `Server` when it is bound.
 
     Raises:
         EndpointError: An address cannot be served; the message says why.
-        TypeError: An option is of the wrong type.
-        ValueError: An option is out of its range, or does not go with another.
+        TypeError: An option is of the wrong type, or the handler is a generator function.
+        ValueError: An option is out of its range, or cannot be combined with another.
 
     Example:
         >>> async def shout(request):

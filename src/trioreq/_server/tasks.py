@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
-from types import CoroutineType, coroutine
-from typing import Any, Final
+from types import CoroutineType, FrameType
+from typing import Any, Final, Self, TypeAlias
 
 import trio
 
@@ -36,8 +36,8 @@ from .requests import PendingRequest, Requests
 FIRST: Final = 16 * 1024  # bytes of the first batch after a wait: some eight messages
 IN_A_ROW: Final = 128  # messages that are read between two checkpoints, if no handler waits
 
-Coro = Coroutine[Any, Any, object]
-Waiting = tuple[Context, Coro, object]
+Coro: TypeAlias = "CoroutineType[Any, Any, object]"
+Waiting: TypeAlias = "tuple[Context, Coro, object]"
 """The context and the coroutine of a handler that waits, and what it asks of trio."""
 
 
@@ -174,7 +174,7 @@ class HandlerTasks:
         task.name = request.owner.task_name
         task.context, steps, waits_for = waiting
         try:
-            result = await _rest(steps, waits_for)
+            result = await _Begun(steps, waits_for)
         except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
             self._fail(request, error)
         else:
@@ -238,23 +238,49 @@ def _begin(handler: Handler, request: PendingRequest) -> tuple[Coro, object]:
     return steps, steps.send(None)
 
 
-@trio.lowlevel.disable_ki_protection
-@coroutine
-def _rest(steps: Coro, waits_for: object) -> Generator[object, Any, object]:
-    """Run a coroutine that waits to its end.
+class _Begun:
+    """A coroutine that has begun, to be awaited until it returns.
 
-    By hand, for one reason: `await` begins a coroutine, and this one has begun.
+    `await` on the coroutine itself would send None where it waits for an answer.
+
+    Args:
+        steps: The coroutine.
+        waits_for: What it has yielded last.
+
+    Attributes:
+        cr_frame, cr_await: Those of the coroutine. trio's dumps of tasks look for them.
     """
-    try:
-        while True:
-            try:
-                answer = yield waits_for
-            except BaseException as error:  # noqa: BLE001  # the coroutine handles it
-                waits_for = steps.throw(error)
-            else:
-                waits_for = steps.send(answer)
-    except StopIteration as returned:
-        return returned.value
+
+    __slots__ = ("_steps", "_waits_for")
+
+    def __init__(self, steps: Coro, waits_for: object) -> None:
+        self._steps = steps
+        self._waits_for = waits_for
+
+    def __await__(self) -> Any:  # noqa: ANN401  # to mypy only generators are iterators that fit
+        return self
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> object:
+        return self._waits_for
+
+    @trio.lowlevel.disable_ki_protection
+    def send(self, answer: object) -> object:
+        return self._steps.send(answer)
+
+    @trio.lowlevel.disable_ki_protection
+    def throw(self, error: BaseException) -> object:
+        return self._steps.throw(error)
+
+    @property
+    def cr_frame(self) -> FrameType | None:
+        return self._steps.cr_frame
+
+    @property
+    def cr_await(self) -> object:
+        return self._steps.cr_await
 
 
 async def _awaited(result: Any) -> object:  # noqa: ANN401  # whatever a handler returns

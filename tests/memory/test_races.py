@@ -23,7 +23,7 @@ from trioreq._server import reader, serve
 from trioreq._server.requests import PendingRequest
 from trioreq._transport.router import BATCH, MESSAGE
 from trioreq.testing import MemoryClient, MemoryNetwork
-from trioreq.testing._libzmq import MemorySockets
+from trioreq.testing._libzmq import HeldConnection, MemorySockets
 
 
 def sockets_of(net: MemoryNetwork) -> MemorySockets:
@@ -109,16 +109,43 @@ async def test_g6_who_asks_while_admit_decides_about_another_is_answered(
         assert await others[0].request(b"x") == [b"x"]
 
 
-async def test_a_connection_beyond_a_limit_that_is_gone_already_is_not_counted(
+async def test_a_connection_that_goes_while_it_is_held_is_not_counted(
     autojump_clock: MockClock,
 ) -> None:
+    """It is held when its accept is read, and counted when all events are."""
     async with serving(echo, max_connections=2) as net:
         assert await net.connect().request(b"x") == [b"x"]
         await wait_all_tasks_blocked()
-        net.connect().crash()  # accepted and disconnected before the monitor is read
+        sockets = sockets_of(net)
+        hold = sockets.hold
+
+        def hold_and_disconnect(descriptor: int) -> HeldConnection | None:
+            held = hold(descriptor)
+            if not brief.connection.ended:
+                brief.crash()
+            return held
+
+        sockets.__dict__["hold"] = hold_and_disconnect
+        brief = net.connect()
         await wait_all_tasks_blocked()
         assert await net.connect().request(b"x") == [b"x"]
         assert net.server.statistics().refused == 0
+
+
+async def test_a_client_whose_key_is_revoked_before_its_first_message_is_not_served(
+    autojump_clock: MockClock,
+) -> None:
+    worker = Worker()
+    async with serving(worker) as net:
+        client = net.connect()
+        await wait_all_tasks_blocked()
+        net.server._rules.__dict__["still_accept"] = lambda _: False
+        client.send(b"wait")
+        with pytest.raises(trio.BrokenResourceError, match="shut the connection down"):
+            await client.receive()
+        assert not worker.log.entries
+        assert outcomes(net.server) == {"never_started": 1}
+        assert net.server.statistics().thrown_out == 1
 
 
 async def test_g5_the_message_guard_keeps_nothing_of_the_gone(autojump_clock: MockClock) -> None:
@@ -515,19 +542,32 @@ class Broken(Exception):
     """A fault of the server itself."""
 
 
+# Which task is first is chance, and a handler that is first would have no reason: so many wait.
+MANY = 20
+
+
+async def check_told(worker: Worker, clients: list[MemoryClient]) -> None:
+    """Each client was told of the end, and its handler knew the reason when it was cancelled."""
+    for client in clients:
+        assert (await client.receive())[1] == b"shutting-down"
+    assert worker.log.count("cancelled wait: shutdown") == len(clients)
+
+
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("task", ["reader", "ZAP handler"])
 async def test_a_fault_of_the_server_itself_ends_it_and_each_client_is_told(
-    autojump_clock: MockClock, task: str
+    autojump_clock: MockClock, task: str, seed: int
 ) -> None:
     def break_down(*_: object) -> None:
         raise Broken
 
     worker = Worker()
     with pytest.raises(Broken):  # noqa: PT012  # the server ends the block
-        async with serving(worker) as net:
-            waiting, other = net.connect(), net.connect()
-            waiting.send(b"wait")
-            await worker.log.wait("started wait")
+        async with serving(worker, seed=seed, max_in_flight=MANY) as net:
+            waiting, other = [net.connect() for _ in range(MANY)], net.connect()
+            for client in waiting:
+                client.send(b"wait")
+            await worker.log.wait("started wait", MANY)
             await wait_all_tasks_blocked()
             if task == "reader":
                 sockets_of(net).router.receive_from = break_down
@@ -536,5 +576,34 @@ async def test_a_fault_of_the_server_itself_ends_it_and_each_client_is_told(
                 sockets_of(net).zap.receive = break_down
                 net.connect()
             await trio.sleep_forever()
-    assert (await waiting.receive())[1] == b"shutting-down"
-    assert "cancelled wait: shutdown" in worker.log.entries
+    await check_told(worker, waiting)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("own_task", [False, True])
+async def test_what_ends_the_program_tells_each_client_wherever_it_is_raised(
+    autojump_clock: MockClock, own_task: bool, seed: int
+) -> None:
+    worker = Worker()
+
+    async def handler(request: trioreq.Request) -> bytes:
+        if request.body == b"exit":
+            raise SystemExit
+        return await worker(request)
+
+    with pytest.raises(SystemExit):  # noqa: PT012  # the server ends the block
+        async with serving(handler, seed=seed, max_in_flight=MANY + 1) as net:
+            waiting = [net.connect() for _ in range(MANY)]
+            holder, other = net.connect(), net.connect()
+            for client in waiting:
+                client.send(b"wait")
+            if own_task:
+                holder.send(b"wait and hold")
+                await worker.log.wait("started wait and hold")
+            await worker.log.wait("started wait", MANY)
+            await wait_all_tasks_blocked()
+            other.send(b"exit")
+            await wait_all_tasks_blocked()
+            holder.crash()  # its slot goes to the other one's request, in a nursery
+            await trio.sleep_forever()
+    await check_told(worker, waiting)

@@ -20,6 +20,7 @@ from support.outcomes import outcomes
 from trio.testing import MockClock
 
 import trioreq
+from trioreq._protocol.envelope import CANCEL, REQUEST, Header
 from trioreq._server.requests import Requests
 from trioreq._transport.router import BATCH
 from trioreq.testing import MemoryClient, MemoryNetwork
@@ -311,10 +312,12 @@ async def test_g5_a_lane_that_waits_holds_no_request() -> None:
 
 
 async def test_ctrl_c_may_come_into_a_handler_but_not_into_the_sending_of_its_reply(
-    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    protected = []
+    """Whether it is called in the reader's task, or in one of its client's nursery."""
+    protected: list[tuple[str, bool]] = []
     end = Requests._end
+    release = trio.Event()
 
     def watched(*arguments: Any, **options: Any) -> None:
         protected.append(("reply", trio.lowlevel.currently_ki_protected()))
@@ -322,13 +325,44 @@ async def test_ctrl_c_may_come_into_a_handler_but_not_into_the_sending_of_its_re
 
     async def handler(request: trioreq.Request) -> bytes:
         protected.append(("handler", trio.lowlevel.currently_ki_protected()))
+        if request.body == b"wait":
+            await release.wait()
         if request.body == b"fail":
             raise trioreq.ReplyError("no", "no")
         return request.body
 
     monkeypatch.setattr(Requests, "_end", watched)
-    async with serving(handler) as net:
-        client = net.connect()
+    async with serving(handler, max_in_flight=1) as net:
+        client = net.connect(socket_type="DEALER")
+        for body in (b"x", b"fail", b"wait"):
+            client.send(body)
+        await trio.testing.wait_all_tasks_blocked()
         for body in (b"x", b"fail"):
-            await client.request(body)
-    assert protected == [("handler", False), ("reply", True)] * 2
+            client.send(body)
+        await trio.testing.wait_all_tasks_blocked()
+        assert net.server.statistics().waiting == 2  # for a slot, and so for a task
+        release.set()
+        await trio.testing.wait_all_tasks_blocked()
+    assert protected == [("handler", False), ("reply", True)] * 5
+
+
+async def test_g4_a_client_can_cancel_one_of_its_requests_that_run_in_tasks_of_their_own(
+    autojump_clock: MockClock,
+) -> None:
+    worker = Worker()
+    async with serving(worker, max_in_flight=2) as net:
+        client = net.connect(socket_type="DEALER")
+        holders = net.connect(), net.connect()
+        for holder in holders:
+            holder.send(b"wait and hold")
+        await worker.log.wait("started wait and hold", 2)
+        for number in (1, 2):
+            client.send_raw(Header(REQUEST, number).pack(), b"", b"wait %d" % number)
+        await trio.testing.wait_all_tasks_blocked()
+        for holder in holders:
+            holder.crash()
+        await worker.log.wait("started wait 2")
+        client.send_raw(Header(CANCEL, 1).pack(), b"", b"")
+        await worker.log.wait("cancelled wait 1: cancelled")
+        worker.release.set()
+        assert await client.receive() == [b"re:wait 2"]

@@ -30,8 +30,9 @@ from .._transport.router import BATCH
 from .client import Client
 from .handlers import Handler, ends_program, is_cancelled
 from .leftovers import Baseline
+from .pending_request import PendingRequest
 from .reader import Reader
-from .requests import PendingRequest, Requests
+from .requests import Requests
 
 FIRST: Final = 16 * 1024  # bytes of the first batch after a wait: some eight messages
 IN_A_ROW: Final = 128  # messages that are read between two checkpoints, if no handler waits

@@ -13,7 +13,8 @@ from .._client.client import Client
 from .._client.nursery import open_own_nursery
 from .._errors import EndpointError
 from .._server.handlers import Handler
-from .._server.serve import Server, serve
+from .._server.serve import serve
+from .._server.server import Server
 from .._transport.network import Network
 from ._client import SOCKET_TYPES, MemoryClient, MemoryLine, body_of
 from ._inline import InlineThreads

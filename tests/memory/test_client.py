@@ -14,7 +14,8 @@ from support.line import FakeLine, asking
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
-from trioreq._client.multiplexer import Inquiry
+from trioreq._client.multiplexer import PendingRequest
+from trioreq._client.states import Connected
 from trioreq._protocol import envelope as wire
 from trioreq._protocol.envelope import Frames
 
@@ -157,14 +158,14 @@ def test_ctrl_c_does_not_come_between_a_request_and_the_wait_for_its_reply(many:
     async def main() -> None:
         async with asking(line):
             line.connect()
-            begin = line.exchange.begin
+            send = line.multiplexer.send
 
-            def interrupted(inquiry: Inquiry) -> bool:
-                begun = begin(inquiry)
+            def interrupted(request: PendingRequest) -> int:
+                correlation = send(request)
                 signal.raise_signal(signal.SIGINT)
-                return begun
+                return correlation
 
-            line.exchange.begin = interrupted  # type: ignore[method-assign]
+            line.multiplexer.send = interrupted  # type: ignore[method-assign]
             try:
                 if many:
                     await line.client.request_many([b"x"])
@@ -172,7 +173,7 @@ def test_ctrl_c_does_not_come_between_a_request_and_the_wait_for_its_reply(many:
                     await line.client.request(b"x")
             finally:
                 in_flight.append(line.client.statistics().in_flight)
-                line.exchange.close()
+                line.multiplexer.close()
 
     line = FakeLine()
     in_flight: list[int] = []
@@ -220,7 +221,8 @@ async def test_a_plain_server_is_never_sent_a_cancel(autojump_clock: MockClock) 
         third.scope.cancel()
     assert second.reply == b"trioreq-error"
     assert line.cancels() == 0
-    assert not line.exchange._taken_back
+    assert isinstance(line.multiplexer.state, Connected)
+    assert not line.multiplexer.state.negotiation.cancels
 
 
 async def test_the_loss_of_the_connection_fails_what_is_in_flight_at_once(
@@ -345,7 +347,7 @@ async def test_what_is_not_understood_is_counted(
     line = FakeLine()
     async with asking(line):
         line.connect()
-        line.exchange.arrived(frames)
+        line.multiplexer.take_message(frames)
     assert line.client.statistics().stale == 1
 
 
@@ -358,7 +360,7 @@ async def test_closing_fails_who_waits(autojump_clock: MockClock, connected: boo
         caller = Caller(line.client, b"x")
         nursery.start_soon(caller)
         await wait_all_tasks_blocked()
-        line.exchange.close()
+        line.multiplexer.close()
     assert isinstance(caller.error, trio.ClosedResourceError)
     with pytest.raises(trio.ClosedResourceError):
         await line.client.request(b"x")

@@ -10,9 +10,9 @@ from .._options import check_count, check_seconds
 from .._server.network import Network
 from .._transport.curve import CurveClient
 from .._transport.dealer import Dealer
-from .._transport.interfaces import Line
+from .._transport.line import Line
 from .client import Client
-from .multiplexer import Exchange
+from .multiplexer import Multiplexer
 from .nursery import open_own_nursery
 
 
@@ -71,15 +71,15 @@ async def open_client(
         line = endpoint.line(heartbeat=heartbeat, max_message_size=max_message_size)
     else:
         line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size, curve=curve)
-    exchange = Exchange(
+    multiplexer = Multiplexer(
         line, str(endpoint), math.inf if connect_timeout is None else connect_timeout
     )
     try:
         async with open_own_nursery() as nursery:
-            nursery.start_soon(line.run, exchange)
+            nursery.start_soon(multiplexer.run)
             try:
-                yield Client(exchange, timeout=timeout, retries=retries)
+                yield Client(multiplexer, timeout=timeout, retries=retries)
             finally:
-                exchange.close()
+                multiplexer.close()
     finally:
         await line.aclose()

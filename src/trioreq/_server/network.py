@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from .._transport.interfaces import Line
+from .._transport.line import Line
 from .._transport.server_sockets import Sockets
 from .connection import Desk
 from .handlers import Handler, Workers

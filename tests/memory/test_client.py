@@ -5,6 +5,7 @@ Deterministic: an autojump clock, and a line that does what the test says.
 
 from __future__ import annotations
 
+import math
 import signal
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 import trio
 from support.line import FakeLine, asking
 from trio.testing import MockClock, wait_all_tasks_blocked
+from trio_util import AsyncValue  # type: ignore[import-untyped]
 
 import trioreq
 from trioreq._client.multiplexer import PendingRequest
 from trioreq._client.states import Connected
 from trioreq._protocol import envelope as wire
 from trioreq._protocol.envelope import Frames
+from trioreq._transport.line import Accepted, Event, HandshakeFailed
 
 
 class Caller:
@@ -240,6 +243,126 @@ async def test_the_loss_of_the_connection_fails_what_is_in_flight_at_once(
     assert isinstance(caller.error, trioreq.ConnectionLost)
     assert isinstance(caller.error, trio.BrokenResourceError)
     assert "unknown" in str(caller.error)
+
+
+async def test_a_reply_that_was_unread_at_the_end_of_the_connection_counts(
+    autojump_clock: MockClock,
+) -> None:
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        answered, lost = Caller(line.client, b"x"), Caller(line.client, b"y")
+        for caller in (answered, lost):
+            nursery.start_soon(caller)
+            await wait_all_tasks_blocked()
+        line.cut(line.reply(0, b"reply"))
+    assert answered.reply == b"reply"
+    assert isinstance(lost.error, trioreq.ConnectionLost)
+
+
+class Pending:
+    """A request that nobody waits for."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = (body,)
+        self.deadline = math.inf
+        self.correlation = 0
+        self.error: Exception | None = None
+
+    def replied(self, body: Frames) -> None:
+        raise AssertionError(body)
+
+    def failed(self, error: Exception) -> None:
+        self.error = error
+
+
+async def test_what_is_held_when_the_connection_is_lost_is_not_sent_on_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    """Its caller is told of the loss, and may have sent it again."""
+    line = FakeLine()
+    async with asking(line) as nursery:
+        nursery.start_soon(line.multiplexer._buffer.keep_flushing)
+        await wait_all_tasks_blocked()
+        line.connect()
+        requests = [Pending(body) for body in (b"goes out", b"is held", b"is held too")]
+        for request in requests:
+            assert line.multiplexer.send(request)
+        assert line.requests() == [b"goes out"]
+        line.cut()
+        line.connect()
+        await wait_all_tasks_blocked()
+        assert line.requests() == [b"goes out"]
+        assert all(isinstance(request.error, trioreq.ConnectionLost) for request in requests)
+        assert line.multiplexer.send(Pending(b"new"))
+        assert line.requests() == [b"goes out", b"new"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_each_refusal_is_told_to_those_who_wait_then(autojump_clock: MockClock) -> None:
+    """And not at once to who asks after it: the next attempt may succeed."""
+    line = FakeLine()
+    async with asking(line) as nursery:
+        for _ in range(2):
+            caller = Caller(line.client, b"x")
+            nursery.start_soon(caller)
+            await trio.sleep(1)
+            assert caller.error is None
+            line.multiplexer.take_event(HandshakeFailed("no such key"))
+            await wait_all_tasks_blocked()
+            assert isinstance(caller.error, trioreq.Refused)
+            assert str(caller.error) == "memory: no such key"
+
+
+@pytest.mark.parametrize(
+    ("event", "kind", "says"),
+    [
+        (HandshakeFailed("no such key"), trioreq.Refused, "no such key"),
+        (HandshakeFailed(), trioreq.NotConnected, "is it full"),
+        (Accepted(), trioreq.NotConnected, "does a server listen there"),
+    ],
+)
+@pytest.mark.parametrize("options", [{"timeout": 1}, {"connect_timeout": 1}])
+async def test_a_request_that_is_out_of_time_says_what_is_known_of_the_connection(
+    autojump_clock: MockClock,
+    event: Event,
+    kind: type[Exception],
+    says: str,
+    options: dict[str, float],
+) -> None:
+    line = FakeLine()
+    async with asking(line, **options) as nursery:
+        line.multiplexer.take_event(event)
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+    assert type(caller.error) is kind
+    assert says in str(caller.error)
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_ctrl_c_does_not_come_while_a_request_begins_to_wait_for_a_connection(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """The connection would wake a task that does not wait."""
+    wait = AsyncValue.wait_transition
+    protected = []
+
+    async def watched(*args: Any) -> Any:
+        protected.append(trio.lowlevel.currently_ki_protected())
+        return await wait(*args)
+
+    monkeypatch.setattr(AsyncValue, "wait_transition", watched)
+    line = FakeLine()
+    async with asking(line) as nursery:
+        if many:
+            nursery.start_soon(line.client.request_many, [b"x"])
+        else:
+            nursery.start_soon(Caller(line.client, b"x"))
+        await wait_all_tasks_blocked()
+        line.connect()
+        await wait_all_tasks_blocked()
+        line.answer(0, b"y")
+    assert protected == [True]
 
 
 async def test_retries_send_it_again_on_the_next_connection(autojump_clock: MockClock) -> None:

@@ -33,7 +33,8 @@ from trioreq._protocol import packs
 from trioreq._protocol.envelope import Frames, Header
 from trioreq._transport.dealer import EVENT, Dealer
 from trioreq._transport.line import Event, HandshakeSucceeded, Lost
-from trioreq._transport.zsocket import ZSocket
+from trioreq._transport.messages import messages_of
+from trioreq._transport.zsocket import FileEdge, ZSocket
 
 pytestmark = pytest.mark.slow
 
@@ -189,6 +190,54 @@ async def test_ctrl_c_does_not_come_while_sockets_are_opened_and_closed(
             pass
     names = ["open", "open", "close", "end"]
     assert protected == [(name, True) for name in names]
+
+
+async def test_ctrl_c_does_not_come_while_the_client_uses_its_sockets(
+    addr: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of a message would begin the next one."""
+    seen: set[tuple[str, bool]] = set()
+
+    def watch(name: str, use: Any) -> Any:
+        def watched(*args: Any) -> Any:
+            seen.add((name, trio.lowlevel.currently_ki_protected()))
+            return use(*args)
+
+        return watched
+
+    def of(raw: zmq.Socket[bytes]) -> ZSocket:
+        socket = ZSocket(messages_of(raw), FileEdge(raw.fileno()))
+        for name in ("receive", "send", "readable"):
+            setattr(socket, name, watch(name, getattr(socket, name)))
+        return socket
+
+    async with serving(Worker(), addr) as server:
+        monkeypatch.setattr(ZSocket, "of", of)
+        async with trioreq.open_client(server.endpoints[0]) as client:
+            assert await client.request(b"echo") == b"re:echo"
+            assert await client.request_many([b"echo"] * 3) == [b"re:echo"] * 3
+            with trio.move_on_after(0.01):
+                await client.request(b"wait")
+            await until(lambda: server.statistics().running == 0)
+    assert seen == {("receive", True), ("send", True), ("readable", True)}
+
+
+async def test_what_fails_after_the_handshake_is_the_loss_of_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As libzmq tells of a message of CURVE that was tampered with, and then of the end."""
+    told = [
+        EVENT.pack(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC),
+        b"",
+        EVENT.pack(zmq.EVENT_DISCONNECTED, 0),
+        b"",
+    ]
+    replay: Any = Replay(told)
+    with plain_server(zmq.ROUTER) as (endpoint, _):
+        async with connected(endpoint) as dealer:
+            with monkeypatch.context() as patch:
+                patch.setattr(dealer, "_sockets", replace(dealer._sockets, monitor=replay))
+                assert dealer._read_monitor() == [Lost([])]
 
 
 class Replay:

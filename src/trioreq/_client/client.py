@@ -40,7 +40,7 @@ class Client:
 
         Args:
             body: bytes, or an object with the buffer interface.
-            timeout: Seconds until it is given up; None for the client's own.
+            timeout: Seconds to wait for the reply; None for the client's own timeout.
 
         Raises:
             ReplyError: The server answered with an error.
@@ -62,7 +62,10 @@ class Client:
         Arguments and errors are those of `request`.
         """
         if isinstance(frames, bytes | bytearray | memoryview | str):
-            raise TypeError("frames is a sequence of bytes; for one frame use request")
+            raise TypeError(
+                f"frames must be a sequence of bytes, got {type(frames).__name__}; "
+                "for one frame use request"
+            )
         return list(await self._reply(wire.body("the request is", list(frames)), timeout))
 
     async def request_many(
@@ -71,26 +74,29 @@ class Client:
         """Send many requests of one frame each, and wait for all of their replies.
 
         It does what `in_flight` tasks would do that take one body after the other and call
-        `request`, with fewer wake-ups. Each request ends on its own: in the place of a reply
-        that does not come stands the error that `request` would have raised.
+        `request`, with fewer wake-ups. Each request ends on its own: one that has no reply has the
+        error that `request` would have raised in its place.
 
         Args:
-            bodies: What to send: bytes, or objects with the buffer interface. It has an end; each
-                is taken when there is room for it.
-            in_flight: How many may wait for a reply at once. What a server neither runs nor queues
-                (1000 of a client, unless it is told otherwise) is ``overloaded``.
-            timeout: Seconds until a request is given up; None for the client's own.
+            bodies: What to send: bytes, or objects with the buffer interface. It must be finite;
+                each is taken when there is room for it.
+            in_flight: How many may wait for a reply at once. A server refuses those that it
+                neither runs nor queues (1000 of a client, by default) as ``overloaded``.
+            timeout: Seconds to wait for each reply; None for the client's own timeout.
 
         Returns:
             For each body, in their order, the reply's only frame, or an error.
 
         Raises:
-            TypeError: A body is no bytes; what is in flight is taken back.
+            TypeError: A body is not bytes; the requests in flight are cancelled.
             ValueError: An option is out of its range.
             trio.ClosedResourceError: The client is closed.
         """
         if isinstance(bodies, bytes | bytearray | memoryview | str):
-            raise TypeError("bodies is an iterable of bytes; for one use request")
+            raise TypeError(
+                f"bodies must be an iterable of bytes, got {type(bodies).__name__}; "
+                "for one use request"
+            )
         check_count("in_flight", in_flight, 1)
         seconds = self._seconds(timeout)
         return await Pipeline(self._multiplexer, in_flight, seconds, self._retries).run(bodies)

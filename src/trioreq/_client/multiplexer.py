@@ -1,11 +1,12 @@
-"""The requests of one client on one connection at a time.
+"""Many requests on one connection: a client's pending requests, and the state of its connection.
 
 Each request has a correlation; replies come in any order. A request ends with its reply, with the
 loss of the connection, or with its caller, who runs out of time or is cancelled. In the last case
 the server is sent a cancel, if it speaks the header: a plain REP server would take that for a
-request. It says whether it does when it is asked, and in every reply; until it has, cancels wait.
+request. A server says whether it does when it is asked, and in every reply; until then, cancels
+wait.
 
-The state changes between checkpoints, never across one.
+All state changes in synchronous code, never across a checkpoint.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .._protocol import envelope as wire
 from .._protocol import packs
 from .._protocol.envelope import Frames
 from .._statistics import ClientStatistics, Timings
-from .._transport.line import Event, Line, Lost
+from .._transport.line import Event, HandshakeSucceeded, Line, Lost
 from . import errors
 from .send_buffer import SendBuffer
 from .states import Closed, Connected, Connecting, Negotiation, Refused, State, next_state
@@ -89,13 +90,13 @@ class Multiplexer:
             nursery.start_soon(self._keep_receiving)
             nursery.start_soon(self._follow_connection)
 
-    @trio.lowlevel.enable_ki_protection  # of what has come each is to be told
+    @trio.lowlevel.enable_ki_protection  # a message that was received must be handled
     async def _keep_receiving(self) -> NoReturn:
         while True:
             for frames in await self.line.receive():
                 self.take_message(frames)
 
-    @trio.lowlevel.enable_ki_protection  # as above
+    @trio.lowlevel.enable_ki_protection  # so must an event
     async def _follow_connection(self) -> NoReturn:
         while True:
             for event in await self.line.events():
@@ -133,27 +134,27 @@ class Multiplexer:
         return correlation
 
     def give_up(self, request: PendingRequest) -> None:
-        """Its caller is cancelled, or out of time: decided now, so nothing comes for it later."""
+        """End a request whose caller is cancelled, or out of time; a later reply is stale."""
         del self._pending[request.correlation]
         late = trio.current_time() >= request.deadline
         self._counts["timed_out" if late else "cancelled"] += 1
         state = self._state.value
-        if type(state) is Connected:  # else the loss of the connection says it too
+        if type(state) is Connected:  # as always while a request is pending
             self._cancel(request.correlation, state.negotiation)
 
     def _cancel(self, correlation: int, negotiation: Negotiation) -> None:
-        """Tell the server, as soon as it is known to speak the header, if it does."""
+        """Send a cancel, as soon as the server is known to speak the header, if it does."""
         if negotiation.speaks_header:
             header = wire.HEADER.pack(wire.MAGIC, wire.CANCEL, correlation, 0)
             self._buffer.append((header, wire.DELIMITER, b""), negotiation.max_pack_size)
         elif negotiation.speaks_header is None:
             negotiation.cancels.append(correlation)
 
-    @trio.lowlevel.enable_ki_protection  # a half of AsyncValue's wait would be woken later
+    @trio.lowlevel.enable_ki_protection  # an interrupted task would stay in AsyncValue's queue
     async def wait_connected(self) -> State | None:
         """Wait until a request may be sent, until the client is refused, or `connect_timeout`.
 
-        Who waits while the client is refused waits for what comes of the next try.
+        A wait that begins while the client is refused lasts until the next attempt has ended.
 
         Returns:
             None if a request may be sent; else the state of the connection.
@@ -175,24 +176,25 @@ class Multiplexer:
             return errors.timed_out(self._endpoint, seconds)
         return errors.not_connected(self._endpoint, self.state)
 
-    # What comes of them.
+    # What the line returns.
 
     def take_event(self, event: Event) -> None:
-        """Something has happened to the connection."""
+        """Handle an event of the connection."""
         if isinstance(event, Lost):
             for frames in event.unread:
                 self.take_message(frames)
-        state = self._state.value = next_state(self._state.value, event, trio.current_time())
-        match state:
-            case Connected():
-                self._timings = state.timings
+        state = next_state(self._state.value, event, trio.current_time())
+        self._state.value = state
+        match event, state:
+            case HandshakeSucceeded(), Connected(timings=timings):
+                self._timings = timings
                 self._counts["connections"] += 1
-            case Connecting() if isinstance(event, Lost):
+            case Lost(), _:
                 self._buffer.clear()
                 self._fail_all(lambda: errors.connection_lost(self._endpoint))
 
     def take_message(self, frames: list[bytes]) -> None:
-        """A message came: a reply, a hello, or a pack of them."""
+        """Handle a message: a reply, a hello, or a pack of them."""
         if len(frames) == 1 and (pack := packs.unpack_untrusted(frames[0])) is not None:
             max_pack_size, messages = pack
             self._use_packs(max_pack_size)
@@ -237,7 +239,7 @@ class Multiplexer:
         if isinstance(self._state.value, Closed):
             raise trio.ClosedResourceError("the client is closed")
 
-    @trio.lowlevel.enable_ki_protection  # each is to be told
+    @trio.lowlevel.enable_ki_protection  # no pending request may be left out
     def close(self) -> None:
         """Take no more requests, and fail those that are pending or wait for a connection."""
         self._state.value = Closed()

@@ -1,7 +1,7 @@
 """Many requests of one task: `Client.request_many`.
 
-The task sends them, and is woken once for all replies that came together. Where each request has a
-task, to wake it costs as much as all the rest.
+One task sends them all, and is woken once for all replies that came together. Where each request
+has a task of its own, waking that task costs as much as all the rest of the request.
 """
 
 from __future__ import annotations
@@ -67,20 +67,20 @@ class Pipeline:
         self._timeout = math.inf if timeout is None else timeout
         self._retries = retries
         self._results: list[Result] = []
-        # In each of these the one whose time is up first is the first.
+        # Each of these is in the order of the deadlines.
         self._unsent: deque[_PipelinedRequest] = deque()
         self._sent: dict[_PipelinedRequest, None] = {}
-        self._lost: list[_PipelinedRequest] = []  # with their connection; to be sent again
+        self._lost: list[_PipelinedRequest] = []  # with the connection; to be sent again
         self._parked: trio.lowlevel.Task | None = None
 
     async def run(self, bodies: Iterable[bytes]) -> list[Result]:
-        """Send them all; returns what has become of each."""
+        """Send them all; returns the result of each, in the order of the bodies."""
         await trio.lowlevel.checkpoint()
         left = iter(bodies)
         try:
-            while self._take(left):
+            while self._fill(left):
                 if self._lost:
-                    await self._pause()
+                    await self._back_off()
                 elif self._unsent:
                     await self._wait_for_connection()
                 else:
@@ -91,22 +91,22 @@ class Pipeline:
                 self._multiplexer.give_up(request)
         return self._results
 
-    def _take(self, left: Iterator[bytes]) -> bool:
+    def _fill(self, left: Iterator[bytes]) -> bool:
         """Take and send as many as may be in flight; returns whether any has not ended."""
-        if not self._lost:  # else those are first
+        if not self._lost:  # else those are sent first
             self._send()
             timed = self._timeout != math.inf
             for body in islice(left, self._in_flight - len(self._sent) - len(self._unsent)):
                 frames = (body,) if type(body) is bytes else wire.body("the request is", [body])
                 deadline = trio.current_time() + self._timeout if timed else math.inf
                 self._unsent.append(_PipelinedRequest(self, len(self._results), frames, deadline))
-                self._results.append(b"")  # until it is there
-                self._send()  # at once: who makes the bodies may take his time
+                self._results.append(b"")  # until it has ended
+                self._send()  # at once: to make the next body may take time
         return bool(self._sent or self._unsent or self._lost)
 
-    @trio.lowlevel.enable_ki_protection  # what is begun is to be given up
+    @trio.lowlevel.enable_ki_protection  # each that is sent is in `_sent`, to be given up
     def _send(self) -> None:
-        """Send what is not sent, if there is a connection."""
+        """Send those that are not sent, if there is a connection."""
         while self._unsent and (correlation := self._multiplexer.send(self._unsent[0])):
             request = self._unsent.popleft()
             request.correlation = correlation
@@ -130,10 +130,10 @@ class Pipeline:
                     request.failed(self._multiplexer.not_connected(request, state))
         self._expire()
 
-    async def _pause(self) -> None:
-        """Wait for a while, and send what was lost again, before the others."""
+    async def _back_off(self) -> None:
+        """Pause before those that were lost are sent again."""
         lost, self._lost = self._lost, []
-        self._unsent.extend(lost)  # it is empty: all are lost together, and no more were taken
+        self._unsent.extend(lost)  # which is empty: all are lost together, before more are taken
         with trio.move_on_at(self._unsent[0].deadline):
             await back_off(lost[0].retried - 1)
         self._expire()
@@ -155,7 +155,7 @@ class Pipeline:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _wake(self) -> None:
-        """There is something, and there may be more in a moment: it is for one wake-up."""
+        """Wake the task, once for all requests that end before it runs."""
         if self._parked is not None:
             trio.lowlevel.reschedule(self._parked)
             self._parked = None

@@ -65,7 +65,7 @@ class Dealer:
         curve: The server's key and the client's own; None for no CURVE.
 
     Raises:
-        EndpointError: The endpoint is no address that can be connected to.
+        EndpointError: The endpoint is not an address that can be connected to.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Dealer:
                 self._connected = True
                 self._failures = 0
                 events.append(HandshakeSucceeded())
-            elif event & FAILED and not self._connected:  # else it ends now, and that comes next
+            elif event & FAILED and not self._connected:  # else the connection ends next
                 events.append(self._fail_handshake(event, value))
             elif event == zmq.EVENT_DISCONNECTED and self._connected:
                 events.append(self._lose())

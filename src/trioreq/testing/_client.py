@@ -175,7 +175,7 @@ class MemoryLine(Peer):
             RuntimeError: There was none yet.
         """
         if self._connection is None:
-            raise RuntimeError("the client has not connected yet: send a request first")
+            raise RuntimeError("the client has not connected yet")
         return self._connection
 
     async def events(self) -> list[Event]:

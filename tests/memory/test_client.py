@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import signal
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -19,8 +19,10 @@ import trioreq
 from trioreq._client.multiplexer import PendingRequest
 from trioreq._client.states import Connected
 from trioreq._protocol import envelope as wire
-from trioreq._protocol.envelope import Frames
+from trioreq._protocol.envelope import Frames, Header
 from trioreq._transport.line import Accepted, Event, HandshakeFailed
+from trioreq.testing import open_memory_server
+from trioreq.testing._client import MemoryLine
 
 
 class Caller:
@@ -264,16 +266,18 @@ class Pending:
     """A request that nobody waits for."""
 
     def __init__(self, body: bytes) -> None:
-        self.body = (body,)
+        self.body: Frames = (body,)
         self.deadline = math.inf
         self.correlation = 0
         self.error: Exception | None = None
+        self.protected: bool | None = None
 
     def replied(self, body: Frames) -> None:
         raise AssertionError(body)
 
     def failed(self, error: Exception) -> None:
         self.error = error
+        self.protected = trio.lowlevel.currently_ki_protected()
 
 
 async def test_what_is_held_when_the_connection_is_lost_is_not_sent_on_the_next(
@@ -489,6 +493,17 @@ async def test_closing_fails_who_waits(autojump_clock: MockClock, connected: boo
         await line.client.request(b"x")
 
 
+async def test_ctrl_c_does_not_come_while_the_client_is_closed(autojump_clock: MockClock) -> None:
+    """A request that is left out would wait for ever."""
+    line = FakeLine()
+    async with asking(line):
+        line.connect()
+        request = Pending(b"x")
+        assert line.multiplexer.send(request)
+        line.multiplexer.close()
+    assert request.protected
+
+
 @pytest.mark.parametrize(
     ("frames", "error"),
     [([], TypeError), ("text", TypeError), (b"bytes", TypeError), (["text"], TypeError)],
@@ -528,3 +543,31 @@ async def test_everything_adds_up(autojump_clock: MockClock) -> None:
         + stats.lost
         + stats.in_flight
     )
+
+
+async def test_a_reply_on_the_memory_network_counts_that_comes_just_before_the_end(
+    autojump_clock: MockClock,
+) -> None:
+    """Whichever task of the client is the first to wake."""
+
+    async def ask() -> None:
+        replies.append(await client.request(b"x"))
+
+    async def hang(_: trioreq.Request) -> NoReturn:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    replies: list[bytes] = []
+    for seed in range(10):
+        async with (
+            open_memory_server(hang, seed=seed) as net,
+            trioreq.open_client(net) as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(ask)
+            await wait_all_tasks_blocked()
+            line = client._multiplexer.line
+            assert isinstance(line, MemoryLine)
+            line.connection.hand_over([Header(wire.OK, 1, wire.SPEAKS).pack(), b"", b"y"])
+            line.connection.end_at_server()
+    assert replies == [b"y"] * 10

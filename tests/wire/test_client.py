@@ -26,6 +26,7 @@ from support.plain import plain_server
 from support.serving import poll, raw, serving, until
 
 import trioreq
+from trioreq._client.multiplexer import Multiplexer
 from trioreq._client.send_buffer import TOGETHER, SendBuffer
 from trioreq._client.states import Connected
 from trioreq._protocol import envelope as wire
@@ -192,8 +193,8 @@ async def test_ctrl_c_does_not_come_while_sockets_are_opened_and_closed(
     assert protected == [(name, True) for name in names]
 
 
-async def test_ctrl_c_does_not_come_while_the_client_uses_its_sockets(
-    addr: str, monkeypatch: pytest.MonkeyPatch
+async def test_ctrl_c_does_not_come_while_a_dealer_uses_its_sockets(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The rest of a message would begin the next one."""
     seen: set[tuple[str, bool]] = set()
@@ -207,19 +208,44 @@ async def test_ctrl_c_does_not_come_while_the_client_uses_its_sockets(
 
     def of(raw: zmq.Socket[bytes]) -> ZSocket:
         socket = ZSocket(messages_of(raw), FileEdge(raw.fileno()))
-        for name in ("receive", "send", "readable"):
-            setattr(socket, name, watch(name, getattr(socket, name)))
+        kind = "DEALER" if raw.get(zmq.TYPE) == zmq.DEALER else "PAIR"
+        for name in ("receive", "send"):
+            setattr(socket, name, watch(f"{kind} {name}", getattr(socket, name)))
         return socket
 
-    async with serving(Worker(), addr) as server:
-        monkeypatch.setattr(ZSocket, "of", of)
-        async with trioreq.open_client(server.endpoints[0]) as client:
-            assert await client.request(b"echo") == b"re:echo"
-            assert await client.request_many([b"echo"] * 3) == [b"re:echo"] * 3
-            with trio.move_on_after(0.01):
-                await client.request(b"wait")
-            await until(lambda: server.statistics().running == 0)
-    assert seen == {("receive", True), ("send", True), ("readable", True)}
+    monkeypatch.setattr(ZSocket, "of", of)
+    with plain_server(zmq.ROUTER) as (endpoint, server):
+        async with connected(endpoint) as dealer:
+            assert not trio.lowlevel.currently_ki_protected()
+            dealer.send([(b"", b"x")])
+            await server.send(*await server.receive())
+            assert await dealer.receive() == [[b"", b"x"]]
+    assert seen == {("PAIR receive", True), ("DEALER send", True), ("DEALER receive", True)}
+
+
+async def test_ctrl_c_does_not_come_while_the_client_handles_what_the_line_returns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rest of it would be lost."""
+    seen: set[tuple[str, bool]] = set()
+    for name in ("take_event", "take_message"):
+
+        def watched(
+            self: Multiplexer,
+            what: Any,
+            name: str = name,
+            take: Any = getattr(Multiplexer, name),  # noqa: B008
+        ) -> None:
+            seen.add((name, trio.lowlevel.currently_ki_protected()))
+            take(self, what)
+
+        monkeypatch.setattr(Multiplexer, name, watched)
+    async with (
+        serving(Worker()) as server,
+        trioreq.open_client(server.endpoints[0]) as client,
+    ):
+        assert await client.request(b"echo") == b"re:echo"
+    assert seen == {("take_event", True), ("take_message", True)}
 
 
 async def test_what_fails_after_the_handshake_is_the_loss_of_the_connection(

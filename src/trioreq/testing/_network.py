@@ -183,7 +183,7 @@ class MemoryNetwork(Network):
 
 
 def _line(client: Client) -> MemoryLine:
-    line = client._exchange.line  # noqa: SLF001  # the one thing that a test cannot say of a Client
+    line = client._multiplexer.line  # noqa: SLF001  # the one thing that a test cannot say of a Client
     if not isinstance(line, MemoryLine):
         raise TypeError("this client is not connected to a network in memory")
     return line

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import trio
 
-from .._errors import CancelReason, Code, ReplyError
+from .._errors import CancelReason, Code, ReplyError, RequestCancelled
 from .._options import Options
 from .._protocol import packs
 from .._protocol.endings import (
@@ -214,6 +214,8 @@ class Requests:
         Raises:
             RequestCancelled: The request has ended.
         """
+        if request.owner.connection.gone:  # its disconnect is to be handled yet
+            raise RequestCancelled(CancelReason.DISCONNECTED)
         request.started = True
         request.check_cancelled()
         request.started_at = now

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from benchmarks import crowd, pump, slow, soak
+from benchmarks.experiments import crowd, pump, slow, soak
 
 pytestmark = pytest.mark.slow
 

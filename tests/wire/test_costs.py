@@ -1,7 +1,7 @@
 """A request costs the server no more than it did: a guard against becoming slower unnoticed.
 
-Counted, not timed, in processes of their own; `benchmarks/costs.py` tells what and how, and the
-least of several tries counts, so a busy machine does not matter. The bounds are what
+Counted, not timed, in processes of their own; `benchmarks/speed/costs.py` tells what and how, and
+the least of several tries counts, so a busy machine does not matter. The bounds are what
 `python -m benchmarks costs --bounds` prints, somewhat above what was measured. Who makes the server
 faster lowers them; who has to raise them knows what was paid.
 """
@@ -12,7 +12,7 @@ import os
 
 import pytest
 
-from benchmarks import costs
+from benchmarks.speed import costs
 
 BOUNDS = {
     "async, one at a time": {"calls": 188.0, "lines": 564.1, "steps": 1.7, "zmq": 15.7},

@@ -25,7 +25,7 @@ from support.clients import Clients
 from support.stock import readable
 
 import trioreq
-from benchmarks.compiler import compiled
+from benchmarks.shared.compiler import compiled
 from trioreq._transport.messages import Messages, PyMessages
 
 SOURCE = Path(trioreq.__file__).with_name("_cmessages.c")

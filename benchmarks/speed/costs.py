@@ -30,15 +30,15 @@ from typing import Any
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from support.zmtp import RawPeer, message
 
 import trioreq
 
-from . import report
-from .compiler import NoCompiler, compiled
-from .processes import ROOT, end_with_parent, module
+from ..shared import report
+from ..shared.compiler import NoCompiler, compiled
+from ..shared.processes import ROOT, end_with_parent, module
 
 SHIM = Path(__file__).with_name("zmq_calls.c")
 BODY = bytes(32)
@@ -211,7 +211,7 @@ def measure() -> dict[str, dict[str, float | None]]:
                 case[counter] = None
             continue
         done = subprocess.run(
-            module("costs", counter),
+            module("benchmarks", "costs", "--count", counter),
             cwd=ROOT,
             env=os.environ | variables,
             stdout=subprocess.PIPE,
@@ -227,6 +227,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bounds", action="store_true", help="print the table for tests/wire/test_costs.py"
     )
+    parser.add_argument("--count", choices=COUNTERS, help=argparse.SUPPRESS)
 
 
 def print_bounds() -> None:
@@ -243,7 +244,11 @@ def print_bounds() -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the costs, or the bounds that follow from them."""
+    """Print the costs, or the bounds that follow from them; or be a process that counts."""
+    if options.count:
+        end_with_parent()
+        print(json.dumps({name: trio.run(count_case, name, options.count) for name in CASES}))
+        return 0
     if options.bounds:
         print_bounds()
         return 0
@@ -253,16 +258,3 @@ def run(options: argparse.Namespace) -> int:
     ]
     print(report.Table(["for a request", *COUNTERS], rows).text())
     return 0
-
-
-def main() -> None:
-    """Be the process that counts one thing."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("counter", choices=COUNTERS)
-    counter = parser.parse_args().counter
-    end_with_parent()
-    print(json.dumps({name: trio.run(count_case, name, counter) for name in CASES}))
-
-
-if __name__ == "__main__":
-    main()

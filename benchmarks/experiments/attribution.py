@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from support import churn
 
@@ -48,9 +48,3 @@ def run(options: argparse.Namespace) -> int:
     """Measure and show."""
     trio.run(measure, options.addr, options.connections)
     return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["attribution", *sys.argv[1:]]))

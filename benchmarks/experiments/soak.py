@@ -24,14 +24,14 @@ from typing import Any
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from support.clients import open_clients
 from support.flocks import Kinds, open_flock
 from support.servers import ServerProcess, open_server
 from support.zmtp import RawPeer, message
 
-from .drawing import drawing
+from ..shared.drawing import drawing
 
 MB = 1e6
 GROWTH = 10 * MB  # bytes that memory may grow by
@@ -199,9 +199,3 @@ def run(options: argparse.Namespace) -> int:
     for fault in report.faults():
         print(fault, file=sys.stderr)
     return 1 if report.faults() else 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["soak", *sys.argv[1:]]))

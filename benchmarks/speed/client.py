@@ -14,9 +14,9 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 
-from . import report
-from .load import Load, Shape, drive, drive_python, generator
-from .servers import ASYNC, RAW, serving
+from ..shared import report
+from ..shared.load import Load, Shape, drive, drive_python, generator
+from ..shared.servers import MULTIPART, RAW, TRIOREQ, serving
 
 IN_FLIGHT = 256
 
@@ -34,12 +34,12 @@ class Pair:
 REFERENCE = Pair("", RAW, "load.c to raw")
 PAIRS = [
     REFERENCE,
-    Pair("", "raw-multipart", "load.c to raw-multipart"),
-    Pair("", ASYNC, "load.c to trioreq"),
-    Pair("trioreq", ASYNC, "open_client to trioreq"),
-    Pair("trioreq", "raw-multipart", "open_client to raw-multipart"),
-    Pair("trioreq-many", ASYNC, "request_many to trioreq"),
-    Pair("trioreq-many", "raw-multipart", "request_many to raw-multipart"),
+    Pair("", MULTIPART, "load.c to raw-multipart"),
+    Pair("", TRIOREQ, "load.c to trioreq"),
+    Pair("trioreq", TRIOREQ, "open_client to trioreq"),
+    Pair("trioreq", MULTIPART, "open_client to raw-multipart"),
+    Pair("trioreq-many", TRIOREQ, "request_many to trioreq"),
+    Pair("trioreq-many", MULTIPART, "request_many to raw-multipart"),
     Pair("", "pynng", "load.c to pynng", "pynng"),
     Pair("sp", "pynng", "pynng to pynng", "pynng"),
 ]

@@ -26,16 +26,16 @@ import zmq
 
 import trioreq
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from support.children import Child, Waits, open_program
 from support.clients import open_clients
 from support.flocks import open_flock
 from support.server import memory
 
-from .drawing import drawing
+from ..shared.drawing import drawing
+from ..shared.processes import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 THREADS = 40
 STEPS = 20
 STEP = 0.01  # seconds
@@ -176,7 +176,7 @@ async def measure(name: str, clients: int, steps: int) -> Report:
     """Let clients of one server die."""
     serve = ("--serve", name, "--steps", str(steps))
     async with (
-        open_program("benchmarks.pump", *serve, folder=ROOT) as server,
+        open_program("benchmarks", "pump", *serve, folder=ROOT) as server,
         open_flock(PROCESSES, CONNECTIONS) as flock,
     ):
         endpoint = json.loads(await server.wait())
@@ -260,9 +260,3 @@ def run(options: argparse.Namespace) -> int:
         if options.plot:
             plot(reports, options.plot)
     return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["pump", *sys.argv[1:]]))

@@ -12,11 +12,11 @@ import sys
 from collections import defaultdict
 from typing import TypedDict
 
-from . import report
-from .load import Load, Shape, drive
-from .servers import ASYNC, RAW, serving
+from ..shared import report
+from ..shared.load import Load, Shape, drive
+from ..shared.servers import RAW, TRIOREQ, serving
 
-SERVERS = [RAW, ASYNC]
+SERVERS = [RAW, TRIOREQ]
 CONNECTED = [1, 10, 64, 1000, 10_000]
 SPEAKERS = 64
 SPARE_FILES = 200

@@ -23,7 +23,7 @@ from typing import Any
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from support.children import Waits, open_child
 from support.clients import ClientSocket, open_clients
@@ -134,9 +134,3 @@ def run(options: argparse.Namespace) -> int:
     """Measure and show."""
     print(trio.run(measure, options.clients, options.seconds))
     return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["slow", *sys.argv[1:]]))

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PR_SET_PDEATHSIG = 1
 LIMIT = 120  # seconds in which a child says something
 
@@ -37,8 +37,8 @@ def pin(cpu: int | None) -> None:
 
 
 def module(name: str, *arguments: object) -> list[str]:
-    """The command that runs a module of this package."""
-    return [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
+    """The command that runs a module: `benchmarks`, or one of its sub-packages."""
+    return [sys.executable, "-m", name, *map(str, arguments)]
 
 
 @contextmanager
@@ -74,6 +74,13 @@ def read_line(process: subprocess.Popen[str]) -> str:
     if not line:
         raise ChildFailed(f"{process.args!r} ended with {process.wait()}")
     return line.rstrip("\n")
+
+
+def write_line(process: subprocess.Popen[str]) -> None:
+    """Write an empty line to a child that waits for one."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def output_of(command: Sequence[str]) -> str:

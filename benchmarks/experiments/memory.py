@@ -1,9 +1,10 @@
-"""What an idle client costs the server: Python's memory, and the process's.
+"""What an idle client costs the server: Python's objects, and the process's memory.
 
 Clients connect, ask once, and stay. Python's part is what tracemalloc counts; the whole is the
 growth of the process's resident memory, after what is free was given back to the system. Each is
 read in a server of its own, since tracing needs memory too. One client is there before the first
-reading, so that what is made once is not counted.
+reading, so that what is made once is not counted. trioreq is measured with a handler that never
+waits, and with one that has waited once.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ import sys
 import time
 from collections import defaultdict
 
-from . import report
-from .load import holding
-from .servers import ASYNC, RAW, serving
+from ..shared import report
+from ..shared.load import holding
+from ..shared.servers import RAW, TRIOREQ, serving
 
-SERVERS = [RAW, ASYNC]
+SERVERS = {
+    "raw": (RAW, "echo"),
+    "trioreq": (TRIOREQ, "echo"),
+    "trioreq, the handler waits once": (TRIOREQ, "checkpoint"),
+}  # with their handlers, by title
 SPARE_FILES = 200
 SETTLE = 0.1  # seconds for the server to end what it does for the last request
 KINDS = ("python", "resident")
 
-Figures = dict[tuple[int, str, str], list[float]]  # by clients, server and kind: bytes a client
+Figures = dict[tuple[int, str, str], list[float]]  # by clients, title and kind: bytes a client
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,13 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     report.add_output(parser)
 
 
-def bytes_a_client(name: str, clients: int, kind: str) -> float:
+def bytes_a_client(title: str, clients: int, kind: str) -> float:
     """The growth of a server by its clients."""
     files = clients + SPARE_FILES
-    with serving(name, files=files, trace=kind == "python") as server, holding(server, 1):
+    name, handler = SERVERS[title]
+    with (
+        serving(name, handler, files=files, trace=kind == "python") as server,
+        holding(server.port, 1),
+    ):
         time.sleep(SETTLE)
         before = server.memory()[kind]
-        with holding(server, clients):
+        with holding(server.port, clients):
             time.sleep(SETTLE)
             return (server.memory()[kind] - before) / clients
 
@@ -47,18 +56,18 @@ def bytes_a_client(name: str, clients: int, kind: str) -> float:
 def table(figures: Figures, clients: list[int]) -> report.Table:
     """A row for each number of clients and server."""
     shown = report.Table(
-        ["clients, server", "Python, KiB a client", "resident, KiB a client", "ratio to raw"],
-        note="Median (least..greatest). The ratio is of the medians of resident memory.",
+        ["clients, server", "Python's objects, KiB a client", "resident, KiB a client", "to raw"],
+        note="Median (least..greatest). The ratio to raw is of the medians of resident memory.",
     )
     for count in clients:
-        base = statistics.median(figures[count, RAW, "resident"])
-        for name in SERVERS:
+        base = statistics.median(figures[count, "raw", "resident"])
+        for title in SERVERS:
             cells = [
-                report.spread(value / 1024 for value in figures[count, name, kind])
+                report.spread(value / 1024 for value in figures[count, title, kind])
                 for kind in KINDS
             ]
-            ratio = statistics.median(figures[count, name, "resident"]) / base
-            shown.rows.append([f"{count:,}, {name}", *cells, f"{ratio:.2f}"])
+            ratio = statistics.median(figures[count, title, "resident"]) / base
+            shown.rows.append([f"{count:,}, {title}", *cells, f"{ratio:.2f}"])
     return shown
 
 
@@ -68,12 +77,12 @@ def run(options: argparse.Namespace) -> int:
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
         for count in options.clients:
-            for name in SERVERS:
+            for title in SERVERS:
                 for kind in KINDS:
-                    figures[count, name, kind].append(bytes_a_client(name, count, kind))
+                    figures[count, title, kind].append(bytes_a_client(title, count, kind))
     told = [
-        {"clients": count, "server": name, "kind": kind, "bytes a client": values}
-        for (count, name, kind), values in figures.items()
+        {"clients": count, "server": title, "kind": kind, "bytes a client": values}
+        for (count, title, kind), values in figures.items()
     ]
     how = f"{options.rounds} rounds."
     report.show(options, "memory", how, [table(figures, options.clients)], told)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from support.children import Waits, open_child
 from support.clients import open_clients
@@ -142,9 +142,3 @@ def run(options: argparse.Namespace) -> int:
         return 1
     print(trio.run(measure, options.clients))
     return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["crowd", *sys.argv[1:]]))

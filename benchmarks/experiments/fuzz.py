@@ -1,7 +1,7 @@
 """Does anything that a peer can say harm the server, or anybody but that peer?
 
-    python -m benchmarks.fuzz connections [--number 50000] [--seed 1] [--transport tcp]
-    python -m benchmarks.fuzz inputs [--number 1000000] [--seed 1]
+    python -m benchmarks fuzz connections [--number 50000] [--seed 1] [--transport tcp]
+    python -m benchmarks fuzz inputs [--number 1000000] [--seed 1]
 
 `connections`: a server in a process of its own, hostile peers made of the seed, and a healthy
 client beside them, which has to get each reply. Printed is what the server says of itself before
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from hostile.test_fuzz import MIB, at_rest, healthy_client, outcomes
 from support.fuzz import hammer
@@ -174,14 +174,18 @@ async def inputs(number: int, seed: int) -> None:
     atheris.Fuzz()
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("what", choices=("connections", "inputs"))
     parser.add_argument("--number", type=int)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--transport", choices=("tcp", "ipc"), default="tcp")
-    chosen = parser.parse_args()
-    if chosen.what == "connections":
-        connections(chosen.number or 50_000, chosen.seed, chosen.transport)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and show."""
+    if options.what == "connections":
+        connections(options.number or 50_000, options.seed, options.transport)
     else:
-        trio.run(inputs, chosen.number or 1_000_000, chosen.seed)
+        trio.run(inputs, options.number or 1_000_000, options.seed)
+    return 0

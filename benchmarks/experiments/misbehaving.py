@@ -15,7 +15,7 @@ from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from support.children import Waits
 from support.clients import open_clients
@@ -73,9 +73,3 @@ def run(options: argparse.Namespace) -> int:
     del options
     trio.run(measure_all)
     return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["misbehaving", *sys.argv[1:]]))

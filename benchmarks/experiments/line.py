@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from support import cable
 from support.clients import open_peer
@@ -94,9 +94,3 @@ def run(options: argparse.Namespace) -> int:
         return 1
     trio.run(measure, options.clients, options.seconds, options.cuts)
     return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["line", *sys.argv[1:]]))

@@ -7,8 +7,9 @@ computes for 100 microseconds.
 
 Each figure is a ratio to a named server in the same round: `echo` to a raw loop of pyzmq calls (and
 to the same loop in a trio task), `checkpoint` and `sleep` to the naive server on trio and to
-zmq.asyncio, plain functions to ZeroMQ's own proxy with as many threads. The rounds go over all
-servers in turn, so that what else the machine does hits all alike.
+zmq.asyncio, plain functions to ZeroMQ's own proxy with as many threads. All servers of a figure run
+at the same time, and the rounds go over them in turn, trioreq next to what it is compared with: so
+what else the machine does hits all alike.
 
 Measure what users run, which has the C extension. From the root of a clone:
 
@@ -26,6 +27,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,8 +96,10 @@ Figures = dict[str, dict[str, Loads]]  # by handler and load
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each figure of a round (1)")
+    parser.add_argument("--rounds", type=int, default=9, help="(9)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.5, help="for each figure of a round (0.5)"
+    )
     parser.add_argument(
         "--handlers",
         nargs="+",
@@ -125,14 +129,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def servers_of(handler: str, wanted: Sequence[str]) -> list[str]:
-    """Those that are measured with a handler: its references, and what else can run it."""
-    references = SECTIONS[handler].references
-    others = [name for name in wanted if handler in CONTESTANTS[name].handlers]
-    return list(dict.fromkeys([*references, *others]))
+    """Those that are measured with a handler, in turn: its references first, then trioreq."""
+    order = [*SECTIONS[handler].references, *sorted(wanted, key=lambda name: name != TRIOREQ)]
+    named = dict.fromkeys(order)  # each once
+    return [name for name in named if handler in CONTESTANTS[name].handlers]
 
 
-def measure_one(server: str, handler: str, pattern: Pattern, seconds: float) -> Load:
-    """One server under one load. With one client each has a processor of its own."""
+def measure_load(
+    handler: str, pattern: Pattern, servers: list[str], rounds: int, seconds: float
+) -> Loads:
+    """All servers under one load. With one client, it and a server have a processor each."""
     cpus = processors()
     apart = pattern.clients == 1 and len(cpus) > 1
     shape = Shape(
@@ -142,12 +148,20 @@ def measure_one(server: str, handler: str, pattern: Pattern, seconds: float) -> 
         seconds=seconds,
         cpu=cpus[1] if apart else None,
     )
-    with serving(server, handler, cpu=cpus[0] if apart else None) as running:
-        return drive(running, shape)
+    loads: Loads = defaultdict(list)
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(serving(server, handler, cpu=cpus[0] if apart else None))
+            for server in servers
+        ]
+        for _ in range(rounds):
+            for server in running:
+                loads[server.contestant.name].append(drive(server, shape))
+    return loads
 
 
 def measure(options: argparse.Namespace) -> Figures:
-    """All rounds."""
+    """All servers under all loads."""
     wanted = [server.name for server in installed(options.servers)]
     cells = [
         (handler, load)
@@ -156,15 +170,14 @@ def measure(options: argparse.Namespace) -> Figures:
         if load in options.loads
     ]
     figures: Figures = {handler: {} for handler, _ in cells}
-    for number in range(options.rounds):
-        for handler, load in cells:
-            print(f"round {number + 1} of {options.rounds}: {handler}, {load}", file=sys.stderr)
-            loads = figures[handler].setdefault(load, defaultdict(list))
-            for server in servers_of(handler, wanted):
-                came = measure_one(server, handler, LOADS[load], options.seconds)
-                if came.faults():
-                    print(f"  {server}: {came.faults()}", file=sys.stderr)
-                loads[server].append(came)
+    for handler, load in cells:
+        servers = servers_of(handler, wanted)
+        print(f"{handler}, {LOADS[load].title}: {', '.join(servers)}", file=sys.stderr)
+        loads = measure_load(handler, LOADS[load], servers, options.rounds, options.seconds)
+        for server, of_rounds in loads.items():
+            for faults in filter(None, (came.faults() for came in of_rounds)):
+                print(f"  {server}: {faults}", file=sys.stderr)
+        figures[handler][load] = loads
     return figures
 
 

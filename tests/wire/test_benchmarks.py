@@ -95,8 +95,7 @@ def test_each_server_answers_with_each_handler(server: str, tmp_path: Path) -> N
     told = json.loads(figures.read_text())["figures"]
     assert told.keys() == handlers.keys()
     for by_load in told.values():
-        (load,) = by_load["1"][server]
-        assert load["answered"] > 0
+        (load,) = by_load["1"][server]  # a client that has had no reply at all is an error
         assert (load["errors"], load["lost"]) == (0, 0)
 
 

@@ -55,6 +55,11 @@ class Measure:
         if self._begin <= ended < self.end:
             self._latencies.append(round((ended - begun) * 1e6, 1))
 
+    async def ask_once(self, request: Request) -> None:
+        """One request before the measurement, so that the client is connected."""
+        body = self.body()
+        self._errors += await request(body) != body
+
     async def keep_asking(self, request: Request) -> None:
         """One request after the other, until time is up."""
         ended = 0.0
@@ -124,7 +129,7 @@ def ask_grpc(options: argparse.Namespace) -> None:
         ]
         requests = [channel.unary_unary(METHOD) for channel in channels]
         for request in requests:
-            await request(measure.body())
+            await measure.ask_once(request)
         measure.begin()
         async with asyncio.TaskGroup() as group:
             for request in requests:

@@ -23,6 +23,7 @@ The report's first line says whether trioreq is compiled; an installation with -
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 from collections import defaultdict
@@ -182,9 +183,9 @@ def measure(options: argparse.Namespace) -> Figures:
 
 
 def ratios(loads: Loads, server: str, reference: str) -> list[float]:
-    """Of a server's rates, to those of another in the same rounds."""
+    """Of a server's rates, to those of another in the same rounds; nan if that answered nothing."""
     pairs = zip(loads[server], loads[reference], strict=True)
-    return [load.rps / base.rps for load, base in pairs if base.rps]
+    return [load.rps / base.rps for load, base in pairs if base.rps] or [math.nan]
 
 
 def table(handler: str, by_load: dict[str, Loads]) -> report.Table:

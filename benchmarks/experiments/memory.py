@@ -2,9 +2,9 @@
 
 Clients connect, ask once, and stay. Python's part is what tracemalloc counts; the whole is the
 growth of the process's resident memory, after what is free was given back to the system. Each is
-read in a server of its own, since tracing needs memory too. One client is there before the first
-reading, so that what is made once is not counted. trioreq is measured with a handler that never
-waits, and with one that has waited once.
+read in a server of its own, since tracing needs memory too. Some clients are there before the first
+reading, so that what is made once is not counted, also for requests at the same time. trioreq is
+measured with a handler that never waits, and with one that has waited once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ SERVERS = {
     "trioreq": (TRIOREQ, "echo"),
     "trioreq, the handler waits once": (TRIOREQ, "checkpoint"),
 }  # with their handlers, by title
+FIRST = 64  # clients, twice as many as connect at the same time
 SPARE_FILES = 200
 SETTLE = 0.1  # seconds for the server to end what it does for the last request
 KINDS = ("python", "resident")
@@ -44,7 +45,7 @@ def bytes_a_client(title: str, clients: int, kind: str) -> float:
     name, handler = SERVERS[title]
     with (
         serving(name, handler, files=files, trace=kind == "python") as server,
-        holding(server.port, 1),
+        holding(server.port, FIRST),
     ):
         time.sleep(SETTLE)
         before = server.memory()[kind]

@@ -1,6 +1,6 @@
 """How much memory can a peer take that sends one message without end, until it is ended?
 
-    python -m benchmarks.endless [--max-message-size 16777216] [--connections 1]
+    python -m benchmarks endless [--max-message-size 16777216] [--connections 1]
 
 For each kind of frame a server process of its own, and peers that send as fast as they can over the
 loopback interface, each from a thread. Printed is what they have sent, when the last was ended, and
@@ -62,21 +62,20 @@ async def attack(kind: str, part: bytes, max_message_size: int, connections: int
             )
 
 
-def main() -> None:
-    """Each kind of frame."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--max-message-size", type=int, default=16 * MIB)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--max-message-size", type=int, default=16 * MIB, help="bytes (16 MiB)")
     parser.add_argument("--connections", type=int, default=1)
-    arguments = parser.parse_args()
-    large = min(MIB, arguments.max_message_size)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and show each kind of frame."""
+    large = min(MIB, options.max_message_size)
     parts = {
         f"frames of {large} bytes": frame(bytes(large), MORE),
         "frames of 1000 bytes": frame(bytes(1000), MORE) * 1000,
         "empty frames": frame(b"", MORE) * 50_000,
     }
     for kind, part in parts.items():
-        trio.run(attack, kind, part, arguments.max_message_size, arguments.connections)
-
-
-if __name__ == "__main__":
-    main()
+        trio.run(attack, kind, part, options.max_message_size, options.connections)
+    return 0

@@ -15,11 +15,17 @@ from collections import defaultdict
 
 from harness.generator import Load, Shape
 
-from . import report
-from .load import drive
-from .servers import ASYNC, CONTESTANTS, PLAIN, RAW, Contestant, chosen, serving
+from ..shared import report
+from ..shared.load import drive
+from ..shared.servers import PROXY, RAW, TRIOREQ, ZMQ_ASYNCIO, serving
 
-SERVERS = [RAW, "proxy", "zmq.asyncio", ASYNC, PLAIN]
+SERVERS = {
+    RAW: (RAW, "echo"),
+    PROXY: (PROXY, "plain-echo"),
+    ZMQ_ASYNCIO: (ZMQ_ASYNCIO, "echo"),
+    "trioreq async": (TRIOREQ, "echo"),
+    "trioreq plain": (TRIOREQ, "plain-echo"),
+}  # with their handlers, by title
 CLIENTS = 64
 SHARE = 0.4  # of what raw can do
 FIXED = 2000.0  # requests a second
@@ -38,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help=f"requests a second ({FIXED:.0f}, and {SHARE:.0%}% of what raw can do here)",
     )
-    names = [name for name, contestant in CONTESTANTS.items() if contestant.protocol == "zmtp"]
-    parser.add_argument("--only", nargs="+", choices=names, default=SERVERS, metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=SERVERS, default=[*SERVERS], metavar="NAME")
     report.add_output(parser)
 
 
@@ -49,16 +54,16 @@ def capacity(seconds: float) -> float:
         return drive(server, Shape(clients=CLIENTS, seconds=seconds)).rps
 
 
-def measure(rates: list[float], servers: list[Contestant], options: argparse.Namespace) -> Figures:
+def measure(rates: list[float], options: argparse.Namespace) -> Figures:
     """All rounds."""
     figures: Figures = {rate: defaultdict(list) for rate in rates}
     for number in range(options.rounds):
         for rate in rates:
             print(f"round {number + 1} of {options.rounds}: {rate:,.0f} a second", file=sys.stderr)
             shape = Shape(mode="open", clients=CLIENTS, rate=rate, seconds=options.seconds)
-            for contestant in servers:
-                with serving(contestant.name) as server:
-                    figures[rate][contestant.name].append(drive(server, shape))
+            for title in options.only:
+                with serving(*SERVERS[title]) as server:
+                    figures[rate][title].append(drive(server, shape))
     return figures
 
 
@@ -83,7 +88,7 @@ def table(rate: float, loads: dict[str, list[Load]]) -> report.Table:
 def run(options: argparse.Namespace) -> int:
     """Measure and show."""
     rates = options.rate or [FIXED, round(SHARE * capacity(options.seconds), -3)]
-    figures = measure(rates, chosen(options.only), options)
+    figures = measure(rates, options)
     told = {
         rate: {name: [vars(load) for load in of_rounds] for name, of_rounds in loads.items()}
         for rate, loads in figures.items()

@@ -22,7 +22,7 @@ import trio
 
 from harness.measurements.soak import MB, Report, soak
 
-from .drawing import drawing
+from ..shared.drawing import drawing
 
 
 def plot(report: Report, file: Path) -> None:
@@ -51,9 +51,3 @@ def run(options: argparse.Namespace) -> int:
     for fault in report.faults():
         print(fault, file=sys.stderr)
     return 1 if report.faults() else 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["soak", *sys.argv[1:]]))

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from harness.generator import Load, Shape, generator
 
-from . import report
-from .load import drive, drive_python
-from .servers import ASYNC, RAW, serving
+from ..shared import report
+from ..shared.load import drive, drive_python
+from ..shared.servers import MULTIPART, RAW, TRIOREQ, serving
 
 IN_FLIGHT = 256
 
@@ -36,12 +36,12 @@ class Pair:
 REFERENCE = Pair("", RAW, "load.c to raw")
 PAIRS = [
     REFERENCE,
-    Pair("", "raw-multipart", "load.c to raw-multipart"),
-    Pair("", ASYNC, "load.c to trioreq"),
-    Pair("trioreq", ASYNC, "open_client to trioreq"),
-    Pair("trioreq", "raw-multipart", "open_client to raw-multipart"),
-    Pair("trioreq-many", ASYNC, "request_many to trioreq"),
-    Pair("trioreq-many", "raw-multipart", "request_many to raw-multipart"),
+    Pair("", MULTIPART, "load.c to raw-multipart"),
+    Pair("", TRIOREQ, "load.c to trioreq"),
+    Pair("trioreq", TRIOREQ, "open_client to trioreq"),
+    Pair("trioreq", MULTIPART, "open_client to raw-multipart"),
+    Pair("trioreq-many", TRIOREQ, "request_many to trioreq"),
+    Pair("trioreq-many", MULTIPART, "request_many to raw-multipart"),
     Pair("", "pynng", "load.c to pynng", "pynng"),
     Pair("sp", "pynng", "pynng to pynng", "pynng"),
 ]

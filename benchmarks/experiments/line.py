@@ -90,9 +90,3 @@ def run(options: argparse.Namespace) -> int:
         return 1
     trio.run(measure, options.clients, options.seconds, options.cuts)
     return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["line", *sys.argv[1:]]))

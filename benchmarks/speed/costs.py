@@ -11,7 +11,7 @@ import json
 
 from harness.measurements.costs import CASES, COUNTERS, measure
 
-from . import report
+from ..shared import report
 
 SLACK = 1.4  # a bound is so many times the greatest of several measurements,
 LEAST_SLACK = 0.3  # and so much above that, since some costs are next to nothing

@@ -22,7 +22,6 @@ import signal
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +38,7 @@ from harness.compiler import compiled
 from harness.latency import percentile
 from harness.processes import ChildFailed, end_with_parent, python_module, read_line, running
 
-from . import report
+from ..shared import report
 
 try:
     import grpc
@@ -204,7 +203,7 @@ def started(contestant: Contestant, folder: str) -> Iterator[tuple[subprocess.Po
     """Run a server; yields it and where a caller finds it."""
     path = f"{folder}/{contestant.name.replace(' ', '-')}"
     addr = f"ipc://{path}" if contestant.ipc else "tcp://127.0.0.1:*"
-    command = python_module("benchmarks.cancel_latency", "--serve", contestant.name, addr)
+    command = python_module("benchmarks", "cancel_latency", "--serve", contestant.name, addr)
     with running(command) as server:
         endpoint, _, _ = read_line(server).rpartition(" ")
         yield server, path if contestant.ipc else endpoint.rpartition(":")[2]
@@ -311,9 +310,3 @@ def run(options: argparse.Namespace) -> int:
     report.show(options, "cancel_latency", how, [table(field_)], told)
     histograms(list(field_.values()))
     return 0 if verdicts(field_) else 1
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["cancel_latency", *sys.argv[1:]]))

@@ -14,11 +14,11 @@ from typing import TypedDict
 
 from harness.generator import Load, Shape
 
-from . import report
-from .load import drive
-from .servers import ASYNC, RAW, serving
+from ..shared import report
+from ..shared.load import drive
+from ..shared.servers import RAW, TRIOREQ, serving
 
-SERVERS = [RAW, ASYNC]
+SERVERS = [RAW, TRIOREQ]
 CONNECTED = [1, 10, 64, 1000, 10_000]
 SPEAKERS = 64
 SPARE_FILES = 200

@@ -8,6 +8,7 @@ these cost more than most servers do, so such figures are lower bounds, and are 
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ from dataclasses import replace
 from harness.compiler import NoCompiler
 from harness.generator import Load, Shape, generator
 from harness.latency import percentile
-from harness.processes import output_of, python_module, read_line, running
+from harness.processes import output_of, python_module, read_line, running, write_line
 
 from .servers import Serving
 
@@ -54,9 +55,13 @@ def drive_python(kind: str, port: int, shape: Shape, processes: int = 2) -> Load
     """Load a server with Python clients, split among processes; see `clients.py` for kinds."""
     processes = min(processes, shape.clients)
     share = replace(shape, clients=shape.clients // processes)
-    command = python_module("benchmarks.clients", kind, f"--port={port}", *share.arguments())
+    command = python_module("benchmarks.shared.clients", kind, f"--port={port}", *share.arguments())
     with ExitStack() as stack:
         running_now = [stack.enter_context(running(command)) for _ in range(processes)]
+        for process in running_now:
+            read_line(process)  # it is ready
+        for process in running_now:
+            write_line(process)
         parts = [json.loads(read_line(process)) for process in running_now]
     latencies = sorted(latency for part in parts for latency in part["latencies"])
     return Load(
@@ -70,14 +75,19 @@ def drive_python(kind: str, port: int, shape: Shape, processes: int = 2) -> Load
 
 
 @contextmanager
-def holding(server: Serving, clients: int) -> Iterator[None]:
-    """Clients that have asked once, and stay until the end of the context.
+def holding(port: int, clients: int, mode: str = "hold") -> Iterator[subprocess.Popen[str]]:
+    """Clients that have asked once, and stay until the end of the context; yields their process.
+
+    Args:
+        port: Of their server.
+        clients: How many.
+        mode: ``hold``, or ``wait`` for those whose reply need not come.
 
     Raises:
         NoCompiler: Only `load.c` can do it.
     """
-    shape = Shape(mode="hold", clients=clients)
-    command = [generator(), f"--port={server.port}", *shape.arguments()]
+    shape = Shape(mode=mode, clients=clients)
+    command = [generator(), f"--port={port}", *shape.arguments()]
     with running(command) as process:
         read_line(process)
-        yield
+        yield process

@@ -12,7 +12,6 @@ has no such clients, in turn: what else the machine does hits both alike.
 from __future__ import annotations
 
 import argparse
-import sys
 
 import trio
 
@@ -29,9 +28,3 @@ def run(options: argparse.Namespace) -> int:
     """Measure and show."""
     print(trio.run(measure, options.clients, options.seconds))
     return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["slow", *sys.argv[1:]]))

@@ -34,9 +34,3 @@ def run(options: argparse.Namespace) -> int:
         return 1
     print(trio.run(measure, options.clients))
     return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["crowd", *sys.argv[1:]]))

@@ -8,14 +8,13 @@ its error, and the handler its `Cancelled`.
 from __future__ import annotations
 
 import argparse
-import sys
 
 import trio
 
 import trioreq
 from harness.latency import percentile
 
-from . import report
+from ..shared import report
 
 DEADLINE = 0.05  # seconds
 
@@ -106,9 +105,3 @@ def run(options: argparse.Namespace) -> int:
         table.rows.append([name, *cells])
     report.show(options, "client_cancel", f"{options.times} of each.", [table], figures)
     return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["client_cancel", *sys.argv[1:]]))

@@ -12,14 +12,13 @@ than the threads can work off. Meanwhile others, who live, ask for an echo, ever
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import trio
 
 from harness.measurements.pump import STEPS, Report, measure
 
-from .drawing import drawing
+from ..shared.drawing import drawing
 
 
 def plot(reports: list[Report], file: Path) -> None:
@@ -61,9 +60,3 @@ def run(options: argparse.Namespace) -> int:
     if options.plot:
         plot(reports, options.plot)
     return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["pump", *sys.argv[1:]]))

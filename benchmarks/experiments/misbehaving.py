@@ -10,7 +10,6 @@ tries in which it was least: what else the machine does also makes it wait.
 from __future__ import annotations
 
 import argparse
-import sys
 
 import trio
 
@@ -70,9 +69,3 @@ def run(options: argparse.Namespace) -> int:
     del options
     trio.run(measure_all)
     return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["misbehaving", *sys.argv[1:]]))

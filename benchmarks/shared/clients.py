@@ -1,10 +1,11 @@
 """Clients in Python, in a process of their own that loads a server.
 
-    python -m benchmarks.clients KIND --port=N [options of a Shape]
+    python -m benchmarks.shared.clients KIND --port=N [options of a Shape]
 
-Each client keeps its requests in flight. Printed is one line of JSON: the latencies in
-microseconds of the requests that were answered in time, the number of wrong replies, and the
-seconds of processor time.
+When all clients have asked once, a line is printed, and one awaited on standard input: so several
+processes begin at the same time. Then each client keeps its requests in flight. Printed is one line
+of JSON: the latencies in microseconds of the requests that were answered in time, the number of
+wrong replies, and the seconds of processor time.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ import argparse
 import asyncio
 import itertools
 import json
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any
 
 from harness.processes import end_with_parent, pin
-
-from .servers import GRPC_METHOD
 
 CALL = 10_000  # requests of a `request_many`
 
@@ -31,12 +31,19 @@ class Measure:
     """The times of requests, between the warm-up's end and the end."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self._begin = time.perf_counter() + options.warmup
-        self.end = self._begin + options.seconds
+        self._options = options
+        self._begin = self.end = 0.0
         self._filler = bytes(options.bytes - 8)
         self._numbers = itertools.count()
         self._latencies: list[float] = []
         self._errors = 0
+
+    def begin(self) -> None:
+        """Wait until the other processes are ready too."""
+        print("ready", flush=True)
+        sys.stdin.readline()
+        self._begin = time.perf_counter() + self._options.warmup
+        self.end = self._begin + self._options.seconds
 
     def body(self) -> bytes:
         """A body that no other request has."""
@@ -47,6 +54,11 @@ class Measure:
         self._errors += not right
         if self._begin <= ended < self.end:
             self._latencies.append(round((ended - begun) * 1e6, 1))
+
+    async def ask_once(self, request: Request) -> None:
+        """One request before the measurement, so that the client is connected."""
+        body = self.body()
+        self._errors += await request(body) != body
 
     async def keep_asking(self, request: Request) -> None:
         """One request after the other, until time is up."""
@@ -73,6 +85,7 @@ def ask_zmq(options: argparse.Namespace) -> None:
     poller = zmq.Poller()
     measure = Measure(options)
     pending: dict[bytes, float] = {}
+    clients = []
 
     def ask(client: zmq.Socket[bytes]) -> None:
         body = measure.body()
@@ -82,7 +95,12 @@ def ask_zmq(options: argparse.Namespace) -> None:
     for _ in range(options.clients):
         client = context.socket(zmq.DEALER)
         client.connect(f"tcp://127.0.0.1:{options.port}")
+        client.send_multipart([b"", measure.body()])
+        client.recv_multipart()
         poller.register(client, zmq.POLLIN)
+        clients.append(client)
+    measure.begin()
+    for client in clients:
         for _ in range(options.in_flight):
             ask(client)
     while (ended := time.perf_counter()) < measure.end:
@@ -100,6 +118,8 @@ def ask_grpc(options: argparse.Namespace) -> None:
     """Channels of grpc.aio, each with a connection of its own."""
     import grpc.aio
 
+    from ..peers.grpc_aio import METHOD
+
     async def main() -> None:
         measure = Measure(options)
         own = [("grpc.use_local_subchannel_pool", 1)]
@@ -107,9 +127,12 @@ def ask_grpc(options: argparse.Namespace) -> None:
             grpc.aio.insecure_channel(f"127.0.0.1:{options.port}", options=own)
             for _ in range(options.clients)
         ]
+        requests = [channel.unary_unary(METHOD) for channel in channels]
+        for request in requests:
+            await measure.ask_once(request)
+        measure.begin()
         async with asyncio.TaskGroup() as group:
-            for channel in channels:
-                request = channel.unary_unary(GRPC_METHOD)
+            for request in requests:
                 for _ in range(options.in_flight):
                     group.create_task(measure.keep_asking(request))
         measure.tell()
@@ -126,6 +149,7 @@ async def run_clients(
     import trio
 
     measure = Measure(options)
+    measure.begin()
     async with trio.open_nursery() as nursery:
         for _ in range(options.clients):
             nursery.start_soon(one_client, measure)
@@ -183,6 +207,7 @@ def ask_pynng(options: argparse.Namespace) -> None:
 
     async def main() -> None:
         measure = Measure(options)
+        measure.begin()
         with ExitStack() as stack:
             async with trio.open_nursery() as nursery:
                 for _ in range(options.clients):

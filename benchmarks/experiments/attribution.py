@@ -2,13 +2,12 @@
 
 Peers connect at full speed, each from an address of its own, name it in what they say, and
 leave in many ways. Printed is how many messages trioreq attributed wrongly, by descriptor and
-stamp, and how many the newest connection on the descriptor would have been wrong for.
+epoch, and how many the newest connection on the descriptor would have been wrong for.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 
 import trio
 
@@ -29,7 +28,7 @@ async def measure(addr: str, connections: int) -> None:
             await server.drain(10)
     print(f"messages                       {ledger.messages + ledger.gone:8}")
     print(f"connections a second           {connections / took:8.0f}")
-    print(f"wrong by descriptor and stamp  {ledger.wrong + ledger.wrongly_gone:8}")
+    print(f"wrong by descriptor and epoch  {ledger.wrong + ledger.wrongly_gone:8}")
     print(f"wrong by the descriptor alone  {ledger.wrong_by_descriptor:8}", end="")
     print(f"  of {ledger.looked_up} that were looked up")
 
@@ -44,9 +43,3 @@ def run(options: argparse.Namespace) -> int:
     """Measure and show."""
     trio.run(measure, options.addr, options.connections)
     return 0
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    sys.exit(main(["attribution", *sys.argv[1:]]))

@@ -80,9 +80,13 @@ class HandlerTasks:
 
     def start(self, requests: Sequence[PendingRequest]) -> None:
         """Run requests that have a slot, each in a task of its own."""
-        for request in requests:
-            run = self._run_in_scope if request.needs_scope else self._run
-            request.owner.start(request, run, self._nursery, self._context)
+        granted = list(requests)
+        for request in granted:
+            if not self._requests.has_ended(request):
+                run = self._run_in_scope if request.needs_scope else self._run
+                request.owner.start(request, run, self._nursery, self._context)
+            elif (following := self._queue.release()) is not None:
+                granted.append(following)
 
     @trio.lowlevel.enable_ki_protection
     async def lead(self) -> None:

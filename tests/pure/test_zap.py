@@ -44,9 +44,7 @@ def test_an_accepted_connection_gets_its_user_id_and_the_properties() -> None:
     assert frames == [b"", b"1.0", b"17", b"200", b"OK", b"alice", metadata]
 
 
-@pytest.mark.parametrize(
-    ("verdict", "code"), [(refuse("why"), b"400"), (postpone("why"), b"300")]
-)
+@pytest.mark.parametrize(("verdict", "code"), [(refuse("why"), b"400"), (postpone("why"), b"300")])
 def test_a_connection_that_is_not_accepted_gets_neither_and_no_reason(
     verdict: Verdict, code: bytes
 ) -> None:
@@ -151,7 +149,10 @@ def test_admit_is_asked_about_every_applicant_of_the_mechanism(
 
     rules = AccessRules(mechanism, admit=admit)
     assert rules.decide(applicant(mechanism.encode(), *credentials)) is None
-    for other in (applicant(b"GSSAPI", b"me"), Applicant("PLAIN" if mechanism == "NULL" else "NULL", "")):
+    for other in (
+        applicant(b"GSSAPI", b"me"),
+        Applicant("PLAIN" if mechanism == "NULL" else "NULL", ""),
+    ):
         verdict = rules.decide(other)
         assert verdict is not None
         assert verdict.code == b"400"

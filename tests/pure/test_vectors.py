@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trioreq._errors import Code
 from trioreq._protocol import envelope as wire
 from trioreq._protocol import packs
-from trioreq._protocol.endings import ENDINGS, status_of
+from trioreq._protocol.endings import status_of
 from trioreq._protocol.envelope import Frames, Header
 
 VECTORS = json.loads((Path(__file__).parents[2] / "docs/protocol-vectors.json").read_text())

@@ -69,8 +69,8 @@ async def test_g2_a_reply_that_is_ready_looks_who_has_the_routing_id_now(
             await trio.lowlevel.checkpoint()
             old.close()
             heirs.append(clients.connect(endpoint, zmq.DEALER, b"the-same-id"))
-            # The ZAP handler cannot answer while the loop is busy, so the heir comes no further than
-            # its handshake: but the old one's end waits in the monitor, unread.
+            # The ZAP handler cannot answer while the loop is busy, so the heir comes no further
+            # than its handshake: but the old one's end waits in the monitor, unread.
             time.sleep(0.05)  # noqa: ASYNC251
         return b"re:" + request.body
 

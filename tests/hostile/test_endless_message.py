@@ -26,11 +26,11 @@ from support.servers import open_server
 from support.serving import poll, serving, until
 from support.stock import ACCEPTED, DISCONNECTED, Stock, open_stock, readable
 from support.zmtp import MORE, RawPeer, frame, message
+from trioreq._transport.guard import Lookout
 
 import trioreq
 from trioreq._protocol.message_guard import EXTRA
 from trioreq._transport import guard
-from trioreq._transport.guard import Lookout
 from trioreq._transport.linux import KernelCounters
 
 MIB = 2**20

@@ -225,8 +225,13 @@ async def test_the_client_of_thumbnails(tmp_path: Path) -> None:
 async def test_curve_lets_in_whose_key_is_there() -> None:
     code, out, err = await run("curve.py")
     assert code == 0
-    for line in err.splitlines():  # the server's warnings
-        assert line.startswith("refused 127.0.0.1: its key is not on the list: ")
+    refused_mallory, evicted_alice, *refused_alice = err.splitlines()  # the server's warnings
+    for line in (refused_mallory, *refused_alice):
+        assert line.startswith("refused 127.0.0.1: its key is not on the allow-list: ")
+    assert re.fullmatch(
+        r"evicted connection \d+ from 127\.0\.0\.1: its key is no longer on the allow-list",
+        evicted_alice,
+    )
     mallory, hello, *both, refused = out.splitlines()
     assert (mallory, hello, refused) == (
         "mallory: refused",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -71,7 +71,7 @@ class Parts:
         self.outbox = Outbox()
         self.queue: SharedFairQueue[Any, Any] = SharedFairQueue(slots, 1)
         requests: Any = SimpleNamespace(finish=self._finish, begin_in_thread=lambda *_: None)
-        self.threads: Any = ThreadPool(
+        threads = ThreadPool(
             lambda _: b"",
             self.reader,  # type: ignore[arg-type]
             requests,
@@ -80,6 +80,7 @@ class Parts:
             nursery,
             lambda: self.told.append("crashed"),
         )
+        self.threads = cast("Any", threads)
         self.threads._token = SimpleNamespace(run_sync_soon=self.woken.append)
         self.pool: Any = self.threads._pool
 
@@ -177,12 +178,16 @@ async def test_the_loop_looks_again_for_messages_if_it_has_sent_before_it_would_
     parts.pool.done.append((SimpleNamespace(), b"x", None))
     parts.reader.readable_after_sending = True
 
-    def read(room: int, read: Callable[[int], Any] = parts.reader.read) -> Any:
+    read = parts.reader.read
+
+    def read_again(room: int) -> list[Any] | None:
         if reads == ["sent"]:
             parts.reader.batches.append(arrives)
         return read(room)
 
-    parts.reader.read = read  # type: ignore[method-assign]
+    parts.threads._reader = SimpleNamespace(
+        read=read_again, readable=parts.reader.readable, wait=parts.reader.wait
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(parts.threads.lead)
         await parts.reader.emptied.wait()

@@ -159,8 +159,8 @@ def test_clients_take_turns_however_much_one_of_them_sends() -> None:
     for item in ("a2", "a3", "b1", "c1"):
         assert arrive(queue, item[0], item) == "waits"
     served = []
-    while (item := queue.release()) is not None:
-        served.append(item)
+    while (following := queue.release()) is not None:
+        served.append(following)
     assert served == ["a2", "b1", "c1", "a3"]
     assert queue.free == 1
 

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -138,7 +139,7 @@ async def test_client_crash_tells_when_a_promise_is_broken(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     demo = runpy.run_path(str(EXAMPLES / "client_crash.py"))["Demo"]()
-    counts = {field.name: 0 for field in fields(trioreq.Statistics)}
+    counts: dict[str, Any] = {field.name: 0 for field in fields(trioreq.Statistics)}
     nothing = trioreq.Statistics(**counts | {"replies_dropped": trioreq.RepliesDropped()})
     assert demo.judge(nothing) is False
     out = capsys.readouterr().out

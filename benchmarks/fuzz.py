@@ -7,7 +7,7 @@
 client beside them, which has to get each reply. Printed is what the server says of itself before
 and after; it ends with an error if the server has died, or has kept memory or descriptors.
 
-`inputs`: the decoders, and what a connection makes of messages, under atheris (extra `fuzz`), which
+`inputs`: the decoders, and what the server makes of a client's messages, under atheris (extra `fuzz`), which
 looks for inputs that reach new code. What fails is printed, and kept in a file.
 """
 
@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -30,11 +30,16 @@ from hostile.test_fuzz import MIB, at_rest, healthy_client, outcomes
 from support.fuzz import hammer
 from support.process import server_process
 
+from trioreq._options import Options
 from trioreq._protocol import envelope as wire
 from trioreq._protocol import packs
-from trioreq._protocol.fair_queue import Turns
+from trioreq._protocol.connection_table import Connection
+from trioreq._protocol.endings import DISCONNECTED
+from trioreq._protocol.fair_queue import FairQueue
 from trioreq._request import Peer
-from trioreq._server.connection import Call, Connection, Desk
+from trioreq._server.client import Client
+from trioreq._server.observer import Counters
+from trioreq._server.requests import PendingRequest, Requests
 
 WARM_UP = 2000  # connections, until what is made once is made
 PEER = Peer(id=1, address="127.0.0.1", socket_type="DEALER")
@@ -64,42 +69,17 @@ def connections(number: int, seed: int, transport: str) -> None:
             assert after["memory"] - before["memory"] < 4 * MIB
 
 
-class Sent:
-    """A connection's other end: it counts what it is sent."""
-
-    client = PEER
-    max_pack_size = own_max_pack_size = 1000
+class Outbox:
+    """Counts the messages that it is given."""
 
     def __init__(self) -> None:
         self.messages = 0
 
-    def send(self, frames: Sequence[bytes]) -> None:
-        """Count it, if it is one."""
+    def send(self, connection: Connection, frames: Sequence[bytes]) -> None:
+        """Count a message, if it is one."""
         assert all(type(frame) is bytes for frame in frames)
         assert b"" in frames[:-1]
         self.messages += 1
-
-
-class Nothing:
-    """What carries nothing: the requests of an input are never started."""
-
-    holding = False
-
-    @property
-    def outbox(self) -> Nothing:
-        """Itself: it holds nothing."""
-        return self
-
-    def gather(self, work: Callable[[], object]) -> None:
-        """Do it."""
-        work()
-
-    def release(self) -> None:
-        """Hold nothing."""
-
-    async def receive(self, first: int = 0, before_wait: object = None) -> bool:
-        """Bring nothing."""
-        return False
 
 
 def messages_of(data: bytes) -> list[list[bytes]]:
@@ -116,28 +96,31 @@ def messages_of(data: bytes) -> list[list[bytes]]:
 
 
 def try_input(data: bytes) -> None:
-    """One input: to the decoders first, then to a connection of its own."""
-    link = Sent()
-    desk = Desk(Turns[Connection, Call](2, 3), math.inf, Nothing(), trio.Event().set)
-    connection = Connection(link, desk)
-    messages = messages_of(data)
-    requests = 0
-    for message in messages:
+    """One input: to the decoders first, then to a client of its own, whose requests never start."""
+    outbox: Any = Outbox()
+    counters = Counters()
+    queue: FairQueue[Client, PendingRequest] = FairQueue(2, 3)
+    requests = Requests(Options(), queue, outbox, 1000, (counters,))
+    client = Client(Connection(1, 10), PEER, "handler")
+    read = runnable = 0
+    for message in messages_of(data):
         envelope, header, body = wire.request_untrusted(message)
         assert not body or [*envelope, *body] == message
         assert header is None or header.pack() == envelope[-2]
         wire.error_untrusted(tuple(message))
         pack = packs.unpack_untrusted(message[0]) if len(message) == 1 else None
-        requests += 1 if pack is None else len(pack[1])
-        connection.arrived(message)
-    ended = sum(desk.tally.ended.values())
-    assert desk.tally.requests == ended + desk.in_flight
-    assert desk.in_flight <= 5
-    connection.left()
-    assert (desk.in_flight, desk.turns.waiting) == (0, 0)
-    assert desk.turns.free + len(desk.turns.granted) == 2  # no lane is here to take them
-    assert connection.named == {}
-    assert link.messages <= 2 * requests
+        for frames in [message] if pack is None else pack[1]:
+            read += 1
+            runnable += requests.accept(client, frames, trio.current_time()) is not None
+    ended = sum(counters.endings.values())
+    assert counters.requests == ended + requests.in_flight
+    assert requests.in_flight <= 5
+    client.connection.gone = True
+    requests.cancel_all(client, DISCONNECTED)
+    assert (requests.in_flight, queue.waiting) == (0, 0)
+    assert queue.free + runnable == 2  # nothing is here that would release them
+    assert client.requests == client.named == {}
+    assert outbox.messages <= 2 * read
 
 
 async def inputs(number: int, seed: int) -> None:
@@ -156,8 +139,8 @@ async def inputs(number: int, seed: int) -> None:
         wire.error_untrusted,
         wire.answer,
         packs.unpack_untrusted,
-        Connection.arrived,
-        Connection.end,
+        Requests.accept,
+        Requests.cancel,
     ):
         atheris.instrument_func(function)
     seeds = Path(tempfile.mkdtemp())

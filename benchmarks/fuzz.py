@@ -7,8 +7,8 @@
 client beside them, which has to get each reply. Printed is what the server says of itself before
 and after; it ends with an error if the server has died, or has kept memory or descriptors.
 
-`inputs`: the decoders, and what the server makes of a client's messages, under atheris (extra `fuzz`), which
-looks for inputs that reach new code. What fails is printed, and kept in a file.
+`inputs`: the decoders, and what the server makes of a client's messages, under atheris (extra
+`fuzz`), which looks for inputs that reach new code. What fails is printed, and kept in a file.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def try_input(data: bytes) -> None:
     requests.cancel_all(client, DISCONNECTED)
     assert (requests.in_flight, queue.waiting) == (0, 0)
     assert queue.free + runnable == 2  # nothing is here that would release them
-    assert client.requests == client.named == {}
+    assert not client.requests
+    assert not client.named
     assert outbox.messages <= 2 * read
 
 

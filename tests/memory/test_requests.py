@@ -58,7 +58,7 @@ async def test_g3_a_granted_request_whose_client_goes_first_is_never_started(
     async def handler(request: trioreq.Request) -> bytes:
         started.append(request.body)
         if request.body == b"first":
-            # The second request is granted by now, and no lane has come to it.
+            # The second request has a slot by now, and was not begun.
             second.crash()
             net.server._router.read_monitor()
         return b""
@@ -298,7 +298,7 @@ def requests_in_memory() -> list[trioreq.Request]:
     return [thing for thing in gc.get_objects() if isinstance(thing, trioreq.Request)]
 
 
-async def test_g5_a_lane_that_waits_holds_no_request() -> None:
+async def test_g5_a_reader_that_waits_holds_no_request() -> None:
     async def handler(request: trioreq.Request) -> bytes:
         return request.body
 

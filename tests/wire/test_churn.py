@@ -112,6 +112,7 @@ async def test_nothing_is_left_of_two_thousand_who_died(addr: str) -> None:
             first.send(message(b"", b"wait first") * SLOTS)
             await log.wait("waits", SLOTS)
         await until(at_rest)
+        await trio.testing.wait_all_tasks_blocked()  # the client's own task has ended, too
         before = descriptors(), tasks()
         zoo = Zoo()
         try:

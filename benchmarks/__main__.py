@@ -7,53 +7,63 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
-from types import ModuleType
+from pathlib import Path
 
 from harness.compiler import NoCompiler
 from harness.processes import ChildFailed
 
-COMMANDS: tuple[str, ...] = (
-    "throughput",
-    "latency",
-    "scale",
-    "memory",
-    "client",
-    "costs",
-    "cancel_latency",
-    "client_cancel",
-    "attribution",
-    "soak",
-    "pump",
-    "slow",
-    "crowd",
-    "misbehaving",
-    "line",
-)
+# Each command is a module of the sub-package, and only the one that runs is imported: some need
+# packages that the others do without.
+COMMANDS = {
+    "throughput": "speed",
+    "latency": "speed",
+    "client": "speed",
+    "costs": "speed",
+    "cancel_latency": "speed",
+    "client_cancel": "speed",
+    "scale": "experiments",
+    "memory": "experiments",
+    "attribution": "experiments",
+    "soak": "experiments",
+    "pump": "experiments",
+    "slow": "experiments",
+    "crowd": "experiments",
+    "dying": "experiments",
+    "misbehaving": "experiments",
+    "line": "experiments",
+    "fuzz": "experiments",
+    "endless": "experiments",
+}
 
 
-def summary(module: ModuleType) -> str:
-    """The first line of a module's docstring."""
-    return (module.__doc__ or "").partition("\n")[0]
+def summary(name: str) -> str:
+    """The first line of the docstring of a command's module, which is not imported."""
+    with (Path(__file__).parent / COMMANDS[name] / f"{name}.py").open() as source:
+        return source.readline().strip('"\n')
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the arguments (those of the process, unless given), and run a command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        module = importlib.import_module(f".{name}", __package__)
-        command = commands.add_parser(
-            name,
-            help=summary(module),
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    options = parser.parse_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog="\n".join(f"    {name:16} {summary(name)}" for name in COMMANDS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="its options")
+    chosen = parser.parse_args(arguments)
+    module = importlib.import_module(f".{COMMANDS[chosen.command]}.{chosen.command}", __package__)
+    command = argparse.ArgumentParser(
+        prog=f"{parser.prog} {chosen.command}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(command)
+    options = command.parse_args(chosen.options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that contexts end
     try:
-        code: int = options.run(options)
+        code: int = module.run(options)
     except (ChildFailed, NoCompiler) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,7 @@
 Each peer connects from an address of its own, and names it in each message. The kernel knows the
 address of a descriptor's other end; it is asked when the connection table takes in that a
 connection was accepted. The connection still holds its descriptor then, if it ever sends a message:
-it cannot before the gate's answer, which comes later.
+it cannot before the ZAP handler's reply, which comes later.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from unittest import mock
 
-from trioreq._server.connection import Connection
-
-from trioreq._protocol.connection_table import Presence
+from trioreq._protocol.connection_table import Connection, ConnectionTable
+from trioreq._server.client import Client
+from trioreq._server.pending_request import PendingRequest
+from trioreq._server.requests import Requests
 from trioreq._transport.messages import Known, Names, Origin, PyMessages, Received
-from trioreq._transport.outbox import RouterLink
 from trioreq._transport.router import Router
 
 from .zmtp import GARBAGE, RawPeer, message
@@ -59,23 +59,23 @@ class Ledger:
         self._newest: dict[int, int] = {}  # descriptor -> number
         self._ended: set[int] = set()
 
-    def opened(self, number: int, descriptor: int) -> None:
+    def accepted(self, number: int, descriptor: int) -> None:
         """A connection was accepted."""
         self._newest[descriptor] = number
         address = peer_of(descriptor)
         self._holder[number] = address
         self._number[address] = number
 
-    def ended(self, number: int | None) -> None:
-        """A connection has ended."""
-        assert number is not None, "an end without an opening"
-        self._ended.add(number)
+    def disconnected(self, connection: Connection | None) -> None:
+        """A connection was disconnected."""
+        assert connection is not None, "a disconnect without an accept"
+        self._ended.add(connection.id)
 
-    def attributed(self, address: str, descriptor: int, link: RouterLink | None) -> None:
-        """A message from this address was looked up; `link` is None if its peer is gone."""
+    def attributed(self, address: str, descriptor: int, sender: Connection | None) -> None:
+        """A message from this address was looked up; `sender` is None if its peer is gone."""
         self.looked_up += 1
         self.wrong_by_descriptor += self._holder.get(self._newest[descriptor]) != address
-        if link is None:
+        if sender is None:
             self.gone += 1
             self.wrongly_gone += self._number[address] not in self._ended
 
@@ -86,7 +86,7 @@ class Ledger:
 
     def __str__(self) -> str:
         return (
-            f"{self.messages} messages, {self.wrong} wrong by stamp; {self.looked_up} looked up, "
+            f"{self.messages} messages, {self.wrong} wrong by epoch; {self.looked_up} looked up, "
             f"{self.wrong_by_descriptor} wrong by the descriptor alone; {self.gone} from the "
             f"gone, {self.wrongly_gone} of them wrongly"
         )
@@ -96,20 +96,22 @@ class Ledger:
 def watched() -> Iterator[Ledger]:
     """Keep a ledger of all servers that run meanwhile. First frames must name their sender."""
     ledger = Ledger()
-    opened, ended = Presence.opened, Presence.ended
-    attribute, arrived = Router._attribute, Connection.arrived
+    accepted, disconnected = ConnectionTable.accepted, ConnectionTable.disconnected
+    sender_of, accept = Router._sender, Requests.accept
     receive_from = PyMessages.receive_from
     newest = b""  # the first frame of the message that was read last
 
-    def spy_opened(self: Presence, descriptor: int) -> int | None:
-        unended = opened(self, descriptor)
-        ledger.opened(self.stamp, descriptor)
-        return unended
+    def spy_accepted(
+        self: ConnectionTable, descriptor: int
+    ) -> tuple[Connection, Connection | None]:
+        found = accepted(self, descriptor)
+        ledger.accepted(self.epoch, descriptor)
+        return found
 
-    def spy_ended(self: Presence, descriptor: int) -> int | None:
-        number = ended(self, descriptor)
-        ledger.ended(number)
-        return number
+    def spy_disconnected(self: ConnectionTable, descriptor: int) -> Connection | None:
+        connection = disconnected(self, descriptor)
+        ledger.disconnected(connection)
+        return connection
 
     def spy_receive_from(self: PyMessages, known: Known, names: Names, /) -> Received | None:
         nonlocal newest
@@ -118,21 +120,23 @@ def watched() -> Iterator[Ledger]:
             newest = message[1][0]
         return message
 
-    def spy_attribute(self: Router, routing_id: bytes, origin: Origin) -> RouterLink | None:
-        link = attribute(self, routing_id, origin)
-        ledger.attributed(newest.decode(), origin[0], link)
-        return link
+    def spy_sender(self: Router, routing_id: bytes, origin: Origin) -> Connection | None:
+        sender = sender_of(self, routing_id, origin)
+        ledger.attributed(newest.decode(), origin[0], sender)
+        return sender
 
-    def spy_arrived(self: Connection, frames: list[bytes]) -> None:
-        ledger.arrived(frames[0].decode(), self.link.client.id)
-        arrived(self, frames)
+    def spy_accept(
+        self: Requests, client: Client, frames: list[bytes], now: float
+    ) -> PendingRequest | None:
+        ledger.arrived(frames[0].decode(), client.connection.id)
+        return accept(self, client, frames, now)
 
     with (
-        mock.patch.object(Presence, "opened", spy_opened),
-        mock.patch.object(Presence, "ended", spy_ended),
+        mock.patch.object(ConnectionTable, "accepted", spy_accepted),
+        mock.patch.object(ConnectionTable, "disconnected", spy_disconnected),
         mock.patch.object(PyMessages, "receive_from", spy_receive_from),
-        mock.patch.object(Router, "_attribute", spy_attribute),
-        mock.patch.object(Connection, "arrived", spy_arrived),
+        mock.patch.object(Router, "_sender", spy_sender),
+        mock.patch.object(Requests, "accept", spy_accept),
     ):
         yield ledger
 

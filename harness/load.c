@@ -13,10 +13,11 @@
  *   connect  each client leaves when it is ready, and comes back; a latency is the time from
  *            connect() to the first reply
  *   hold     nothing: the clients stay until standard input ends
+ *   wait     as hold, but a client is ready once it has asked: its reply need not come
  *
  * A request's body begins with its number and a serial; a reply counts only if it is as long as
  * the request, carries both, and came on the connection that asked. The result is one line of
- * JSON on standard output. `hold` prints its line when all clients are ready.
+ * JSON on standard output. `hold` and `wait` print their line when all clients are ready.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -44,9 +45,9 @@
 enum { HANDSHAKES = 32 };    /* clients that connect at the same time */
 enum { PATIENCE_S = 5 };     /* how long a silent server is waited for */
 enum { ID_BYTES = 8 };       /* a request's number and its serial */
-enum { CLOSED, OPEN, CONNECT, HOLD };
+enum { CLOSED, OPEN, CONNECT, HOLD, WAIT };
 
-static const char *const mode_names[] = {"closed", "open", "connect", "hold"};
+static const char *const mode_names[] = {"closed", "open", "connect", "hold", "wait"};
 
 static struct {
     int port, mode, cpu;
@@ -346,7 +347,10 @@ static void got_reply(size_t number, uint64_t length, const uint8_t *id, uint64_
 static void got_command(struct client *client)
 {
     if (client->length >= 6 && !memcmp(client->start, "\x05READY", 6)) {
-        ask((size_t)(client - clients), now());
+        size_t number = (size_t)(client - clients);
+        ask(number, now());
+        if (options.mode == WAIT)
+            became_ready(number, now());
     } else if (client->length >= 7 && !memcmp(client->start, "\x04PING", 5)) {
         uint8_t pong[64] = {COMMAND, 0, 4, 'P', 'O', 'N', 'G'};
         size_t context = client->start_have - 7; /* after the name and a time to live */
@@ -467,7 +471,7 @@ static bool finished(uint64_t t)
 static void run(void)
 {
     enum { TIMER = -1, INPUT = -2 }; /* in place of a client's number */
-    bool holding = false;
+    bool stays = options.mode == HOLD || options.mode == WAIT, holding = false;
     int timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     if (options.mode == OPEN) {
         struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)TIMER};
@@ -487,14 +491,14 @@ static void run(void)
                 serve_event(events[i]);
         }
         uint64_t t = now();
-        if (options.mode == HOLD && ready == options.clients && !holding) {
+        if (stays && ready == options.clients && !holding) {
             holding = true;
             struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)INPUT};
             epoll_ctl(epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event);
             printf("{\"clients\": %zu}\n", ready);
             fflush(stdout);
         }
-        if (options.mode == HOLD)
+        if (stays)
             continue;
         if (options.mode == OPEN && measure_begin != UINT64_MAX)
             set_timer(timer, ask_what_is_due(t));
@@ -552,7 +556,7 @@ static void read_options(int argc, char **argv)
         case 'P': options.sp = !strcmp(optarg, "sp"); break;
         case 'm':
             while (strcmp(optarg, mode_names[options.mode]))
-                if (++options.mode > HOLD)
+                if (++options.mode > WAIT)
                     fail("no mode %s", optarg);
             break;
         case 'c': options.clients = strtoul(optarg, NULL, 10); break;
@@ -611,7 +615,7 @@ int main(int argc, char **argv)
     while (opened < options.clients && opened < at_once)
         open_client(opened++);
     run();
-    if (options.mode != HOLD)
+    if (options.mode != HOLD && options.mode != WAIT)
         report();
     return 0;
 }

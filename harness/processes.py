@@ -76,6 +76,13 @@ def read_line(process: subprocess.Popen[str]) -> str:
     return line.rstrip("\n")
 
 
+def write_line(process: subprocess.Popen[str]) -> None:
+    """Write an empty line to a child that waits for one."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
 def output_of(command: Sequence[str]) -> str:
     """Run a command to its end; returns what it wrote.
 

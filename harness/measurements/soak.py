@@ -117,7 +117,7 @@ async def soak(clients: int, first: int, processes: int = 8, connections: int = 
             (loop, "shield"),
             (threads, "echo"),
         ]
-        await _start_all_lanes(server)
+        await _start_all_threads(server)
         memory: list[tuple[int, int]] = []
         state: dict[str, Any] = {}
         start = time.monotonic()
@@ -136,8 +136,8 @@ async def soak(clients: int, first: int, processes: int = 8, connections: int = 
         return Report(crashing.died, seconds, state, last, answered, memory)
 
 
-async def _start_all_lanes(server: ServerProcess) -> None:
-    """Lanes and threads are started when they are first needed, and stay."""
+async def _start_all_threads(server: ServerProcess) -> None:
+    """Fill all slots once. Threads are started when they are first needed, and stay."""
     for endpoint, verb, count in zip(
         server.endpoints, (b"hold", b"check"), (SLOTS, THREADS), strict=True
     ):

@@ -18,7 +18,8 @@ from ._errors import (
 )
 from ._protocol.zap import Applicant
 from ._request import Peer, Request, check_cancelled
-from ._server.serve import Server, serve
+from ._server.serve import serve
+from ._server.server import Server
 from ._statistics import ClientStatistics, RepliesDropped, Statistics, Timings
 from ._transport import messages
 from ._transport.allow_list import AllowList

@@ -10,7 +10,7 @@ class RepliesDropped:
     """Replies that were ready and were not sent, by reason."""
 
     client_gone: int = 0
-    """The client had gone, or had just gone, when the reply was ready."""
+    """The client had disconnected, or just then disconnected, when the reply was ready."""
     queue_full: int = 0
     """The client does not read, and had `send_queue` replies waiting already."""
 
@@ -25,35 +25,36 @@ class Statistics:
     """
 
     requests: int
-    """Messages read, whatever they were; a pack is as many as it has."""
+    """Requests read, also malformed or refused ones; a message that cancels a request is not one. A
+    pack counts as the requests that it holds."""
     replied: int
     """The handler returned a reply in time."""
     failed: int
-    """The handler raised, or returned what is no reply."""
+    """The handler raised, or returned something that is not a reply."""
     timed_out: int
-    """Its time was up before the handler had returned."""
+    """The request timed out before the handler returned."""
     superseded: int
-    """A REQ client sent anew before its reply."""
+    """A REQ client sent another request before the reply."""
     cancelled_by_disconnect: int
-    """The client went while the handler ran."""
+    """The client disconnected while the handler ran."""
     cancelled_by_client: int
-    """The client said that it no longer wants the reply."""
+    """The client cancelled the request."""
     never_started: int
-    """The client had gone before the handler was started."""
+    """The client had disconnected before the handler was called."""
     overloaded: int
     """The client had `max_queued_per_client` requests waiting already."""
     malformed: int
-    """The message was no request."""
+    """The message was not a request."""
     shut_down: int
     """The server stopped first."""
     in_flight: int
-    """Waiting for a turn, or being worked on, now."""
+    """Requests that wait for a slot, or are being processed, now."""
     waiting: int
-    """Of those in flight, how many wait for a turn."""
+    """Of those in flight, how many wait for a slot."""
     running: int
-    """Turns taken now, also by handlers whose request has ended and who have not."""
+    """Slots taken now, also by handlers that still run though their request has ended."""
     connections: int
-    """Connections now, also those that have not said anything."""
+    """Connections now, also those that have sent nothing."""
     replies_sent: int
     """Messages handed to connections: replies, errors, and the hellos that clients ask for."""
     replies_dropped: RepliesDropped
@@ -63,9 +64,9 @@ class Statistics:
     abandoned_threads: int
     """Worker threads that still run for a request that has ended."""
     refused: int
-    """Connections that were not let in."""
+    """Connections that were refused."""
     thrown_out: int
-    """Connections that were ended: their key is off the list, or their message had no end."""
+    """Connections that were evicted: a key off the allow-list, or a message without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +80,21 @@ class ClientStatistics:
     requests: int
     """Requests sent, each try counted."""
     replied: int
-    """A reply came that was no error."""
+    """A reply came that was not an error."""
     failed: int
     """The server answered with an error."""
     timed_out: int
-    """The time was up first."""
+    """The request timed out first."""
     cancelled: int
     """The caller was cancelled first."""
     lost: int
-    """The connection broke first, or the client was closed."""
+    """The connection was lost first, or the client was closed."""
     in_flight: int
-    """Sent, and waited for, now."""
+    """Requests that were sent and have no reply, now."""
     retried: int
     """Of `requests`, those that were tries after the first."""
     stale: int
-    """Messages that came for nobody who waits: late, or not understood."""
+    """Messages that match no pending request: late, or not understood."""
     connections: int
     """Connections made."""
 

@@ -14,6 +14,7 @@ from support.serving import until
 
 import trioreq
 import trioreq.testing
+from trioreq._client.states import Connected
 
 LARGE = 100
 
@@ -215,9 +216,8 @@ async def test_a_server_that_ends_gives_its_word_and_then_the_connection_is_lost
             nursery.start_soon(ask)
             await worker.log.wait("started wait")
             await net.stop()
-        await until(
-            lambda: not client._exchange._ready.is_set()
-        )  # what is sent before that is lost
+        # What is sent before that is lost.
+        await until(lambda: not isinstance(client._multiplexer.state, Connected))
         await net.serve(Worker())
         assert await client.request(b"echo") == b"re:echo"  # waits for the connection
         stats = client.statistics()

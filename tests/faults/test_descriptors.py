@@ -50,7 +50,7 @@ async def test_newcomers_are_turned_away_until_there_is_room() -> None:
             assert MOST / 3 < len(peers) < MOST
             assert [await come() for _ in range(MOST)] == [None] * MOST
             told = [text for word, text in server.told if word == "log"]
-            assert "newcomers are ended until some are free" in told[0]
+            assert "new connections are closed until some are free" in told[0]
             assert len(told) < MOST / 2  # and not a line for each
 
             # Those who are in are served, and the process can still open files.

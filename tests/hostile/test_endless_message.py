@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import socket
 import struct
 import time
@@ -23,14 +24,14 @@ import trio
 from support.handlers import Worker
 from support.serving import poll, serving, until
 from support.stock import ACCEPTED, DISCONNECTED, Stock, open_stock, readable
-from trioreq._transport.guard import Lookout
 
 import trioreq
 from harness.clients import Clients
 from harness.servers import open_server
 from harness.zmtp import MORE, RawPeer, frame, message
 from trioreq._protocol.message_guard import EXTRA
-from trioreq._transport import guard
+from trioreq._server import guard
+from trioreq._server.guard import Guard
 from trioreq._transport.linux import KernelCounters
 
 MIB = 2**20
@@ -84,7 +85,9 @@ def test_libzmq_gathers_one_message_without_end_and_a_shutdown_gives_it_back() -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ENDLESS)
-async def test_a_message_without_end_ends_its_connection(kind: str, clients: Clients) -> None:
+async def test_a_connection_that_sends_a_message_without_end_is_evicted(
+    kind: str, clients: Clients
+) -> None:
     with trio.fail_after(30):
         async with open_server(max_message_size=MIB, watchdog=None) as server:
             client = clients.connect(server.endpoint)
@@ -103,12 +106,20 @@ async def test_a_message_without_end_ends_its_connection(kind: str, clients: Cli
 
                     while not ended.is_set():  # and others are served meanwhile
                         assert await client.request(b"echo") == [b"echo"]
-            [(_, said)] = [told for told in server.told if told[0] == "log"]
-            assert said == guard.ENDLESS % ("127.0.0.1", MIB + EXTRA)
+            [(_, logged)] = [told for told in server.told if told[0] == "log"]
+            assert re.fullmatch(evicted(MIB + EXTRA), logged)
             state = await server.until(lambda state: state["memory"] < before + 8 * MIB)
             assert state["statistics"][0]["thrown_out"] == 1
             assert state["statistics"][0]["connections"] == 1
             assert await client.request(b"echo") == [b"echo"]
+
+
+def evicted(room: int) -> str:
+    """The line of the log, as a regular expression."""
+    return (
+        rf"evicted connection \d+ from 127\.0\.0\.1: it has sent more than {room} bytes and no "
+        r"whole message; if it is honest, raise max_message_size"
+    )
 
 
 class Looks:
@@ -120,13 +131,13 @@ class Looks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.number = 0
-        look = Lookout.look
+        look = Guard.look
 
-        def counted(lookout: Lookout, *arguments: Any) -> None:
-            look(lookout, *arguments)
+        def counted(looking: Guard, *arguments: Any) -> None:
+            look(looking, *arguments)
             self.number += 1
 
-        monkeypatch.setattr(Lookout, "look", counted)
+        monkeypatch.setattr(Guard, "look", counted)
         monkeypatch.setattr(guard, "PAUSE", 0.001)
         monkeypatch.setattr(guard, "BRIEF", 0.001)
 
@@ -142,7 +153,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
 
 
 @pytest.mark.slow
-async def test_one_who_spoke_and_then_trickles_is_ended_too(
+async def test_a_connection_that_has_sent_a_request_and_then_trickles_is_evicted_too(
     looks: Looks, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = Worker()
@@ -164,7 +175,7 @@ async def test_one_who_spoke_and_then_trickles_is_ended_too(
         assert server.statistics().thrown_out == 1
         assert server.statistics().cancelled_by_disconnect == 1
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert record.getMessage().startswith("ended the connection of 127.0.0.1: ")
+    assert re.fullmatch(evicted(32 * 1024 + EXTRA), record.getMessage())
 
 
 def honest(size: int, frames: int) -> bytes:
@@ -190,7 +201,7 @@ def send_often(peer: RawPeer, data: bytes, times: int) -> None:
     ],
     ids=["small", "many frames", "large"],
 )
-async def test_who_sends_whole_messages_is_never_ended(
+async def test_a_connection_that_sends_whole_messages_is_never_evicted(
     one: bytes, times: int, looks: Looks, clients: Clients
 ) -> None:
     """Also if the loop stands still meanwhile, and with looks all the time."""
@@ -219,22 +230,25 @@ async def test_who_sends_whole_messages_is_never_ended(
             assert server.statistics().connections == 2
 
 
-async def test_what_has_come_is_read_before_anybody_is_ended() -> None:
+async def test_what_has_come_is_read_before_any_connection_is_evicted() -> None:
     """The loop does not turn from here to the last look, so nothing is read in between."""
     async with serving(Worker(), max_message_size=1000) as server:
-        router, meter = server._transport, KernelCounters()
+        router, counters = server._router, KernelCounters()
+        looking = Guard(router, counters, server._catch_up)
         with RawPeer(server.endpoints[0]) as peer:
             await trio.to_thread.run_sync(peer.shake_hands)
-            [(descriptor, number)] = router._presence.living()
-            handshake, _ = meter.read_by_owner(descriptor)
+            [connection] = router.connections
+            handshake, _ = counters.read_by_owner(connection.descriptor)
             one = message(b"", *[bytes(1000)] * 300)
             for sent in range(1, 5):  # watched, beyond the room with the second more, and on
                 peer.send(one)
                 end = time.monotonic() + 5
-                while meter.read_by_owner(descriptor)[0] < handshake + sent * len(one):
+                while counters.read_by_owner(connection.descriptor)[0] < handshake + sent * len(
+                    one
+                ):
                     assert time.monotonic() < end
-                router._lookout.look(meter, [(descriptor, number)])
-                assert (number in router._unfinished.watched) is (sent < 4)
+                looking.look([connection])
+                assert (connection in router.guard.watched) is (sent < 4)
             assert server.statistics().thrown_out == 0
             assert server.statistics().connections == 1
             await until(lambda: server.statistics().requests == 4)
@@ -246,7 +260,7 @@ async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
     """One who sends without end goes, and the next has its descriptor, just before the end."""
     async with serving(Worker(), max_message_size=1000) as server:
         (endpoint,) = server.endpoints
-        router = server._transport
+        router = server._router
         hold = router._sockets.hold
         held: list[int] = []
         peer = RawPeer(endpoint)
@@ -257,7 +271,7 @@ async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
             assert poll(router._monitor)
             newcomers.append(RawPeer(endpoint))
             newcomers[0].ask()
-            assert poll(router._sockets.gate)
+            assert poll(router._sockets.zap)
             held.append(descriptor)
             return hold(descriptor)
 
@@ -267,12 +281,12 @@ async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
             peer.send(frame(bytes(1000), MORE) * 50)
             await looks.more(server)
         with newcomers[0] as newcomer:
-            router._sockets.gate.nudge()  # the poll above has eaten its edge
+            router._sockets.zap.nudge()  # the poll above has eaten its edge
             await trio.to_thread.run_sync(newcomer.enter)
             newcomer.send(message(b"", b"echo"))
             assert await trio.to_thread.run_sync(newcomer.read_frame) == b""
             assert await trio.to_thread.run_sync(newcomer.read_frame) == b"re:echo"
-            assert [link.descriptor for link in router._links.values()] == held  # the same one
+            assert [one.descriptor for one in router.connections] == held  # the same one
             assert server.statistics().thrown_out == 0
             assert server.statistics().connections == 1
 
@@ -301,28 +315,31 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
             yield near, far
 
 
-def test_the_meter_counts_what_has_come_and_what_was_read(
+def test_the_kernel_counts_what_has_come_and_what_was_read(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     near, far = pair
-    meter = KernelCounters()
-    assert (meter.received(far.fileno()), meter.read_by_owner(far.fileno())) == (0, (0, 0))
+    counters = KernelCounters()
+    assert (counters.received(far.fileno()), counters.read_by_owner(far.fileno())) == (0, (0, 0))
     near.sendall(bytes(1000))
     assert len(far.recv(600)) == 600
     far.recv(400, socket.MSG_PEEK | socket.MSG_WAITALL)
-    assert (meter.received(far.fileno()), meter.read_by_owner(far.fileno())) == (1000, (600, 600))
+    assert (counters.received(far.fileno()), counters.read_by_owner(far.fileno())) == (
+        1000,
+        (600, 600),
+    )
 
 
-def test_the_meter_counts_nothing_where_nothing_is_to_be_counted() -> None:
-    meter = KernelCounters()
+def test_where_the_kernel_counts_nothing_it_is_0() -> None:
+    counters = KernelCounters()
     near, far = socket.socketpair()
     with near, far:
         near.sendall(b"x")
         descriptor = far.fileno()
-        assert meter.received(descriptor) == 0
-    assert meter.received(descriptor) == 0  # it is closed
-    assert meter.read_by_owner(descriptor) == (0, 0)
+        assert counters.received(descriptor) == 0
+    assert counters.received(descriptor) == 0  # it is closed
+    assert counters.read_by_owner(descriptor) == (0, 0)
 
 
-def test_the_meter_knows_the_memory() -> None:
+def test_the_kernel_counts_the_memory() -> None:
     assert abs(KernelCounters().memory() - psutil.Process().memory_info().rss) < 2 * MIB

@@ -1,6 +1,6 @@
 """A server process under hostile peers, with a healthy client beside them.
 
-The peers are made of a seed; `python -m benchmarks.fuzz` runs more of them. Time is real. What is
+The peers are made of a seed; `python -m benchmarks fuzz` runs more of them. Time is real. What is
 looked at after the end is waited for by asking the server until it is so.
 """
 

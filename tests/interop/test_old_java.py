@@ -18,7 +18,7 @@ from support.serving import LIMIT, serving, until
 import trioreq
 from harness.clients import Clients
 from trioreq._protocol import envelope as wire
-from trioreq._protocol.connection_table import Presence
+from trioreq._protocol.connection_table import Connection, ConnectionTable
 from trioreq._protocol.envelope import Header
 
 
@@ -33,15 +33,15 @@ async def program(old_java: list[str], versions: dict[str, list[str]]) -> AsyncI
 async def test_old_java_is_refused(program: Program, clients: Clients) -> None:
     """It is let in by none of its tries, and it harms nobody."""
     tries = 0
-    ended = Presence.ended
+    disconnected = ConnectionTable.disconnected
 
-    def spy(self: Presence, descriptor: int) -> int | None:
+    def spy(self: ConnectionTable, descriptor: int) -> Connection | None:
         nonlocal tries
         tries += 1
-        return ended(self, descriptor)
+        return disconnected(self, descriptor)
 
     worker = Worker()
-    with mock.patch.object(Presence, "ended", spy):
+    with mock.patch.object(ConnectionTable, "disconnected", spy):
         async with serving(worker) as server:
             await program.connect("REQ", server.endpoints[0])
             await program.send(b"echo java")

@@ -18,8 +18,9 @@ import pytest
 import trio
 
 from trioreq._options import Options
-from trioreq._server.requests import PendingRequest, Requests
-from trioreq._server.serve import Server
+from trioreq._server.pending_request import PendingRequest
+from trioreq._server.requests import Requests
+from trioreq._server.server import Server
 from trioreq._transport.router import BATCH
 from trioreq.testing._libzmq import Connection, MemorySockets, Peer
 from trioreq.testing._ways import open_timers

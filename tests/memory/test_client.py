@@ -5,18 +5,24 @@ Deterministic: an autojump clock, and a line that does what the test says.
 
 from __future__ import annotations
 
+import math
 import signal
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import trio
 from support.line import FakeLine, asking
 from trio.testing import MockClock, wait_all_tasks_blocked
+from trio_util import AsyncValue
 
 import trioreq
-from trioreq._client.multiplexer import Inquiry
+from trioreq._client.multiplexer import PendingRequest
+from trioreq._client.states import Connected
 from trioreq._protocol import envelope as wire
-from trioreq._protocol.envelope import Frames
+from trioreq._protocol.envelope import Frames, Header
+from trioreq._transport.line import Accepted, Event, HandshakeFailed
+from trioreq.testing import open_memory_server
+from trioreq.testing._client import MemoryLine
 
 
 class Caller:
@@ -157,14 +163,14 @@ def test_ctrl_c_does_not_come_between_a_request_and_the_wait_for_its_reply(many:
     async def main() -> None:
         async with asking(line):
             line.connect()
-            begin = line.exchange.begin
+            send = line.multiplexer.send
 
-            def interrupted(inquiry: Inquiry) -> bool:
-                begun = begin(inquiry)
+            def interrupted(request: PendingRequest) -> int:
+                correlation = send(request)
                 signal.raise_signal(signal.SIGINT)
-                return begun
+                return correlation
 
-            line.exchange.begin = interrupted  # type: ignore[method-assign]
+            line.multiplexer.send = interrupted  # type: ignore[method-assign]
             try:
                 if many:
                     await line.client.request_many([b"x"])
@@ -172,7 +178,7 @@ def test_ctrl_c_does_not_come_between_a_request_and_the_wait_for_its_reply(many:
                     await line.client.request(b"x")
             finally:
                 in_flight.append(line.client.statistics().in_flight)
-                line.exchange.close()
+                line.multiplexer.close()
 
     line = FakeLine()
     in_flight: list[int] = []
@@ -220,7 +226,8 @@ async def test_a_plain_server_is_never_sent_a_cancel(autojump_clock: MockClock) 
         third.scope.cancel()
     assert second.reply == b"trioreq-error"
     assert line.cancels() == 0
-    assert not line.exchange._taken_back
+    assert isinstance(line.multiplexer.state, Connected)
+    assert not line.multiplexer.state.negotiation.cancels
 
 
 async def test_the_loss_of_the_connection_fails_what_is_in_flight_at_once(
@@ -238,6 +245,128 @@ async def test_the_loss_of_the_connection_fails_what_is_in_flight_at_once(
     assert isinstance(caller.error, trioreq.ConnectionLost)
     assert isinstance(caller.error, trio.BrokenResourceError)
     assert "unknown" in str(caller.error)
+
+
+async def test_a_reply_that_was_unread_at_the_end_of_the_connection_counts(
+    autojump_clock: MockClock,
+) -> None:
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        answered, lost = Caller(line.client, b"x"), Caller(line.client, b"y")
+        for caller in (answered, lost):
+            nursery.start_soon(caller)
+            await wait_all_tasks_blocked()
+        line.cut(line.reply(0, b"reply"))
+    assert answered.reply == b"reply"
+    assert isinstance(lost.error, trioreq.ConnectionLost)
+
+
+class Pending:
+    """A request that nobody waits for."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body: Frames = (body,)
+        self.deadline = math.inf
+        self.correlation = 0
+        self.error: Exception | None = None
+        self.protected: bool | None = None
+
+    def replied(self, body: Frames) -> None:
+        raise AssertionError(body)
+
+    def failed(self, error: Exception) -> None:
+        self.error = error
+        self.protected = trio.lowlevel.currently_ki_protected()
+
+
+async def test_what_is_held_when_the_connection_is_lost_is_not_sent_on_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    """Its caller is told of the loss, and may have sent it again."""
+    line = FakeLine()
+    async with asking(line) as nursery:
+        nursery.start_soon(line.multiplexer._buffer.keep_flushing)
+        await wait_all_tasks_blocked()
+        line.connect()
+        requests = [Pending(body) for body in (b"goes out", b"is held", b"is held too")]
+        for request in requests:
+            assert line.multiplexer.send(request)
+        assert line.requests() == [b"goes out"]
+        line.cut()
+        line.connect()
+        await wait_all_tasks_blocked()
+        assert line.requests() == [b"goes out"]
+        assert all(isinstance(request.error, trioreq.ConnectionLost) for request in requests)
+        assert line.multiplexer.send(Pending(b"new"))
+        assert line.requests() == [b"goes out", b"new"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_each_refusal_is_told_to_those_who_wait_then(autojump_clock: MockClock) -> None:
+    """And not at once to who asks after it: the next attempt may succeed."""
+    line = FakeLine()
+    async with asking(line) as nursery:
+        for _ in range(2):
+            caller = Caller(line.client, b"x")
+            nursery.start_soon(caller)
+            await trio.sleep(1)
+            assert caller.error is None
+            line.multiplexer.take_event(HandshakeFailed("no such key"))
+            await wait_all_tasks_blocked()
+            assert isinstance(caller.error, trioreq.Refused)
+            assert str(caller.error) == "memory: no such key"
+
+
+@pytest.mark.parametrize(
+    ("event", "kind", "says"),
+    [
+        (HandshakeFailed("no such key"), trioreq.Refused, "no such key"),
+        (HandshakeFailed(), trioreq.NotConnected, "is it full"),
+        (Accepted(), trioreq.NotConnected, "does a server listen there"),
+    ],
+)
+@pytest.mark.parametrize("options", [{"timeout": 1}, {"connect_timeout": 1}])
+async def test_a_request_that_is_out_of_time_says_what_is_known_of_the_connection(
+    autojump_clock: MockClock,
+    event: Event,
+    kind: type[Exception],
+    says: str,
+    options: dict[str, float],
+) -> None:
+    line = FakeLine()
+    async with asking(line, **options) as nursery:
+        line.multiplexer.take_event(event)
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+    assert type(caller.error) is kind
+    assert says in str(caller.error)
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_ctrl_c_does_not_come_while_a_request_begins_to_wait_for_a_connection(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """The connection would wake a task that does not wait."""
+    wait = AsyncValue.wait_transition
+    protected = []
+
+    async def watched(*args: Any) -> Any:
+        protected.append(trio.lowlevel.currently_ki_protected())
+        return await wait(*args)
+
+    monkeypatch.setattr(AsyncValue, "wait_transition", watched)
+    line = FakeLine()
+    async with asking(line) as nursery:
+        if many:
+            nursery.start_soon(line.client.request_many, [b"x"])
+        else:
+            nursery.start_soon(Caller(line.client, b"x"))
+        await wait_all_tasks_blocked()
+        line.connect()
+        await wait_all_tasks_blocked()
+        line.answer(0, b"y")
+    assert protected == [True]
 
 
 async def test_retries_send_it_again_on_the_next_connection(autojump_clock: MockClock) -> None:
@@ -345,7 +474,7 @@ async def test_what_is_not_understood_is_counted(
     line = FakeLine()
     async with asking(line):
         line.connect()
-        line.exchange.arrived(frames)
+        line.multiplexer.take_message(frames)
     assert line.client.statistics().stale == 1
 
 
@@ -358,10 +487,21 @@ async def test_closing_fails_who_waits(autojump_clock: MockClock, connected: boo
         caller = Caller(line.client, b"x")
         nursery.start_soon(caller)
         await wait_all_tasks_blocked()
-        line.exchange.close()
+        line.multiplexer.close()
     assert isinstance(caller.error, trio.ClosedResourceError)
     with pytest.raises(trio.ClosedResourceError):
         await line.client.request(b"x")
+
+
+async def test_ctrl_c_does_not_come_while_the_client_is_closed(autojump_clock: MockClock) -> None:
+    """A request that is left out would wait for ever."""
+    line = FakeLine()
+    async with asking(line):
+        line.connect()
+        request = Pending(b"x")
+        assert line.multiplexer.send(request)
+        line.multiplexer.close()
+    assert request.protected
 
 
 @pytest.mark.parametrize(
@@ -403,3 +543,31 @@ async def test_everything_adds_up(autojump_clock: MockClock) -> None:
         + stats.lost
         + stats.in_flight
     )
+
+
+async def test_a_reply_on_the_memory_network_counts_that_comes_just_before_the_end(
+    autojump_clock: MockClock,
+) -> None:
+    """Whichever task of the client is the first to wake."""
+
+    async def ask() -> None:
+        replies.append(await client.request(b"x"))
+
+    async def hang(_: trioreq.Request) -> NoReturn:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    replies: list[bytes] = []
+    for seed in range(10):
+        async with (
+            open_memory_server(hang, seed=seed) as net,
+            trioreq.open_client(net) as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(ask)
+            await wait_all_tasks_blocked()
+            line = client._multiplexer.line
+            assert isinstance(line, MemoryLine)
+            line.connection.hand_over([Header(wire.OK, 1, wire.SPEAKS).pack(), b"", b"y"])
+            line.connection.end_at_server()
+    assert replies == [b"y"] * 10

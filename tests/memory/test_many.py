@@ -14,8 +14,9 @@ from support.serving import until
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 import trioreq
-from trioreq._client.pipeline import Many as _Many
+from trioreq._client.pipeline import Pipeline
 from trioreq._protocol import envelope as wire
+from trioreq._transport.line import HandshakeFailed
 
 
 class Many:
@@ -220,20 +221,6 @@ async def test_with_retries_it_is_sent_again_and_first(autojump_clock: MockClock
     assert (stats.requests, stats.retried, stats.lost, stats.replied) == (5, 2, 3, 2)
 
 
-async def test_what_is_sent_again_is_before_what_could_not_be_sent(
-    autojump_clock: MockClock,
-) -> None:
-    async with asking_many([b"0", b"1", b"2"], in_flight=2, retries=1) as (line, many):
-        line.up = False  # and that is not yet told
-        line.answer(0, b"x")
-        await wait_all_tasks_blocked()
-        line.cut()
-        line.connect()
-        await trio.sleep(10)
-        assert line.requests() == [b"0", b"1", b"1", b"2"]
-        many.scope.cancel()
-
-
 async def test_a_retry_has_the_time_that_is_left(autojump_clock: MockClock) -> None:
     async with asking_many([b"0", b"1"], in_flight=1, timeout=10, retries=1) as (line, many):
         await trio.sleep(4)
@@ -294,7 +281,8 @@ async def test_no_more_are_taken_than_may_be_in_flight(autojump_clock: MockClock
             yield b"x"
 
     async with asking_many(bodies(), in_flight=2, connected=False) as (line, many):
-        line.exchange.connected()
+        line.connect()
+        line.cut()
         await wait_all_tasks_blocked()
         assert taken == [0, 1]
         many.scope.cancel()
@@ -324,7 +312,7 @@ async def test_they_wait_for_a_connection_and_then_go_out(autojump_clock: MockCl
 
 async def test_a_client_that_is_refused(autojump_clock: MockClock) -> None:
     async with asking_many([b"x"] * 2, connected=False) as (line, many):
-        line.exchange.refused("no such key")
+        line.multiplexer.take_event(HandshakeFailed("no such key"))
     assert many.kinds() == [trioreq.Refused] * 2
 
 
@@ -332,7 +320,7 @@ async def test_a_client_that_is_refused(autojump_clock: MockClock) -> None:
 @pytest.mark.parametrize("connected", [True, False])
 async def test_closing_ends_it(autojump_clock: MockClock, connected: bool, left: int) -> None:
     async with asking_many([b"x"] * (2 + left), in_flight=2, connected=connected) as (line, many):
-        line.exchange.close()
+        line.multiplexer.close()
     assert isinstance(many.error, trio.ClosedResourceError)
     assert line.client.statistics().in_flight == 0
 
@@ -364,7 +352,7 @@ async def test_ctrl_c_does_not_come_between_its_parking_and_its_wait(
     protected = []
 
     def watched() -> trio.lowlevel.Task:
-        if sys._getframe(1).f_code is _Many._wait_for_reply.__code__:
+        if sys._getframe(1).f_code is Pipeline._wait_for_reply.__code__:
             protected.append(trio.lowlevel.currently_ki_protected())
         return current_task()
 

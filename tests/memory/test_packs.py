@@ -54,7 +54,7 @@ async def test_g6_packs_are_read_few_at_a_time(autojump_clock: MockClock) -> Non
         assert await most_in_a_pass(net, before + 40 * packs.MAX_MESSAGES) <= 4 * packs.MAX_MESSAGES
 
 
-async def test_g6_one_lane_leads_however_many_have_been_called_up(
+async def test_g6_one_task_reads_however_many_have_been_readers(
     autojump_clock: MockClock,
 ) -> None:
     """Where all that is read is refused at once, each of them would read a batch in each pass."""
@@ -62,7 +62,7 @@ async def test_g6_one_lane_leads_however_many_have_been_called_up(
         client = net.connect(socket_type="DEALER")
         client.send_raw(
             pack(packs.MAX_MESSAGES, b"wait")
-        )  # each handler that waits calls others up
+        )  # a handler that waits needs a new reader
         for _ in range(200):
             client.send_raw(pack(packs.MAX_MESSAGES, b"under a name that is in flight"))
         assert await most_in_a_pass(net, 201 * packs.MAX_MESSAGES) <= 4 * packs.MAX_MESSAGES

@@ -59,7 +59,7 @@ async def test_g3_a_granted_request_whose_client_goes_first_is_never_started(
     async def handler(request: trioreq.Request) -> bytes:
         started.append(request.body)
         if request.body == b"first":
-            # The second request is granted by now, and no lane has come to it.
+            # The second request has a slot by now, and was not begun.
             second.crash()
             net.server._router.read_monitor()
         return b""
@@ -74,6 +74,40 @@ async def test_g3_a_granted_request_whose_client_goes_first_is_never_started(
         assert started == [b"first"]
         assert outcomes(net.server) == {"replied": 1, "never_started": 1}
         assert net.server.statistics().running == 0
+
+
+async def test_g5_a_granted_request_whose_client_goes_first_leaves_no_task(
+    autojump_clock: MockClock,
+) -> None:
+    """It needs a task to give its slot back, if the handler before it waits."""
+
+    async def handler(request: trioreq.Request) -> bytes:
+        if request.body == b"first":
+            second.crash()
+            net.server._router.read_monitor()
+            await trio.lowlevel.checkpoint()
+        return b""
+
+    async with serving(handler) as net:
+        first, second = net.connect(), net.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        first.send(b"first")
+        second.send(b"second")
+        await first.receive()
+        first.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert outcomes(net.server) == {"replied": 1, "never_started": 1}
+        assert net.server.statistics().running == 0
+        assert [name for name in names_of_tasks() if name.startswith("client")] == []
+
+
+def names_of_tasks() -> list[str]:
+    """Those of all tasks of this loop."""
+    root = trio.lowlevel.current_root_task()
+    tasks = [] if root is None else [root]
+    for task in tasks:
+        tasks.extend(child for nursery in task.child_nurseries for child in nursery.child_tasks)
+    return [task.name for task in tasks]
 
 
 async def test_g1_g2_a_reply_that_is_ready_is_not_even_tried_if_its_client_has_just_gone(
@@ -299,7 +333,7 @@ def requests_in_memory() -> list[trioreq.Request]:
     return [thing for thing in gc.get_objects() if isinstance(thing, trioreq.Request)]
 
 
-async def test_g5_a_lane_that_waits_holds_no_request() -> None:
+async def test_g5_a_reader_that_waits_holds_no_request() -> None:
     async def handler(request: trioreq.Request) -> bytes:
         return request.body
 

@@ -1,141 +1,296 @@
-"""How the loop hears of what threads have done. There is no thread but the test's."""
+"""How the event loop hears of what worker threads have done.
+
+There is no thread but the test's: what another thread does, the test does at a chosen point.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import pytest
 import trio
 
-from trioreq._protocol.fair_queue import SharedTurns
-from trioreq._server.threads import Threads
-
-# What is compiled takes no stand-in for a request.
+from trioreq._protocol.fair_queue import SharedFairQueue
+from trioreq._server.threads import RETRY, ThreadPool
 
 
-class Carrier:
-    """A transport that has something for the loop each time, until it runs out of it."""
+class Reader:
+    """Has something to do for the loop each time, until it runs out of it."""
 
     def __init__(self, *batches: Callable[[], object]) -> None:
         self.batches = list(batches)
-        self.meanwhile: Callable[[], object] = lambda: None  # at the end of `gather`
+        self.readable_after_sending = False
         self.emptied = trio.Event()
-        self.outbox = self
 
-    async def receive(self, first: int = 0, before_wait: Callable[[], bool] | None = None) -> bool:
+    def read(self, _: int) -> list[Any] | None:
         if not self.batches:
-            self.emptied.set()
-            await trio.sleep_forever()
+            return None
         self.batches.pop(0)()
-        return False
+        return []
 
-    def gather(self, work: Callable[[], object]) -> None:
-        work()
+    async def wait(self) -> None:
+        self.emptied.set()
+        await trio.sleep_forever()
+
+    def readable(self) -> bool:
+        return self.readable_after_sending
+
+
+class Outbox:
+    """Does what happens at the end of a flush."""
+
+    def __init__(self) -> None:
+        self.corked = False
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def cork(self) -> None:
+        self.corked = True
+
+    def flush(self) -> None:
+        self.corked = False
         self.meanwhile()
 
 
-class Call:
-    """A request; only its answer counts."""
+class Parts:
+    """A pool without threads, and what it is made of.
 
-    def __init__(self, answers: list[object]) -> None:
-        self.finish = answers.append
+    Attributes:
+        answers: Results of requests that were finished.
+        woken: What was to be run in the loop.
+        told: What happened to the server, in order.
+    """
 
+    def __init__(self, *batches: Callable[[], object], nursery: Any = None, slots: int = 1) -> None:
+        self.answers: list[object] = []
+        self.woken: list[Callable[[], object]] = []
+        self.told: list[str] = []
+        self.reader = Reader(*batches)
+        self.outbox = Outbox()
+        self.queue: SharedFairQueue[Any, Any] = SharedFairQueue(slots, 1)
+        requests: Any = SimpleNamespace(finish=self._finish, begin_in_thread=lambda *_: None)
+        threads = ThreadPool(
+            lambda _: b"",
+            self.reader,  # type: ignore[arg-type]
+            requests,
+            self.queue,
+            self.outbox,  # type: ignore[arg-type]
+            nursery,
+            lambda: self.told.append("crashed"),
+        )
+        self.threads = cast("Any", threads)
+        self.threads._token = SimpleNamespace(run_sync_soon=self.woken.append)
+        self.pool: Any = self.threads._pool
 
-def made(carrier: Carrier) -> Any:
-    desk: Any = SimpleNamespace(carrier=carrier, turns=SharedTurns(1, 1), stop=lambda: None)
-    return Threads(lambda _: b"", desk)
+    def _finish(self, _: object, result: object) -> None:
+        assert self.outbox.corked, "replies go out together"
+        self.answers.append(result)
+
+    def one_is_done(self, error: BaseException | None = None) -> None:
+        """As a thread does it that has nothing else to do."""
+        self.pool.done.append((SimpleNamespace(), b"x", error))
+        self.pool._tell()
 
 
 async def test_what_is_done_is_answered_while_there_is_always_more_to_read() -> None:
-    answers: list[object] = []
     seen: list[int] = []
 
     def one_is_done() -> None:
-        seen.append(len(answers))
-        threads._pool.awake = True  # for the test there is no pause in which it could sleep
-        threads._pool.done.append((Call(answers), b"x", None))
-        threads._pool._tell()
+        seen.append(len(parts.answers))
+        parts.pool.awake = True  # for the test there is no pause in which it could sleep
+        parts.one_is_done()
 
-    carrier = Carrier(one_is_done, one_is_done, one_is_done)
-    threads = made(carrier)
+    parts = Parts(one_is_done, one_is_done, one_is_done)
     async with trio.open_nursery() as nursery:
-        await nursery.start(threads.run)
-        await carrier.emptied.wait()
+        nursery.start_soon(parts.threads.lead)
+        await parts.reader.emptied.wait()
         nursery.cancel_scope.cancel()
     assert seen == [0, 1, 2]
-    assert len(answers) == 3
+    assert len(parts.answers) == 3
+    assert parts.pool.closed
 
 
-def test_what_is_done_just_before_the_loop_sleeps_wakes_it() -> None:
-    carrier = Carrier()
-    threads = made(carrier)
-    woken: list[Callable[[], object]] = []
-    threads._token = SimpleNamespace(run_sync_soon=woken.append)
-    answers: list[object] = []
+async def test_others_have_their_turn_while_there_is_always_more_to_read() -> None:
+    parts = Parts()
+    steps: list[str] = []
+    parts.reader.batches = [lambda: steps.append("read")] * 5
 
-    def another_is_done() -> None:
-        threads._pool.done.append((Call(answers), b"x", None))
-        threads._pool._tell()
+    async def another() -> None:
+        while True:
+            steps.append("another")
+            await trio.lowlevel.checkpoint()
 
-    carrier.meanwhile = another_is_done
-    threads._pool.awake = True
-    threads._pool.done.append((Call(answers), b"x", None))
-    assert threads._before_wait()
-    assert len(answers) == len(woken) == 1
-    carrier.meanwhile = lambda: None
-    woken[0]()
-    assert len(answers) == 2
-    assert not threads._before_wait()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.threads.lead)
+        nursery.start_soon(another)
+        await parts.reader.emptied.wait()
+        nursery.cancel_scope.cancel()
+    assert steps.count("read") == 5
+    # One step each in a pass of the loop, in any order.
+    assert ["read"] * 3 not in [steps[at : at + 3] for at in range(len(steps))]
 
 
-def test_the_loop_may_sleep_on_it_that_it_has_sent_nothing() -> None:
-    """What is done just after its look is told: were it answered, the send would eat the edge."""
-    threads = made(Carrier())
-    woken: list[Callable[[], object]] = []
-    threads._token = SimpleNamespace(run_sync_soon=woken.append)
-    answers: list[object] = []
+async def test_what_is_done_just_before_the_loop_sleeps_wakes_it() -> None:
+    parts = Parts()
+    parts.outbox.meanwhile = parts.one_is_done
+    parts.pool.awake = True
+    parts.one_is_done()
+    assert parts.threads._prepare_to_sleep()
+    assert len(parts.answers) == len(parts.woken) == 1
+    parts.outbox.meanwhile = lambda: None
+    parts.woken[0]()
+    assert len(parts.answers) == 2
+    assert not parts.threads._prepare_to_sleep()
+
+
+async def test_the_loop_may_sleep_on_it_that_it_has_sent_nothing() -> None:
+    """What is done just after its look wakes it: a send of its own would eat the edge."""
+    parts = Parts()
+    looked: list[bool] = []
 
     class Done(deque[Any]):
         def __bool__(self) -> bool:
             some = len(self) > 0
-            if not (threads._pool.awake or looked):  # here another thread has its way
+            if not (parts.pool.awake or looked):  # here another thread has its way
                 looked.append(some)
-                self.append((Call(answers), b"x", None))
-                threads._pool._tell()
+                parts.one_is_done()
             return some
 
-    looked: list[bool] = []
-    threads._pool.awake = True
-    threads._pool.done = Done()
-    assert not threads._before_wait()
-    assert (len(answers), len(woken)) == (0, 1)
-    woken[0]()
-    assert len(answers) == 1
+    parts.pool.awake = True
+    parts.pool.done = Done()
+    assert not parts.threads._prepare_to_sleep()
+    assert (len(parts.answers), len(parts.woken)) == (0, 1)
+    parts.woken[0]()
+    assert len(parts.answers) == 1
 
 
-def test_before_the_loop_sleeps_one_is_called_up_for_what_is_left() -> None:
-    threads = made(Carrier())
-    looked: list[bool] = []
-    threads._pool.call_up = lambda: looked.append(threads._pool.awake)
-    threads._pool.awake = True
-    assert not threads._before_wait()
-    assert looked == [False]  # what is left later is told
+async def test_the_loop_looks_again_for_messages_if_it_has_sent_before_it_would_sleep() -> None:
+    parts = Parts()
+    reads: list[str] = []
+    parts.outbox.meanwhile = lambda: reads.append("sent")
+
+    def arrives() -> None:
+        reads.append("read")
+        parts.reader.readable_after_sending = False
+
+    parts.pool.done.append((SimpleNamespace(), b"x", None))
+    parts.reader.readable_after_sending = True
+
+    read = parts.reader.read
+
+    def read_again(room: int) -> list[Any] | None:
+        if reads == ["sent"]:
+            parts.reader.batches.append(arrives)
+        return read(room)
+
+    parts.threads._reader = SimpleNamespace(
+        read=read_again, readable=parts.reader.readable, wait=parts.reader.wait
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.threads.lead)
+        await parts.reader.emptied.wait()
+        nursery.cancel_scope.cancel()
+    assert reads[:2] == ["sent", "read"]
 
 
-def test_one_is_called_up_for_what_others_than_the_reader_have_read() -> None:
-    threads = made(Carrier())
-    called: list[str] = []
-    threads._spawn = lambda: called.append("spawn")
-    threads._pool.call_up = lambda: called.append("call up")
-    threads.start()
-    assert called == ["spawn", "call up"]
+async def test_before_the_loop_sleeps_a_thread_is_woken_for_what_is_left() -> None:
+    parts = Parts()
+    awake: list[bool] = []
+    parts.pool.wake_thread = lambda: awake.append(parts.pool.awake)
+    parts.pool.awake = True
+    assert not parts.threads._prepare_to_sleep()
+    assert awake == [False]  # what is left later wakes the loop
 
 
-def test_a_loop_that_is_awake_is_not_woken() -> None:
-    threads = made(Carrier())
-    threads._token = None
-    threads._pool.awake = True
-    threads._pool.done.append((Call([]), b"x", None))
-    threads._pool._tell()
+async def test_a_thread_is_woken_for_what_others_than_the_reader_have_read() -> None:
+    parts = Parts()
+    called: list[object] = []
+    parts.threads._spawn = lambda: called.append(("spawn", list(parts.queue.granted)))
+    parts.pool.wake_thread = lambda: called.append("wake a thread")
+    request = SimpleNamespace()
+    parts.threads.start([request])
+    assert called == [("spawn", [request]), "wake a thread"]
+
+
+async def test_a_loop_that_is_awake_is_not_woken() -> None:
+    parts = Parts()
+    parts.pool.awake = True
+    parts.one_is_done()
+    assert not parts.woken
+
+
+async def test_what_ends_the_program_comes_out_and_clients_are_told_first() -> None:
+    """Also if the loop was asleep: what runs in trio's own task must not raise."""
+    told: list[str] = []
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            parts = Parts(nursery=nursery)
+            parts.told = told
+            parts.one_is_done(SystemExit(3))
+            parts.woken[0]()
+            assert not told
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await run()
+    assert caught.group_contains(SystemExit)
+    assert told == ["crashed"]
+
+
+async def test_what_is_done_after_the_server_has_stopped_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parts = Parts()
+    parts.pool.close()
+    parts.one_is_done(SystemExit(3))
+    parts.woken[0]()
+    assert "failed after the server had stopped" in caplog.text
+    assert "SystemExit: 3" in caplog.text
+    assert not parts.told
+
+
+async def test_a_thread_that_cannot_be_started_is_tried_again(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries: list[float] = []
+
+    async def run_sync(work: object, worker: Any, **_: object) -> None:
+        tries.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        if len(tries) < 4:
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    async with trio.open_nursery() as nursery:
+        parts = Parts(nursery=nursery)
+        assert parts.queue.take()
+        parts.threads.start([SimpleNamespace()])
+    assert [at - tries[0] for at in tries] == [0, RETRY, 2 * RETRY, 3 * RETRY]
+    assert caplog.text.count("cannot start a worker thread") == 1
+    assert "can't start new thread" in caplog.text
+    assert not parts.told
+
+
+async def test_an_error_of_a_thread_that_runs_is_not_taken_for_one_that_cannot_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run_sync(work: object, worker: Any, **_: object) -> None:
+        worker.has_thread = True
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("a fault of the pool's own")
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    told: list[str] = []
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            parts = Parts(nursery=nursery)
+            parts.told = told
+            parts.threads._start_worker(parts.pool.worker())
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await run()
+    assert caught.group_contains(RuntimeError, match="of the pool's own")
+    assert told == ["crashed"]

@@ -20,8 +20,12 @@ import pytest
 
 import trioreq
 import trioreq.testing
+from trioreq._protocol import endings
+from trioreq._protocol.endings import Ending
 
 ROOT = Path(__file__).parents[2]
+SOURCE = Path(trioreq.__file__).parent
+FOLDERS = ["", *sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))]
 PAGES = ["README.md", "docs/index.md", "docs/guide.md", "docs/protocol.md", "docs/design.md"]
 ADDRESS = "tcp://127.0.0.1:5555"
 ANY_CLIENT = f"""
@@ -185,10 +189,29 @@ def test_the_reference_names_all_that_is_public() -> None:
     assert sorted(shown) == sorted(trioreq.__all__ + trioreq.testing.__all__)
 
 
-@pytest.mark.parametrize(("heading", "folder"), [("file", ""), ("file of `testing`", "testing")])
-def test_the_design_names_all_files(heading: str, folder: str) -> None:
-    files = {path.stem for path in (Path(trioreq.__file__).parent / folder).glob("*.py")}
-    assert set(table("docs/design.md", heading)) == files
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_design_names_all_files(folder: str) -> None:
+    files = [path for path in (SOURCE / folder).iterdir() if path.suffix in (".py", ".c")]
+    heading = f"file of `{folder}`" if folder else "file"
+    assert table("docs/design.md", heading) == sorted({path.stem for path in files})
+
+
+def test_the_design_names_all_folders() -> None:
+    named = re.findall(r"^\| file of `(\w+)` \|", text_of("docs/design.md"), re.MULTILINE)
+    assert sorted(named) == sorted(set(FOLDERS) - {""})
+
+
+def test_the_table_of_endings_is_the_one_of_the_source() -> None:
+    names = {value: name for name, value in vars(endings).items() if isinstance(value, Ending)}
+    rows = []
+    for ending in endings.ENDINGS:
+        reason = f"`{ending.reason}`" if ending.reason else ""
+        sent = f"`{ending.code}`" if ending.code else ""
+        rows.append((names[ending], ending.outcome, reason, sent))
+    text = text_of("docs/design.md").partition("\n| ending |")[2].partition("\n\n")[0]
+    shown = re.findall(r"^\| `(\w+)` \| `(\w+)` \| ?(.*?) \| (.*) \|$", text, re.MULTILINE)
+    assert [row[:3] for row in shown] == [row[:3] for row in rows]
+    assert [row[3] for row in shown if row[3].startswith("`")] == [row[3] for row in rows if row[3]]
 
 
 def test_the_design_names_the_tests_of_what_it_assumes() -> None:

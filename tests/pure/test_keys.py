@@ -10,7 +10,7 @@ import pytest
 import zmq.auth
 
 import trioreq
-from trioreq._transport.curve import check_user_id, read_directory
+from trioreq._transport.allow_list import check_user_id, read_directory
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ async def test_reloading_takes_in_what_has_changed(
     os.rename(tmp_path, f"{tmp_path}-moved")  # noqa: PTH104
     await allow.reload()
     assert dict(allow) == {bob.public: "bob"}
-    assert "the list of keys stays what it was" in caplog.text
+    assert "the allow-list is unchanged" in caplog.text
 
 
 def test_the_example_of_the_class_runs() -> None:

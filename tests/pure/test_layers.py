@@ -1,11 +1,15 @@
-"""The shape of the house: who imports whom, and what is public. Pure: reads the source."""
+"""Which layer imports which, and what is public. Pure: reads the source.
+
+The folders are the layers, and each has one rule.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -14,135 +18,140 @@ import pytest
 import trioreq
 
 SOURCE = Path(trioreq.__file__).parent
+OF_ALL = {"_errors", "_request"}
+TOP = OF_ALL | {"_options", "_statistics"}
 
-FLOORS = [
-    "_errors",
-    "_wire",
-    "_pack",
-    "_presence",
-    "_unfinished",
-    "_statistics",
-    "_tally",
-    "_turns",
-    "_transport",
-    "_request",
-    "_watchdog",
-    "_deadlines",
-    "_nursery",
-    "_messages",
-    "_zsocket",
-    "_endpoint",
-    "_options",
-    "_curve",
-    "_admission",
-    "_limits",
-    "_held",
-    "_meter",
-    "_sockets",
-    "_gate",
-    "_lookout",
-    "_outbox",
-    "_router",
-    "_dealer",
-    "_connection",
-    "_workers",
-    "_lanes",
-    "_pool",
-    "_threads",
-    "_network",
-    "_exchange",
-    "_many",
-    "_client",
-    "_open_client",
-    "_server",
-    "__init__",
-]
-PURE = {
-    "_admission",
-    "_limits",
-    "_options",
-    "_pack",
-    "_presence",
-    "_request",
-    "_statistics",
-    "_tally",
-    "_transport",
-    "_turns",
-    "_unfinished",
-    "_wire",
+LAYERS = {
+    "_protocol": OF_ALL | {"_protocol"},
+    "_transport": OF_ALL | {"_protocol", "_transport"},
+    "_server": TOP | {"_protocol", "_transport", "_server"},
+    "_client": TOP | {"_protocol", "_transport", "_client"},
+    "cli": {"", "cli"},
+    "testing": TOP | {"", "_protocol", "_transport", "_server", "_client", "testing"},
+    # The modules beside the folders, of which `__init__` has the public names.
+    "": TOP | {"_protocol", "_transport"},
+    "__init__": TOP | {"_protocol", "_transport", "_server", "_client"},
 }
-USES_ZMQ = {"_curve", "_admission", "_messages", "_zsocket", "_sockets", "_router", "_dealer"}
+"""What the modules of a folder may import of trioreq: folders, modules beside them, and "" for
+the public names."""
+
+IMPURE = {"trio", "trio_util", "zmq", "asyncio", "os", "random", "select", "socket", "time"}
 
 
-TESTING_FLOORS = ["_schedule", "_ways", "_libzmq", "_client", "_inline", "_network", "__init__"]
+def name_of(path: Path) -> str:
+    """The name of a module below `trioreq`, such as ``_server.reader``; "" for trioreq itself."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(module: str) -> set[str]:
-    """The names of all modules that a module imports, with a dot for each package above it."""
-    names = set()
-    for node in ast.walk(ast.parse((SOURCE / f"{module}.py").read_text())):
-        if isinstance(node, ast.ImportFrom):
-            if node.level:
-                inside = [node.module] if node.module else [alias.name for alias in node.names]
-                names |= {"." * node.level + name for name in inside}
-            elif node.module:
-                names.add(node.module)
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    return names
+MODULES = {name_of(path): path for path in sorted(SOURCE.rglob("*.py"))}
 
 
-def test_every_module_has_its_floor() -> None:
-    assert {path.stem for path in SOURCE.glob("*.py")} == set(FLOORS)
+def layer_of(name: str) -> str:
+    """The layer of a module: its folder, or its name if that has a rule of its own."""
+    if not name:
+        return "__init__"
+    folder = name.partition(".")[0]
+    return folder if (SOURCE / folder).is_dir() else ""
 
 
-@pytest.mark.parametrize("module", FLOORS)
-def test_imports_go_down(module: str) -> None:
-    below = {f".{name}" for name in FLOORS[: FLOORS.index(module)]}
-    if module == "_messages":
-        below.add("._cmessages")  # in C
-    assert {name for name in imports(module) if name.startswith(".")} <= below
+def is_typing(node: ast.AST) -> bool:
+    """Whether it is ``if TYPE_CHECKING:``."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
-@pytest.mark.parametrize("module", FLOORS)
-def test_only_the_socket_rooms_know_zmq_and_only_the_pure_know_no_trio(module: str) -> None:
-    used = {name.partition(".")[0] for name in imports(module)}
-    assert ("zmq" in used) is (module in USES_ZMQ)
-    if module in PURE:
-        assert "trio" not in used
+def statements(node: ast.AST, *, typing: bool) -> Iterator[ast.AST]:
+    """All nodes below a node, in functions too; those only for types if they are wanted."""
+    for child in ast.iter_child_nodes(node):
+        if typing or not is_typing(child):
+            yield child
+            yield from statements(child, typing=typing)
 
 
-def test_the_testing_kit_has_floors_too() -> None:
-    files = {path.stem for path in (SOURCE / "testing").glob("*.py")}
-    assert files == set(TESTING_FLOORS)
-    for floor, module in enumerate(TESTING_FLOORS):
-        used = imports(f"testing/{module}")
-        below = {f".{name}" for name in TESTING_FLOORS[:floor]}
-        inside = {name for name in used if name.startswith(".") and not name.startswith("..")}
-        assert inside <= below, module
-        assert ("zmq" in used) is (module == "_libzmq"), module
-        assert ("greenback" in used) is (module == "_inline"), module
+def imports(name: str, *, typing: bool = True) -> set[str]:
+    """The full names of all modules that a module imports."""
+    path = MODULES[name]
+    package = path.parent.relative_to(SOURCE.parent).parts
+    found = set()
+    for node in statements(ast.parse(path.read_text()), typing=typing):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            for alias in node.names:
+                inner = f"{module}.{alias.name}"
+                found.add(inner if inner.removeprefix("trioreq.") in MODULES else module)
+    return found
 
 
-def test_nothing_but_tests_knows_the_testing_kit() -> None:
-    for module in [*FLOORS, *(f"cli/{path.stem}" for path in (SOURCE / "cli").glob("*.py"))]:
-        assert not any("testing" in name for name in imports(module)), module
+def own(used: set[str]) -> set[str]:
+    """Those of trioreq's, as `MODULES` has them."""
+    return {
+        name.removeprefix("trioreq").removeprefix(".")
+        for name in used
+        if name.partition(".")[0] == "trioreq"
+    }
+
+
+def roots(used: set[str]) -> set[str]:
+    """The packages of modules."""
+    return {name.partition(".")[0] for name in used}
+
+
+def test_the_modules_are_found() -> None:
+    """Else the rules below would hold of nothing."""
+    assert {layer_of(name) for name in MODULES} == set(LAYERS)
+    assert "trioreq._protocol.connection_table" in imports("_transport.router")
+    assert "trioreq._protocol.packs" in imports("_transport.router")
+    assert "trioreq._request" in imports("_protocol.connection_table")
+    assert "trioreq._request" not in imports("_protocol.connection_table", typing=False)
+    assert "zmq" in imports("_transport.router")
+
+
+@pytest.mark.parametrize("name", MODULES, ids=lambda name: name or "trioreq")
+def test_a_layer_imports_what_its_rule_says(name: str) -> None:
+    allowed = LAYERS[layer_of(name)]
+    used = {module.partition(".")[0] for module in own(imports(name))}
+    assert used <= allowed
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """But for types alone."""
+    graph = {name: own(imports(name, typing=False)) & set(MODULES) for name in MODULES}
+    tuple(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if layer_of(name) == "_protocol"])
+def test_the_protocol_knows_no_trio_no_zmq_and_no_clock(name: str) -> None:
+    assert not roots(imports(name)) & IMPURE
+
+
+@pytest.mark.parametrize("name", MODULES, ids=lambda name: name or "trioreq")
+def test_zmq_is_imported_by_the_transport_alone(name: str) -> None:
+    if "zmq" in roots(imports(name)):
+        assert layer_of(name) == "_transport" or name == "testing._libzmq"
+
+
+@pytest.mark.parametrize("name", MODULES, ids=lambda name: name or "trioreq")
+def test_greenback_is_imported_by_one_module(name: str) -> None:
+    assert ("greenback" in roots(imports(name))) is (name == "testing._inline")
+
+
+def test_trioreq_works_without_what_only_the_command_line_and_tests_need() -> None:
+    code = (
+        "import sys, trioreq;"
+        "print([name for name in sys.modules if name.startswith(('trioreq.cli', 'trioreq.testing'))"
+        " or name.partition('.')[0] in ('click', 'greenback', 'pytest', 'rich')])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
 
 
 def test_the_plugin_imports_nothing_of_trioreq_before_a_fixture_is_used() -> None:
     code = "import sys, pytest_trioreq; print([name for name in sys.modules if 'trioreq' in name])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "['pytest_trioreq']\n"
-
-
-def test_the_command_line_knows_the_public_names_alone() -> None:
-    for path in (SOURCE / "cli").glob("*.py"):
-        used = imports(f"cli/{path.stem}")
-        assert {name for name in used if name.startswith("trioreq")} <= {"trioreq"}
-        assert "zmq" not in used
-        inside = {name for name in used if name.startswith(".")}
-        rooms = {"._ask", "._bench", "._client", "._keygen", "._keys", "._output"}
-        assert inside <= rooms | ({".main"} & inside)
 
 
 def test_public_names_are_listed_and_show_their_public_path() -> None:
@@ -155,14 +164,3 @@ def test_public_names_are_listed_and_show_their_public_path() -> None:
     for name in trioreq.__all__:
         assert getattr(trioreq, name).__module__ == "trioreq", name
         assert getattr(trioreq, name).__doc__, name
-
-
-def test_what_is_compiled_leaves_ctrl_c_to_those_who_call_it() -> None:
-    """Trio looks for what is protected in frames, and what is compiled has none."""
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    modules = wheel["hooks"]["custom"]["modules"]
-    assert modules
-    assert set(modules) < set(FLOORS)
-    for module in modules:
-        assert "ki_protection" not in (SOURCE / f"{module}.py").read_text(), module

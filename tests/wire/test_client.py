@@ -5,6 +5,7 @@ Time is real; everything waits for events, under a limit.
 
 from __future__ import annotations
 
+import errno
 import select
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -24,11 +26,16 @@ from support.plain import plain_server
 from support.serving import poll, raw, serving, until
 
 import trioreq
+from trioreq._client.multiplexer import Multiplexer
+from trioreq._client.send_buffer import TOGETHER, SendBuffer
+from trioreq._client.states import Connected
 from trioreq._protocol import envelope as wire
 from trioreq._protocol import packs
 from trioreq._protocol.envelope import Frames, Header
-from trioreq._transport.dealer import EVENT, TOGETHER, Dealer
-from trioreq._transport.zsocket import ZSocket
+from trioreq._transport.dealer import EVENT, Dealer
+from trioreq._transport.line import Event, HandshakeSucceeded, Lost
+from trioreq._transport.messages import messages_of
+from trioreq._transport.zsocket import FileEdge, ZSocket
 
 pytestmark = pytest.mark.slow
 
@@ -119,14 +126,17 @@ async def test_a_reply_counts_that_came_just_before_the_end() -> None:
                 router.rcvtimeo = 5000
                 router.send_multipart(router.recv_multipart())
                 router.close(linger=5000)
-                line = client._exchange.line
+                line = client._multiplexer.line
                 assert isinstance(line, Dealer)
-                assert poll(line._monitor)
-                line._read_monitor()  # as if its task were the first to wake
+                assert poll(line._sockets.monitor)
+                for event in line._read_monitor():  # as if its task were the first to wake
+                    client._multiplexer.take_event(event)
                 assert client.statistics().replied == 1
 
 
-async def test_a_connection_that_comes_before_the_end_of_the_last_is_seen_is_not_used() -> None:
+async def test_a_connection_that_comes_before_the_end_of_the_last_is_seen_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its socket is closed with the last one: what were sent on it would be lost, and untold."""
     with zmq.Context() as context, zmq.Context() as next_one:
         router = context.socket(zmq.ROUTER)
@@ -138,22 +148,23 @@ async def test_a_connection_that_comes_before_the_end_of_the_last_is_seen_is_not
             ):
                 nursery.start_soon(client.request_many, [b"x"] * 2)
                 await until(lambda: client.statistics().in_flight == 2)
-                line = client._exchange.line
+                line = client._multiplexer.line
                 assert isinstance(line, Dealer)
                 # From here the loop is held up.
                 router.close(linger=0)
                 context.term()  # so that the address is free
                 told: list[bytes] = []
+                monitor = line._sockets.monitor
                 with next_one.socket(zmq.ROUTER) as second:
                     second.bind(f"tcp://127.0.0.1:{port}")
                     while not told or EVENT.unpack(told[-2])[0] != zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                        assert poll(line._monitor)
-                        told += raw(line._monitor).recv_multipart()
-                real, line._monitor = line._monitor, Replay(told)  # type: ignore[assignment]
-                line._read_monitor()  # as if its task were the first to wake
-                line._monitor = real
-                assert not line.send((b"x",))
-                assert client.statistics().connections == 1
+                        assert poll(monitor)
+                        told += raw(monitor).recv_multipart()
+                replay: Any = Replay(told)
+                with monkeypatch.context() as patch:
+                    patch.setattr(line, "_sockets", replace(line._sockets, monitor=replay))
+                    # As if its task were the first to wake.
+                    assert line._read_monitor() == [Lost([])]
                 nursery.cancel_scope.cancel()
 
 
@@ -182,6 +193,79 @@ async def test_ctrl_c_does_not_come_while_sockets_are_opened_and_closed(
     assert protected == [(name, True) for name in names]
 
 
+async def test_ctrl_c_does_not_come_while_a_dealer_uses_its_sockets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rest of a message would begin the next one."""
+    seen: set[tuple[str, bool]] = set()
+
+    def watch(name: str, use: Any) -> Any:
+        def watched(*args: Any) -> Any:
+            seen.add((name, trio.lowlevel.currently_ki_protected()))
+            return use(*args)
+
+        return watched
+
+    def of(raw: zmq.Socket[bytes]) -> ZSocket:
+        socket = ZSocket(messages_of(raw), FileEdge(raw.fileno()))
+        kind = "DEALER" if raw.get(zmq.TYPE) == zmq.DEALER else "PAIR"
+        for name in ("receive", "send"):
+            setattr(socket, name, watch(f"{kind} {name}", getattr(socket, name)))
+        return socket
+
+    monkeypatch.setattr(ZSocket, "of", of)
+    with plain_server(zmq.ROUTER) as (endpoint, server):
+        async with connected(endpoint) as dealer:
+            assert not trio.lowlevel.currently_ki_protected()
+            dealer.send([(b"", b"x")])
+            await server.send(*await server.receive())
+            assert await dealer.receive() == [[b"", b"x"]]
+    assert seen == {("PAIR receive", True), ("DEALER send", True), ("DEALER receive", True)}
+
+
+async def test_ctrl_c_does_not_come_while_the_client_handles_what_the_line_returns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rest of it would be lost."""
+    seen: set[tuple[str, bool]] = set()
+    for name in ("take_event", "take_message"):
+
+        def watched(
+            self: Multiplexer,
+            what: Any,
+            name: str = name,
+            take: Any = getattr(Multiplexer, name),  # noqa: B008
+        ) -> None:
+            seen.add((name, trio.lowlevel.currently_ki_protected()))
+            take(self, what)
+
+        monkeypatch.setattr(Multiplexer, name, watched)
+    async with (
+        serving(Worker()) as server,
+        trioreq.open_client(server.endpoints[0]) as client,
+    ):
+        assert await client.request(b"echo") == b"re:echo"
+    assert seen == {("take_event", True), ("take_message", True)}
+
+
+async def test_what_fails_after_the_handshake_is_the_loss_of_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As libzmq tells of a message of CURVE that was tampered with, and then of the end."""
+    told = [
+        EVENT.pack(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC),
+        b"",
+        EVENT.pack(zmq.EVENT_DISCONNECTED, 0),
+        b"",
+    ]
+    replay: Any = Replay(told)
+    with plain_server(zmq.ROUTER) as (endpoint, _):
+        async with connected(endpoint) as dealer:
+            with monkeypatch.context() as patch:
+                patch.setattr(dealer, "_sockets", replace(dealer._sockets, monitor=replay))
+                assert dealer._read_monitor() == [Lost([])]
+
+
 class Replay:
     """A monitor that has told something already."""
 
@@ -192,53 +276,47 @@ class Replay:
         return [self.told.pop(0), self.told.pop(0)] if self.told else None
 
 
-class Told:
-    """What a dealer tells of its connection."""
-
-    def __init__(self) -> None:
-        self.up = trio.Event()
-        self.down = trio.Event()
-
-    def connecting(self) -> None:
-        pass
-
-    def connected(self) -> None:
-        self.up.set()
-
-    def lost(self) -> None:
-        self.up = trio.Event()
-        self.down.set()
-
-    def arrived(self, frames: object) -> None:
-        raise AssertionError(frames)
+@asynccontextmanager
+async def connected(endpoint: str) -> AsyncIterator[Dealer]:
+    """A dealer with a connection."""
+    dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
+    try:
+        with trio.fail_after(10):
+            events: list[Event] = []
+            while HandshakeSucceeded() not in events:
+                events += await dealer.events()
+            yield dealer
+    finally:
+        await dealer.aclose()
 
 
 @asynccontextmanager
-async def connected(endpoint: str, told: Any) -> AsyncIterator[tuple[Dealer, trio.Nursery]]:
-    """A dealer with a connection, and the nursery in which it runs, to the end of the block."""
-    dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(dealer.run, told)
-            await told.up.wait()
-            await trio.testing.wait_all_tasks_blocked()
-            yield dealer, nursery
-            nursery.cancel_scope.cancel()
-    await dealer.aclose()
+async def buffered(dealer: Dealer) -> AsyncIterator[tuple[SendBuffer, trio.Nursery]]:
+    """A buffer before it, and the nursery in which that runs, to the end of the block."""
+    buffer = SendBuffer(dealer)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(buffer.keep_flushing)
+        await trio.testing.wait_all_tasks_blocked()
+        yield buffer, nursery
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_is_sent_in_one_pass_goes_out_in_order_and_together() -> None:
     bodies = [b"%d" % number for number in range(100)]
     with plain_server(zmq.ROUTER) as (endpoint, server):
-        async with connected(endpoint, Told()) as (dealer, _):
+        async with connected(endpoint) as dealer, buffered(dealer) as (buffer, _):
             for body in bodies:
-                assert dealer.send((b"", body))
-            assert len(dealer._outbox) == 99 % TOGETHER  # the rest in the next pass
+                buffer.append((b"", body), 0)
+            assert len(buffer._messages) == 99 % TOGETHER  # the rest in the next pass
             assert [(await server.receive())[-1] for _ in bodies] == bodies
 
 
 async def test_a_server_that_takes_packs_is_sent_them_and_its_own_are_read() -> None:
     replies: list[bytes] = []
+
+    def max_pack_size() -> int:
+        state = client._multiplexer.state
+        return state.negotiation.max_pack_size if isinstance(state, Connected) else 0
 
     async def ask(number: int) -> None:
         replies.append(await client.request(b"%d" % number))
@@ -249,14 +327,13 @@ async def test_a_server_that_takes_packs_is_sent_them_and_its_own_are_read() -> 
             trioreq.open_client(endpoint, max_message_size=2000) as client,
             trio.open_nursery() as nursery,
         ):
-            line = client._exchange.line
             nursery.start_soon(ask, 0)
             routing_id, *first = await server.receive()
             hello = Header(wire.OK, wire.WANTS_HELLO, wire.SPEAKS).pack()
             await server.send(routing_id, hello, b"", packs.HELLO.pack(3000))
             await server.send(routing_id, *reply_to(first))
             await until(lambda: len(replies) == 1)
-            assert line.max_pack_size == 3000
+            assert max_pack_size() == 3000
             for number in range(1, 10):
                 nursery.start_soon(ask, number)
             asked = [tuple((await server.receive())[1:])]
@@ -271,7 +348,7 @@ async def test_a_server_that_takes_packs_is_sent_them_and_its_own_are_read() -> 
             await until(lambda: len(replies) == 10)
             assert sorted(replies) == [b"%d" % number for number in range(10)]
             stack.close()  # the next one may take none
-            await until(lambda: line.max_pack_size == 0)
+            await until(lambda: max_pack_size() == 0)
 
 
 def reply_to(frames: Sequence[bytes]) -> Frames:
@@ -291,84 +368,109 @@ def unpack(frames: Sequence[bytes]) -> tuple[int, list[list[bytes]]]:
 async def test_what_is_sent_goes_out_though_nobody_runs_the_client_any_more() -> None:
     """As in a `finally` that is shielded: what runs the client was cancelled with its caller."""
     with plain_server(zmq.ROUTER) as (endpoint, server):
-        async with connected(endpoint, Told()) as (dealer, nursery):
-            assert dealer.send((b"", b"first"))
-            assert dealer.send((b"", b"second"))  # which the flusher has in hand
+        async with connected(endpoint) as dealer, buffered(dealer) as (buffer, nursery):
+            buffer.append((b"", b"first"), 0)
+            buffer.append((b"", b"second"), 0)  # which the flusher has in hand
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True), trio.fail_after(10):
                 await trio.testing.wait_all_tasks_blocked()
-                assert not dealer._outbox
-                assert dealer.send((b"", b"third"))
-                assert not dealer._outbox
+                assert not buffer._messages
+                buffer.append((b"", b"third"), 0)
+                assert not buffer._messages
                 received = [(await server.receive())[-1] for _ in range(3)]
             assert received == [b"first", b"second", b"third"]
 
 
-class Hears(Told):
-    """Takes what comes, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heard = trio.Event()
-
-    def arrived(self, frames: object) -> None:
-        self.heard.set()
-
-
 async def test_a_send_does_not_put_the_reader_to_sleep_on_a_reply() -> None:
     """It looks at the socket, and eats the edge of what has come."""
-    told = Hears()
+    received: list[list[bytes]] = []
     with plain_server(zmq.ROUTER) as (endpoint, server):
-        async with connected(endpoint, told) as (dealer, _):
-            assert dealer.send((b"", b"request"))
+        async with connected(endpoint) as dealer:
+            dealer.send([(b"", b"request")])
             routing_id, *_ = await server.receive()
-            await trio.testing.wait_all_tasks_blocked()
-            await server.send(routing_id, b"", b"reply")
-            assert not told.heard.is_set()
-            descriptor: Any = raw(dealer._dealer).get(zmq.FD)
-            assert select.select([descriptor], [], [], 5)[0]
-            time.sleep(0.01)  # noqa: ASYNC251  # libzmq looks no more than once in a millisecond
-            assert dealer.send((b"", b"another"))
-            await told.heard.wait()
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def receive() -> None:
+                    received.extend(await dealer.receive())
+
+                await trio.testing.wait_all_tasks_blocked()
+                await server.send(routing_id, b"", b"reply")
+                assert not received
+                descriptor: Any = raw(dealer._sockets.dealer).get(zmq.FD)
+                assert select.select([descriptor], [], [], 5)[0]
+                time.sleep(0.01)  # noqa: ASYNC251  # libzmq looks no more than once in a millisecond
+                dealer.send([(b"", b"another")])
+            assert received == [[b"", b"reply"]]
 
 
 async def test_a_connection_that_has_just_gone_is_no_error_of_who_sends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The socket may know it before the monitor has told: it takes nothing more."""
+    tried: list[Frames] = []
+
+    def send(frames: Frames) -> int:
+        tried.append(frames)
+        return zmq.EAGAIN
+
     with plain_server(zmq.ROUTER) as (endpoint, _):
-        async with connected(endpoint, Told()) as (dealer, _nursery):
-            monkeypatch.setattr(dealer._dealer, "send", lambda _frames: zmq.EAGAIN)
-            for _ in range(TOGETHER + 2):  # now, when it is enough, and by the flusher
-                assert dealer.send((b"", b"x"))
-            await trio.testing.wait_all_tasks_blocked()
-            assert not dealer._outbox
+        async with connected(endpoint) as dealer:
+            monkeypatch.setattr(dealer._sockets.dealer, "send", send)
+            dealer.send([(b"", b"first"), (b"", b"second")])
+    assert tried == [(b"", b"first")]
 
 
-async def test_what_was_not_handed_over_is_forgotten_with_the_connection(tmp_path: object) -> None:
-    """Who sent it is told of the loss, and may have sent it again."""
+async def test_the_reader_goes_on_with_the_next_socket(tmp_path: object) -> None:
+    """It waits on the descriptor of one that is closed."""
     endpoint = f"ipc://{tmp_path}/socket"
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     server = context.socket(zmq.ROUTER)
     server.bind(endpoint)
-    told = Told()
-    async with connected(endpoint, told) as (dealer, _):
-        for body in (b"goes out", b"waits", b"waits too"):
-            assert dealer.send((b"", body))
-        assert len(dealer._outbox) == 2
+    received: list[list[bytes]] = []
+    events: list[Event] = []
+    try:
+        async with connected(endpoint) as dealer, trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def receive() -> None:
+                received.extend(await dealer.receive())
+
+            await trio.testing.wait_all_tasks_blocked()
+            context.destroy(linger=0)
+            while Lost([]) not in events:
+                events += await dealer.events()
+            context = zmq.Context()
+            server = context.socket(zmq.ROUTER)
+            server.bind(endpoint)
+            while HandshakeSucceeded() not in events:
+                events += await dealer.events()
+            dealer.send([(b"", b"request")])
+            await trio.to_thread.run_sync(lambda: server.send_multipart(server.recv_multipart()))
+        assert received == [[b"", b"request"]]
+    finally:
         context.destroy(linger=0)
-        while not told.down.is_set():  # within the same pass of trio's loop
-            assert raw(dealer._monitor).poll(10_000)
-            dealer._read_monitor()
-        assert not dealer._outbox
-        context = zmq.Context()
-        server = context.socket(zmq.ROUTER)
-        server.bind(endpoint)
-        await told.up.wait()
-        assert dealer.send((b"", b"new"))
-        received = await trio.to_thread.run_sync(server.recv_multipart)
-        assert received[-1] == b"new"
-    context.destroy(linger=0)
+
+
+async def test_sockets_that_cannot_be_opened_again_end_the_client_and_do_not_hold_it_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as for want of descriptors."""
+
+    def fail(_: object) -> None:
+        raise OSError(errno.EMFILE, "no more descriptors")
+
+    async def lose_connection() -> None:
+        async with trioreq.open_client(endpoint) as client:
+            await until(lambda: client.timings is not None)
+            monkeypatch.setattr(ZSocket, "of", fail)
+            server.close()
+            await trio.sleep_forever()
+
+    with plain_server(zmq.ROUTER) as (endpoint, server), trio.fail_after(10):
+        with pytest.raises(BaseExceptionGroup) as caught:
+            await lose_connection()
+        assert caught.group_contains(OSError, match="no more descriptors")
 
 
 async def test_a_plain_rep_server_answers_and_is_never_told_of_a_cancel() -> None:

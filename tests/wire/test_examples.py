@@ -15,13 +15,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from PIL import Image
-from trioreq._server.tally import Tally
 
+import trioreq
 from harness.clients import Clients
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -137,16 +139,8 @@ async def test_client_crash_tells_when_a_promise_is_broken(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     demo = runpy.run_path(str(EXAMPLES / "client_crash.py"))["Demo"]()
-    nothing = Tally().snapshot(
-        in_flight=0,
-        waiting=0,
-        running=0,
-        connections=0,
-        sent=0,
-        abandoned=0,
-        refused=0,
-        thrown_out=0,
-    )
+    counts: dict[str, Any] = {field.name: 0 for field in fields(trioreq.Statistics)}
+    nothing = trioreq.Statistics(**counts | {"replies_dropped": trioreq.RepliesDropped()})
     assert demo.judge(nothing) is False
     out = capsys.readouterr().out
     assert re.search(r"^alice and dave have their reports +NO$", out, re.MULTILINE)
@@ -232,8 +226,13 @@ async def test_the_client_of_thumbnails(tmp_path: Path) -> None:
 async def test_curve_lets_in_whose_key_is_there() -> None:
     code, out, err = await run("curve.py")
     assert code == 0
-    for line in err.splitlines():  # the server's warnings
-        assert line.startswith("refused 127.0.0.1: its key is not on the list: ")
+    refused_mallory, evicted_alice, *refused_alice = err.splitlines()  # the server's warnings
+    for line in (refused_mallory, *refused_alice):
+        assert line.startswith("refused 127.0.0.1: its key is not on the allow-list: ")
+    assert re.fullmatch(
+        r"evicted connection \d+ from 127\.0\.0\.1: its key is no longer on the allow-list",
+        evicted_alice,
+    )
     mallory, hello, *both, refused = out.splitlines()
     assert (mallory, hello, refused) == (
         "mallory: refused",

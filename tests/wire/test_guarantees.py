@@ -22,8 +22,9 @@ from support.serving import poll, serving, until
 import trioreq
 from harness.clients import ClientProcess, Clients, ClientSocket, open_client_process
 from harness.zmtp import LIMIT, RawPeer, message
-from trioreq._server.threads import Threads
-from trioreq._transport.router import BATCH, CATCH_UP, MESSAGE, Router
+from trioreq._server.reader import CATCH_UP
+from trioreq._server.threads import ThreadPool
+from trioreq._transport.router import BATCH, MESSAGE
 
 pytestmark = pytest.mark.slow
 
@@ -37,11 +38,10 @@ async def test_g2_a_late_message_is_not_taken_for_the_next_holders_of_its_descri
 ) -> None:
     worker = Worker()
     async with serving(worker, addr) as server:
-        router = server._transport
-        assert isinstance(router, Router)
+        router = server._router
         dead = RawPeer(server.endpoints[0])
         await trio.to_thread.run_sync(dead.shake_hands)
-        (descriptor,) = router._presence._holder
+        (descriptor,) = router._table._holders
         # From here the loop is held up: the message waits in the ROUTER, unread.
         dead.send(message(b"", b"echo"))
         dead.close()
@@ -49,7 +49,7 @@ async def test_g2_a_late_message_is_not_taken_for_the_next_holders_of_its_descri
         with RawPeer(server.endpoints[0]) as heir:
             assert heir.socket.recv(1)  # libzmq has accepted, and told the monitor so
             router.read_monitor()
-            assert list(router._presence._holder) == [descriptor]
+            assert list(router._table._holders) == [descriptor]
             await until(lambda: server.statistics().requests == 1)
             stats = server.statistics()
             assert (stats.unattributed, stats.never_started) == (1, 1)
@@ -61,7 +61,7 @@ async def test_g2_a_reply_that_is_ready_looks_who_has_the_routing_id_now(
 ) -> None:
     """The old client has gone and the new one come while the loop was busy.
 
-    Whether the gate or the reader is next is chance: so it is done a number of times.
+    Whether the ZAP handler or the reader is next is chance: so it is done a number of times.
     """
 
     async def handler(request: trioreq.Request) -> bytes:
@@ -69,8 +69,8 @@ async def test_g2_a_reply_that_is_ready_looks_who_has_the_routing_id_now(
             await trio.lowlevel.checkpoint()
             old.close()
             heirs.append(clients.connect(endpoint, zmq.DEALER, b"the-same-id"))
-            # The gate cannot answer while the loop is busy, so the heir comes no further than
-            # its handshake: but the old one's end waits in the monitor, unread.
+            # The ZAP handler cannot answer while the loop is busy, so the heir comes no further
+            # than its handshake: but the old one's end waits in the monitor, unread.
             time.sleep(0.05)  # noqa: ASYNC251
         return b"re:" + request.body
 
@@ -89,11 +89,10 @@ async def test_g2_a_reply_that_is_ready_looks_who_has_the_routing_id_now(
     assert handed_over == [b"re:new"] * 15
 
 
-async def test_g2_who_comes_back_under_its_own_routing_id_is_heard(addr: str) -> None:
-    """Nobody has read what it has last said on its old connection, when the gate is asked."""
+async def test_g2_a_client_that_reconnects_under_its_own_routing_id_is_heard(addr: str) -> None:
+    """Its last message on the old connection is unread when the new one asks to be accepted."""
     async with serving(Worker(), addr) as server:
-        router = server._transport
-        assert isinstance(router, Router)
+        router = server._router
         old = RawPeer(server.endpoints[0])
         await trio.to_thread.run_sync(old.shake_hands, b"DEALER", b"the-same-id")
         old.send(message(b"", b"echo"))
@@ -104,8 +103,8 @@ async def test_g2_who_comes_back_under_its_own_routing_id_is_heard(addr: str) ->
         assert poll(router._monitor)
         with RawPeer(server.endpoints[0]) as new:
             new.ask(b"DEALER", b"the-same-id")
-            assert poll(router._gate._socket)
-            router._gate.answer()
+            assert poll(server._admission._zap._socket)
+            server._admission.answer()
             new.enter()  # else libzmq has it wait in line
             new.send(message(b"", b"echo"))
             await until(lambda: server.statistics().replied == 2)
@@ -124,10 +123,9 @@ async def test_g3_requests_still_unread_when_their_client_is_killed_are_never_st
         for _ in range(20):
             peer.send_blocking("", "echo")
         peer.kill_blocking()
-        router = server._transport
-        assert isinstance(router, Router)
+        router = server._router
         assert poll(router._monitor)
-        await until(lambda: gone(server) and not router._router.readable())
+        await until(lambda: gone(server) and not router._socket.readable())
         stats = server.statistics()
         assert stats.replied == 1
         assert stats.never_started == stats.requests - 1 > 0  # the last may die with the client
@@ -207,7 +205,7 @@ async def test_g6_a_reply_that_finds_no_room_does_not_put_the_reader_to_sleep(
 
     async def handler(request: trioreq.Request) -> bytes:
         if request.body == b"last":
-            await until(lambda: server._transport._router._asleep)
+            await until(lambda: server._router._socket._asleep)
             await other.send(b"echo")
             time.sleep(0.1)  # noqa: ASYNC251  # it comes while the loop is held up
         return b"re:" + request.body.ljust(2**20)
@@ -251,12 +249,11 @@ async def test_g6_a_reply_does_not_wait_for_what_its_thread_does_next() -> None:
         await slow.log.wait("cancelled wait b: disconnected")
 
 
-async def test_g6_what_the_gate_leaves_in_the_router_is_read(addr: str) -> None:
+async def test_g6_what_admission_leaves_in_the_router_is_read(addr: str) -> None:
     """It reads the ROUTER before it lets a newcomer in, and not without end."""
     many = BATCH // MESSAGE * CATCH_UP // 4
     async with serving(Worker(), addr, max_queued_per_client=8 * many) as server:
-        router = server._transport
-        assert isinstance(router, Router)
+        router = server._router
         with ExitStack() as stack:
             peers = [stack.enter_context(RawPeer(server.endpoints[0])) for _ in range(8)]
             for peer in peers:
@@ -264,13 +261,13 @@ async def test_g6_what_the_gate_leaves_in_the_router_is_read(addr: str) -> None:
                 peer.send(message(b"", b"echo"))
             await until(lambda: server.statistics().replied == 8)
             await trio.testing.wait_all_tasks_blocked(0.01)  # the reader is not about to look
-            assert router._router._asleep
+            assert router._socket._asleep
             # From here the loop is held up.
             for peer in peers:
                 assert [peer.read_frame(), peer.read_frame()] == [b"", b"re:echo"]
                 peer.send(message(b"", b"wait") * many)  # a reply would be a look too
                 peer.wait_read()
-            router._catch_up()  # as when a newcomer asks just now
+            server._catch_up()  # as when a new connection asks just now
             with trio.fail_after(10):
                 await until(lambda: server.statistics().requests == 8 * (many + 1))
 
@@ -298,24 +295,23 @@ async def test_g6_what_comes_while_the_loop_takes_what_is_done_is_read(
         return request.body
 
     late: list[object] = []
-    before_wait = Threads._before_wait
+    prepare_to_sleep = ThreadPool._prepare_to_sleep
     async with serving(handler, addr) as server:
-        router = server._transport
-        assert isinstance(router, Router)
+        router = server._router
         # Two: who sends and waits on one socket in the same thread would eat its own edge.
         client, other = (clients.connect(server.endpoints[0], zmq.DEALER) for _ in range(2))
 
-        def spy(self: Threads) -> bool:
-            some = before_wait(self)
-            if not late and not router._router._asleep:
+        def spy(self: ThreadPool) -> bool:
+            some = prepare_to_sleep(self)
+            if not late and not router._socket._asleep:
                 late.append(other.raw.send_multipart([b"", b"late"]))
-                assert poll(router._router)  # that eats the edge, as a send does
+                assert poll(router._socket)  # that eats the edge, as a send does
                 return True
             return some
 
         for either in (client, other):
             assert (await either.request(b"", b"first"))[-1] == b"first"
-        monkeypatch.setattr(Threads, "_before_wait", spy)
+        monkeypatch.setattr(ThreadPool, "_prepare_to_sleep", spy)
         # What is no request is answered at once: no thread is at work that could wake the loop.
         assert (await client.request(b"no delimiter"))[1] == b"trioreq-error"
         with trio.fail_after(LIMIT):

@@ -22,7 +22,7 @@ from support.serving import serving, until
 
 import trioreq
 from harness.clients import Clients
-from trioreq._transport import guard
+from trioreq._server import guard
 from trioreq._transport.server_sockets import BoundSockets
 
 ALICE, SERVER = trioreq.KeyPair.generate(), trioreq.KeyPair.generate()
@@ -62,7 +62,7 @@ def uses(monkeypatch: pytest.MonkeyPatch) -> Uses:
 
     def watched(self: BoundSockets, *args: Any, **options: Any) -> None:
         init(self, *args, **options)
-        for socket in (self.router, self.monitor, self.gate):
+        for socket in (self.router, self.monitor, self.zap):
             for use in ("receive", "receive_from", "send", "send_to", "readable"):
                 setattr(socket, use, seen.watch(getattr(socket, use)))
         self._remove_files = seen.watch(self._remove_files)  # type: ignore[method-assign]
@@ -79,15 +79,33 @@ async def in_the_loop(request: trioreq.Request) -> bytes:
     return request.body
 
 
-@pytest.mark.parametrize("handler", [in_the_loop, plain])
-async def test_not_while_requests_are_answered(uses: Uses, clients: Clients, handler: Any) -> None:
+async def in_a_task(request: trioreq.Request) -> bytes:
+    await trio.lowlevel.checkpoint()
+    if request.body == b"fail":
+        raise trioreq.ReplyError("failed")
+    return request.body
+
+
+@pytest.mark.parametrize(
+    ("handler", "by"),
+    [(in_the_loop, "_run_here"), (plain, "_collect"), (in_a_task, "_go_on")],
+    ids=["in the loop", "in a thread", "in a task"],
+)
+async def test_not_while_requests_are_answered(
+    uses: Uses, clients: Clients, handler: Any, by: str
+) -> None:
     async with serving(handler) as server:
         client = clients.connect(server.endpoints[0], zmq.DEALER)
         for _ in range(3):
             await client.request(b"", b"echo")
+        await client.request(b"", b"fail")
+        for _ in range(3):  # more than one at a time: some run in tasks of the client's
+            await client.send(b"", b"echo")
+        for _ in range(3):
+            await client.receive()
         assert (await client.request(b"no delimiter"))[1] == b"trioreq-error"
         await until(lambda: "look" in uses.by)
-    assert {"keep_reading", "_collect" if handler is plain else "next", "aclose"} < uses.by
+    assert {"keep_reading", by, "aclose"} < uses.by
     assert not uses.exposed
 
 
@@ -116,14 +134,18 @@ async def test_not_before_it_can_be_told_to_end() -> None:
 async def test_not_while_a_client_is_told_that_its_time_is_up_nor_at_the_end(
     uses: Uses, clients: Clients
 ) -> None:
-    async with serving(Worker(), timeout=0.1) as server:
+    worker = Worker()
+    async with serving(worker, timeout=0.1) as server:
         client = clients.connect(server.endpoints[0], zmq.DEALER)
-        assert (await client.request(b"", b"wait"))[2] == b"timed-out"
+        # The first does not end by itself when trio cancels it at its deadline.
+        for body in (b"shield", b"wait"):
+            assert (await client.request(b"", body))[2] == b"timed-out"
+        worker.release.set()
     async with serving(Worker()) as server:
         client = clients.connect(server.endpoints[0], zmq.DEALER)
         await client.send(b"", b"wait")
         await until(lambda: server.statistics().running == 1)
-    assert {"_keep_deadlines", "_stop"} < uses.by
+    assert {"_expire", "stop"} < uses.by
     assert not uses.exposed
 
 

@@ -21,8 +21,8 @@ import trioreq
 from harness.clients import Clients, ClientSocket, open_clients
 from harness.zmtp import RawPeer
 from trioreq._protocol.zap import Verdict, reply
-from trioreq._transport import curve as curve_module
-from trioreq._transport import dealer, zap_handler
+from trioreq._server import admission
+from trioreq._transport import allow_list, dealer, zap_handler
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def _shows_no_secret(no_secret_in_the_log: pytest.LogCaptureFixture) -> None:
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The statuses of the gate's answers."""
+    """The status codes of the ZAP handler's replies."""
     seen: list[bytes] = []
 
     def spy(question: Any, verdict: Verdict, properties: Any) -> list[bytes]:
@@ -216,7 +216,7 @@ async def test_g3_a_request_of_one_who_has_gone_is_not_started(addr: str, client
         # The loop stands still from here on: what is sent, and the end, are read together.
         client.raw.send_multipart([b"", b"late"])
         client.raw.close(linger=2000)
-        assert poll(server._transport._monitor)
+        assert poll(server._router._monitor)
         await until(lambda: server.statistics().requests == 2)
         assert server.statistics().never_started == 1
     assert worker.log.entries == ["started echo", "ended echo"]
@@ -310,7 +310,7 @@ async def test_who_was_let_in_and_thrown_out_before_it_spoke_is_not_heard(
         await until(lambda: server.statistics().thrown_out == 1)
         await until(lambda: server.statistics().requests == 1)
         stats = server.statistics()
-        assert (stats.unattributed, stats.never_started, stats.connections) == (1, 1, 0)
+        assert (stats.never_started, stats.connections) == (1, 0)
     assert not worker.log.entries
 
 
@@ -341,7 +341,7 @@ async def test_whose_key_is_another_users_now_has_to_come_in_anew(clients: Clien
 async def test_a_key_file_that_is_removed_throws_its_owner_out(
     clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(curve_module, "LOOK", 0.01)
+    monkeypatch.setattr(allow_list, "LOOK", 0.01)
     ALICE.save(tmp_path / "alice")
     worker = Worker()
     async with serving(worker, curve=curve(tmp_path)) as server:
@@ -351,7 +351,7 @@ async def test_a_key_file_that_is_removed_throws_its_owner_out(
         (tmp_path / "alice.key").unlink()
         await worker.log.wait("cancelled wait: disconnected")
         BOB.save(tmp_path / "bob")
-        await until(lambda: list(server._transport._gate.rules.allow or ()) == [BOB.public])
+        await until(lambda: list(server._rules.allow or ()) == [BOB.public])
         bob = clients.connect(server.endpoints[0], **options(BOB))
         assert await bob.request(b"echo") == [b"re:echo"]
 
@@ -377,11 +377,11 @@ async def the_next_one_has_the_descriptor(
     worker = Worker()
     async with serving(worker, curve=settings) as server:
         (endpoint,) = server.endpoints
-        router = server._transport
+        router = server._router
         alice = clients.connect(endpoint, **options())
         await alice.send(b"wait")
         await worker.log.wait("started wait")
-        (link,) = router._links.values()
+        (connection,) = router.connections
         hold = router._sockets.hold
         held: list[int] = []
 
@@ -391,7 +391,7 @@ async def the_next_one_has_the_descriptor(
             assert poll(router._monitor)
             bob = clients.connect(endpoint, **options(BOB))
             bob.raw.send(b"echo")
-            assert poll(router._sockets.gate)
+            assert poll(server._sockets.zap)
             held.append(descriptor)
             bobs.append(bob)
             return hold(descriptor)
@@ -399,12 +399,12 @@ async def the_next_one_has_the_descriptor(
         bobs: list[ClientSocket] = []
         monkeypatch.setattr(router._sockets, "hold", hold_late)
         settings.allow.replace({BOB.public: "bob"})
-        assert held == [link.descriptor]
-        router._sockets.gate.nudge()  # the poll above has eaten its edge
+        assert held == [connection.descriptor]
+        server._sockets.zap.nudge()  # the poll above has eaten its edge
         assert await bobs[0].receive() == [b"re:echo"]
         assert server.statistics().thrown_out == 0
         await worker.log.wait("cancelled wait: disconnected")
-        return [peer.descriptor for peer in router._links.values()] == held
+        return [bob.descriptor for bob in router.connections] == held
 
 
 # An admit of one's own.
@@ -502,7 +502,7 @@ async def test_who_asks_while_another_is_answered_is_heard() -> None:
         if not others:
             others.append(RawPeer(servers[0].endpoints[0]))
             others[0].ask()
-            assert poll(servers[0]._transport._sockets.gate)  # and nobody is told
+            assert poll(servers[0]._sockets.zap)  # and nothing is woken
         return "somebody"
 
     async with serving(whoami, admit=admit) as server:
@@ -535,7 +535,7 @@ async def test_who_goes_while_admit_decides_is_nobody(clients: Clients) -> None:
         alice = clients.connect(endpoint, **options())
         assert await alice.request(b"") == [f"alice {ALICE.public}".encode()]
         decided.set()
-        await until(lambda: server._transport._gate._asking == 0)
+        await until(lambda: server._admission._asking == 0)
         assert await alice.request(b"") == [f"alice {ALICE.public}".encode()]
         assert server.statistics().requests == 2
 
@@ -566,7 +566,7 @@ async def test_an_admit_that_fails_refuses_one_and_goes_on(
         (endpoint,) = server.endpoints
         clients.connect(endpoint, **plain())
         await until(lambda: server.statistics().refused == 1)
-        assert "admit has failed" in caplog.text
+        assert "admit failed" in caplog.text
         assert __file__ in caplog.text or answer != "raises"
         failing = False
         assert await clients.connect(endpoint, **plain()).request(b"") == [b"alice "]
@@ -575,7 +575,7 @@ async def test_an_admit_that_fails_refuses_one_and_goes_on(
 async def test_an_admit_that_hangs_is_given_up(
     clients: Clients, answers: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zap_handler, "ADMISSION_TIME", 0.05)
+    monkeypatch.setattr(admission, "ADMISSION_TIME", 0.05)
     hanging = True
 
     async def hang(applicant: trioreq.Applicant) -> str:
@@ -595,7 +595,7 @@ async def test_an_admit_that_hangs_is_given_up(
 async def test_admissions_in_progress_are_bounded(
     clients: Clients, answers: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zap_handler, "ADMISSIONS", 2)
+    monkeypatch.setattr(admission, "ADMISSIONS", 2)
 
     async def hang(_: trioreq.Applicant) -> None:
         await trio.sleep_forever()

@@ -1,4 +1,4 @@
-"""A nursery that is nobody's business but its owner's."""
+"""A nursery behind a context manager."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import trio
 async def open_own_nursery() -> AsyncIterator[trio.Nursery]:
     """Open a nursery that ends with its block, whose one exception comes out bare.
 
-    For a context manager that runs tasks behind the scenes: what its user raises in the block is
-    no group to him.
+    For a context manager that runs tasks in the background: what the block raises is not wrapped in
+    a group.
     """
     try:
         async with trio.open_nursery() as nursery:

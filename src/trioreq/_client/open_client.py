@@ -12,7 +12,7 @@ from .._transport.dealer import Dealer
 from .._transport.line import Line
 from .._transport.network import Network
 from .client import Client
-from .multiplexer import Exchange
+from .multiplexer import Multiplexer
 from .nursery import open_own_nursery
 
 
@@ -30,8 +30,8 @@ async def open_client(
     """Open a client of one server. Leaving the block closes it, and cancels what is in flight.
 
     The server is one of trioreq's, a REP socket, or any ROUTER that sends an envelope back as it
-    came. The connection is made, and made again when it is lost, behind the scenes: a request
-    waits for it.
+    came. The client connects in the background, and connects again when the connection is lost. A
+    request waits for the connection.
 
     Args:
         endpoint: Where the server is: ``tcp://127.0.0.1:5555``, ``ipc:///run/my-service.sock``.
@@ -47,7 +47,7 @@ async def open_client(
         curve: The server's key and the client's own, for a server that wants CURVE.
 
     Raises:
-        EndpointError: The endpoint is no address that can be connected to.
+        EndpointError: The endpoint is not an address that can be connected to.
         TypeError: An option is of the wrong type.
         ValueError: An option is out of its range.
 
@@ -63,23 +63,23 @@ async def open_client(
     check_count("retries", retries, 0)
     check_count("max_message_size", max_message_size, 1)
     if curve is not None and not isinstance(curve, CurveClient):
-        raise TypeError(f"curve is a CurveClient, not {type(curve).__name__}")
+        raise TypeError(f"curve must be a CurveClient, got {type(curve).__name__}")
     line: Line
     if isinstance(endpoint, Network):
         if curve is not None:
-            raise ValueError("a network in memory knows no CURVE: leave it out there")
+            raise ValueError("curve must be None on a network in memory")
         line = endpoint.line(heartbeat=heartbeat, max_message_size=max_message_size)
     else:
         line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size, curve=curve)
-    exchange = Exchange(
+    multiplexer = Multiplexer(
         line, str(endpoint), math.inf if connect_timeout is None else connect_timeout
     )
     try:
         async with open_own_nursery() as nursery:
-            nursery.start_soon(line.run, exchange)
+            nursery.start_soon(multiplexer.run)
             try:
-                yield Client(exchange, timeout=timeout, retries=retries)
+                yield Client(multiplexer, timeout=timeout, retries=retries)
             finally:
-                exchange.close()
+                multiplexer.close()
     finally:
         await line.aclose()

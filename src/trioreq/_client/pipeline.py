@@ -1,7 +1,7 @@
 """Many requests of one task: `Client.request_many`.
 
-The task sends them, and is woken once for all replies that came together. Where each request has a
-task, to wake it costs as much as all the rest.
+One task sends them all, and is woken once for all replies that came together. Where each request
+has a task of its own, waking that task costs as much as all the rest of the request.
 """
 
 from __future__ import annotations
@@ -16,99 +16,103 @@ import trio
 from .._errors import ConnectionLost, UnexpectedReply
 from .._protocol import envelope as wire
 from .._protocol.envelope import Frames
-from .multiplexer import Exchange, back_off, only_frame
+from .backoff import back_off
+from .errors import only_frame
+from .multiplexer import Multiplexer
 
 Result = bytes | Exception
 
 
-class _One:
-    """One of them, through all tries."""
+class _PipelinedRequest:
+    """One of them; a `PendingRequest`."""
 
-    __slots__ = ("body", "correlation", "deadline", "many", "place", "retried")
+    __slots__ = ("_pipeline", "body", "correlation", "deadline", "place", "retried")
 
-    def __init__(self, many: Many, place: int, body: Frames, deadline: float) -> None:
-        self.many = many
+    def __init__(self, pipeline: Pipeline, place: int, body: Frames, deadline: float) -> None:
         self.place = place
         self.body = body
         self.deadline = deadline
         self.correlation = 0
         self.retried = 0
+        self._pipeline = pipeline
 
     def replied(self, body: Frames) -> None:
-        """As in `Inquiry`."""
+        """As in `PendingRequest`."""
         try:
-            self.many.end(self, only_frame(body))
+            self._pipeline.end(self, only_frame(body))
         except UnexpectedReply as error:
-            self.many.end(self, error)
+            self._pipeline.end(self, error)
 
     def failed(self, error: Exception) -> None:
-        """As in `Inquiry`."""
-        if not isinstance(error, ConnectionLost) or not self.many.send_again(self):
-            self.many.end(self, error)
+        """As in `PendingRequest`."""
+        if not isinstance(error, ConnectionLost) or not self._pipeline.send_again(self):
+            self._pipeline.end(self, error)
 
 
-class Many:
+class Pipeline:
     """Requests that are taken one after the other, so many that some are always in flight.
 
     Args:
-        exchange: What carries them.
+        multiplexer: What sends them.
         in_flight: How many may be, at the most.
         timeout: Seconds that each has from when it is taken; None for no limit.
         retries: How often each is sent again after the connection broke under it.
     """
 
     def __init__(
-        self, exchange: Exchange, in_flight: int, timeout: float | None, retries: int
+        self, multiplexer: Multiplexer, in_flight: int, timeout: float | None, retries: int
     ) -> None:
-        self._exchange = exchange
+        self._multiplexer = multiplexer
         self._in_flight = in_flight
         self._timeout = math.inf if timeout is None else timeout
         self._retries = retries
         self._results: list[Result] = []
-        # In each of these the one whose time is up first is the first.
-        self._unsent: deque[_One] = deque()
-        self._sent: dict[_One, None] = {}
-        self._lost: list[_One] = []  # with their connection; to be sent again
+        # Each of these is in the order of the deadlines.
+        self._unsent: deque[_PipelinedRequest] = deque()
+        self._sent: dict[_PipelinedRequest, None] = {}
+        self._lost: list[_PipelinedRequest] = []  # with the connection; to be sent again
         self._parked: trio.lowlevel.Task | None = None
 
-    async def results(self, bodies: Iterable[bytes]) -> list[Result]:
-        """What has become of each."""
+    async def run(self, bodies: Iterable[bytes]) -> list[Result]:
+        """Send them all; returns the result of each, in the order of the bodies."""
         await trio.lowlevel.checkpoint()
         left = iter(bodies)
         try:
-            while self._take(left):
+            while self._fill(left):
                 if self._lost:
-                    await self._pause()
+                    await self._back_off()
                 elif self._unsent:
                     await self._wait_for_connection()
                 else:
                     await self._wait_for_reply()
-            self._exchange.check_open()
+            self._multiplexer.check_open()
         finally:
-            for one in self._sent:
-                self._exchange.give_up(one)
+            for request in self._sent:
+                self._multiplexer.give_up(request)
         return self._results
 
-    def _take(self, left: Iterator[bytes]) -> bool:
+    def _fill(self, left: Iterator[bytes]) -> bool:
         """Take and send as many as may be in flight; returns whether any has not ended."""
-        if not self._lost:  # else those are first
+        if not self._lost:  # else those are sent first
             self._send()
             timed = self._timeout != math.inf
             for body in islice(left, self._in_flight - len(self._sent) - len(self._unsent)):
                 frames = (body,) if type(body) is bytes else wire.body("the request is", [body])
                 deadline = trio.current_time() + self._timeout if timed else math.inf
-                self._unsent.append(_One(self, len(self._results), frames, deadline))
-                self._results.append(b"")  # until it is there
-                self._send()  # at once: who makes the bodies may take his time
+                self._unsent.append(_PipelinedRequest(self, len(self._results), frames, deadline))
+                self._results.append(b"")  # until it has ended
+                self._send()  # at once: to make the next body may take time
         return bool(self._sent or self._unsent or self._lost)
 
-    @trio.lowlevel.enable_ki_protection  # what is begun is to be given up
+    @trio.lowlevel.enable_ki_protection  # each that is sent is in `_sent`, to be given up
     def _send(self) -> None:
-        """Send what is not sent, if there is a connection."""
-        while self._unsent and self._exchange.begin(self._unsent[0]):
-            self._sent[self._unsent.popleft()] = None
+        """Send those that are not sent, if there is a connection."""
+        while self._unsent and (correlation := self._multiplexer.send(self._unsent[0])):
+            request = self._unsent.popleft()
+            request.correlation = correlation
+            self._sent[request] = None
 
-    @trio.lowlevel.enable_ki_protection  # who is parked must not run
+    @trio.lowlevel.enable_ki_protection  # the task that is woken must be waiting
     async def _wait_for_reply(self) -> None:
         """Wait until a reply has come, or the time of the first is up."""
         with trio.move_on_at(next(iter(self._sent)).deadline):
@@ -119,16 +123,17 @@ class Many:
     async def _wait_for_connection(self) -> None:
         """Wait until there may be a connection, or the time for that, or of the first, is up."""
         with trio.move_on_at(self._unsent[0].deadline):
-            if not await self._exchange.wait_connected():
+            state = await self._multiplexer.wait_connected()
+            if state is not None:
                 while self._unsent:
-                    one = self._unsent.popleft()
-                    one.failed(self._exchange.unconnected(one))
+                    request = self._unsent.popleft()
+                    request.failed(self._multiplexer.not_connected(request, state))
         self._expire()
 
-    async def _pause(self) -> None:
-        """Wait for a while, and send what was lost again, before the others."""
+    async def _back_off(self) -> None:
+        """Pause before those that were lost are sent again."""
         lost, self._lost = self._lost, []
-        self._unsent.extendleft(reversed(lost))
+        self._unsent.extend(lost)  # which is empty: all are lost together, before more are taken
         with trio.move_on_at(self._unsent[0].deadline):
             await back_off(lost[0].retried - 1)
         self._expire()
@@ -139,34 +144,34 @@ class Many:
             return
         now = trio.current_time()
         while self._unsent and self._unsent[0].deadline <= now:
-            one = self._unsent.popleft()
-            self.end(one, self._exchange.out_of_time(one, self._timeout))
-        while self._sent and (one := next(iter(self._sent))).deadline <= now:
-            self._exchange.give_up(one)
-            self.end(one, self._exchange.out_of_time(one, self._timeout))
+            request = self._unsent.popleft()
+            self.end(request, self._multiplexer.out_of_time(request, self._timeout))
+        while self._sent and (request := next(iter(self._sent))).deadline <= now:
+            self._multiplexer.give_up(request)
+            self.end(request, self._multiplexer.out_of_time(request, self._timeout))
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._parked = None
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _wake(self) -> None:
-        """There is something, and there may be more in a moment: it is for one wake-up."""
+        """Wake the task, once for all requests that end before it runs."""
         if self._parked is not None:
             trio.lowlevel.reschedule(self._parked)
             self._parked = None
 
-    def end(self, one: _One, result: Result) -> None:
-        """This has become of it."""
-        self._results[one.place] = result
-        self._sent.pop(one, None)
+    def end(self, request: _PipelinedRequest, result: Result) -> None:
+        """A request has ended; its result takes its place."""
+        self._results[request.place] = result
+        self._sent.pop(request, None)
         self._wake()
 
-    def send_again(self, one: _One) -> bool:
-        """Its connection is lost; returns False if no retry is left."""
-        if one.retried == self._retries:
+    def send_again(self, request: _PipelinedRequest) -> bool:
+        """The connection of a request is lost; returns False if no retry is left."""
+        if request.retried == self._retries:
             return False
-        one.retried += 1
-        self._sent.pop(one, None)
-        self._lost.append(one)
+        request.retried += 1
+        self._sent.pop(request, None)
+        self._lost.append(request)
         self._wake()
         return True

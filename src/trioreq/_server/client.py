@@ -14,7 +14,7 @@ from .._protocol.envelope import Frames
 from .._request import Peer
 
 if TYPE_CHECKING:
-    from .requests import PendingRequest
+    from .pending_request import PendingRequest
 
 Name = tuple[Frames, int]
 """The envelope and the correlation of a request, which name it among those of its client."""

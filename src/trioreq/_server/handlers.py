@@ -25,8 +25,10 @@ def check_handler(handler: Handler) -> None:
     """
     if not callable(handler):
         raise TypeError(f"handler must be a function of a request, got {type(handler).__name__}")
-    function = _function(handler)
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+    functions = _functions(handler)
+    if inspect.isgeneratorfunction(functions[0]) or (
+        any(map(inspect.isasyncgenfunction, functions)) and not is_async(handler)
+    ):
         raise TypeError(
             "handler must return its reply, got a generator function, which yields: streams of "
             "replies are not supported"
@@ -35,26 +37,27 @@ def check_handler(handler: Handler) -> None:
 
 def is_async(handler: Handler) -> bool:
     """Whether calling the handler gives a coroutine, also behind a plain decorator."""
-    return inspect.iscoroutinefunction(_function(handler))
+    return any(map(inspect.iscoroutinefunction, _functions(handler)))
 
 
 def name_of(handler: Handler) -> str:
     """What to call a handler in the names of tasks."""
-    function = _function(handler)
-    return getattr(function, "__qualname__", type(handler).__qualname__)
+    return getattr(_functions(handler)[0], "__qualname__", type(handler).__qualname__)
 
 
-def _function(handler: Any) -> Any:  # noqa: ANN401  # whatever it is made of
-    """The function that a handler calls in the end."""
-    while True:
-        if isinstance(handler, partial):
-            handler = handler.func
-        elif hasattr(handler, "__wrapped__"):
-            handler = inspect.unwrap(handler)
-        elif inspect.isroutine(handler) or isinstance(handler, type):
-            return handler
-        else:  # an object that can be called
-            handler = type(handler).__call__
+def _functions(handler: Any) -> list[Any]:  # noqa: ANN401  # whatever it is made of
+    """The function that is called first, and those that it wraps, the innermost last."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    if not (inspect.isroutine(handler) or isinstance(handler, type)):
+        # An object that can be called, which may itself be what a decorator has made.
+        return [type(handler).__call__, *_wrapped(handler)]
+    return [handler, *_wrapped(handler)]
+
+
+def _wrapped(function: Any) -> list[Any]:  # noqa: ANN401
+    wrapped = getattr(function, "__wrapped__", None)
+    return [] if wrapped is None else _functions(wrapped)
 
 
 def ends_program(error: BaseException) -> bool:

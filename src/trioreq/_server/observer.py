@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .._protocol.endings import ENDINGS, MALFORMED, OVERLOADED, Ending
 
 if TYPE_CHECKING:
-    from .requests import PendingRequest
+    from .pending_request import PendingRequest
 
 log = logging.getLogger("trioreq")
 

@@ -26,7 +26,7 @@ from .._request import current_request
 from .client import Client
 from .from_thread import adapt_thread
 from .handlers import Handler
-from .requests import PendingRequest
+from .pending_request import PendingRequest
 
 SPIN: Final = 0.00005  # seconds that the event loop waits for a thread: what it takes to wake one
 SELDOM: Final = 255  # batches without a spin, at most, after spins in vain

@@ -10,7 +10,8 @@ from typing import Final
 from .._transport.router import BATCH, Router
 from .._transport.zap_handler import AccessRules
 from .client import Client
-from .requests import PendingRequest, Requests
+from .pending_request import PendingRequest
+from .requests import Requests
 
 CATCH_UP: Final = 8  # batches that are read before new connections are let in, at most
 

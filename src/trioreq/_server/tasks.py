@@ -30,8 +30,9 @@ from .._transport.router import BATCH
 from .client import Client
 from .handlers import Handler, ends_program, is_cancelled
 from .leftovers import Baseline
+from .pending_request import PendingRequest
 from .reader import Reader
-from .requests import PendingRequest, Requests
+from .requests import Requests
 
 FIRST: Final = 16 * 1024  # bytes of the first batch after a wait: some eight messages
 IN_A_ROW: Final = 128  # messages that are read between two checkpoints, if no handler waits
@@ -79,9 +80,13 @@ class HandlerTasks:
 
     def start(self, requests: Sequence[PendingRequest]) -> None:
         """Run requests that have a slot, each in a task of its own."""
-        for request in requests:
-            run = self._run_in_scope if request.needs_scope else self._run
-            request.owner.start(request, run, self._nursery, self._context)
+        granted = list(requests)
+        for request in granted:
+            if not self._requests.has_ended(request):
+                run = self._run_in_scope if request.needs_scope else self._run
+                request.owner.start(request, run, self._nursery, self._context)
+            elif (following := self._queue.release()) is not None:
+                granted.append(following)
 
     @trio.lowlevel.enable_ki_protection
     async def lead(self) -> None:

@@ -23,9 +23,10 @@ from .._transport.outbox import Outbox
 from .._transport.router import BATCH
 from .client import Client
 from .handlers import Handler, ends_program
+from .pending_request import PendingRequest
 from .pool import Pool, Worker
 from .reader import Reader
-from .requests import PendingRequest, Requests
+from .requests import Requests
 
 log = logging.getLogger("trioreq")
 

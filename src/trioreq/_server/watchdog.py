@@ -1,11 +1,12 @@
-"""Notices that trio's loop stands still, and names who holds it up.
+"""Notices that the event loop is blocked, and names the handler that blocks it.
 
-A handler that does not let go of the loop, by a blocking call or a long computation, holds up
-everybody: nobody is let in, and nobody's end is seen. trio cannot tell, since it has no turn. So a
-thread asks the loop for a sign of life, now and then, while requests are being worked on. When
-nothing is, the thread sleeps until the next request comes, and neither it nor the loop is woken.
+A handler that does not give control back to trio, because of a blocking call or a long computation,
+holds up everything: no client is accepted, and no disconnect is noticed. trio cannot tell, since it
+does not run. So a thread asks the event loop for a sign of life, now and then, while requests are
+processed. When none are, the thread sleeps until the next batch is read, and wakes neither itself
+nor the event loop.
 
-It costs a request nothing: the loop looks at one flag for each batch that it has read.
+It costs a request nothing: the event loop looks at one flag for each batch that it has read.
 """
 
 from __future__ import annotations
@@ -27,21 +28,22 @@ from .observer import Observer
 
 log = logging.getLogger("trioreq")
 
-GRACE = 0.1  # seconds for a loop that is well to get going again
+GRACE = 0.1  # seconds in which an event loop that is not blocked responds
+OWN = __name__.rpartition(".")[0]  # modules of the server
 Times = tuple[float, float]
-"""The system's time, and what of it this process has computed, in seconds."""
+"""The system's clock, and the processor time of this process, in seconds."""
 
 
 class Watchdog(Observer):
-    """Watches the loop of one server.
+    """Watches the event loop of one server.
 
     Args:
-        patience: Seconds that the loop may stand. It is noticed after one and a half times as
-            long, at the latest.
-        busy: Says whether anything is worked on. Called in the thread.
+        patience: Seconds that the event loop may be blocked. It is noticed after one and a half
+            times as long, at the latest.
+        busy: Returns whether any request is processed. Called in the thread.
 
     Attributes:
-        asleep: Whether it has to be woken when there is work.
+        asleep: Whether its thread must be woken when there is work.
     """
 
     def __init__(self, patience: float, busy: Callable[[], bool]) -> None:
@@ -72,7 +74,7 @@ class Watchdog(Observer):
         get = self._orders.get
         while start := get():
             while True:
-                # First of all, a pause: else each single request would wake this thread.
+                # First, a pause: else each single request would wake this thread.
                 with suppress(Empty):
                     if get(timeout=self._patience / 2) is None:
                         return
@@ -85,59 +87,60 @@ class Watchdog(Observer):
 
     def _falls_asleep(self) -> bool:
         self.asleep = True
-        if self._busy():  # asked last: who starts something from now on wakes us
+        if self._busy():  # asked last: what is started from now on wakes this thread
             self.asleep = False
         return self.asleep
 
     def _finds_it_standing(self) -> bool:
-        """Ask for a sign of life. If none comes, say so, and say when it does."""
+        """Ask for a sign of life. If none comes, log that, and log when it does."""
         start = time.monotonic()
         turned = threading.Event()
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(turned.set)
-            # If the whole process was stopped, the second wait finds the loop well again.
+            # If the whole process was stopped, the second wait finds the event loop responsive.
             if turned.wait(self._patience) or turned.wait(GRACE):
                 return False
             log.warning("%s", self._finding(time.monotonic() - start))
             while not self._ended:
                 if turned.wait(self._patience):
-                    log.warning("trio's loop turns again, after %.1f s", time.monotonic() - start)
+                    log.warning(
+                        "event loop responsive again after %.1f s", time.monotonic() - start
+                    )
                     break
         return True
 
     def _look_back(self, start: Times) -> None:
-        """A call that keeps Python's lock holds this thread up too, which then can only say so.
+        """A call that keeps the GIL holds up this thread too, which then can only report it later.
 
         If the process has used hardly any of the time, it was itself stopped.
         """
         took, used = (now - then for now, then in zip(_now(), start, strict=True))
         if took > 2 * self._patience and used > took / 10:
             log.warning(
-                "trio's loop has stood for %.1f s, and all threads with it: something that a "
-                "handler called, or a large reply, kept Python's lock",
+                "event loop and all threads blocked for %.1f s: a call in a handler, or a large "
+                "reply, kept the GIL",
                 took,
             )
 
     def _finding(self, seconds: float) -> str:
-        """Who holds the loop up, and where in the program: innermost last, as Python has it."""
-        frames: list[FrameType] = []
-        found, request = 0, None
+        """Which handler blocks the event loop, and its stack: innermost last, as in a traceback."""
+        frames: list[FrameType] = []  # innermost first
+        by = "code outside any handler"
         frame = sys._current_frames().get(self._loop)  # noqa: SLF001  # there is no other way
         while frame is not None:
-            frames.append(frame)
-            for value in tuple(frame.f_locals.values()):
-                if issubclass(type(value), Request):
-                    found, request = len(frames), value
+            if str(frame.f_globals.get("__name__")).startswith(OWN):
+                found = (v for v in tuple(frame.f_locals.values()) if issubclass(type(v), Request))
+                request = next(found, None)
+                if request is not None:  # what it has called is the handler
+                    by = f"the handler of {request.client}"
+                    break
+            else:
+                frames.append(frame)
             frame = frame.f_back
-        who = "what is no handler, nor called by one,"
-        if request is not None:
-            client = request.client
-            who = f"client {client.id} ({client.socket_type} at {client.address}): its handler"
-            frames = frames[:found]
         stack = traceback.StackSummary.extract((one, one.f_lineno) for one in reversed(frames))
         return (
-            f"{who} has held trio's loop up for {seconds:.1f} s, and with it all clients; "
-            f"it is here:\n{''.join(stack.format())}"
+            f"event loop blocked for {seconds:.1f} s by {by}; current stack:\n"
+            f"{''.join(stack.format())}"
         )
 
 

@@ -1,50 +1,76 @@
-"""What carries a client's bytes."""
+"""The line between a client and one server: what is told of its connection, and what it carries.
+
+A line connects by itself, and connects again when the connection is lost. Its user pulls: `events`
+and `receive` wait, and return what has happened since. There are two lines: a DEALER socket
+(`dealer`), and one on a network in memory (`trioreq.testing`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from .._protocol.envelope import Frames
 
 
-class Asker(Protocol):
-    """The client, as its transport sees it."""
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The server has accepted a connection; the handshake begins."""
 
-    def connecting(self) -> None:
-        """The other side has accepted; the handshake begins."""
 
-    def connected(self) -> None:
-        """There is a connection: messages can be sent."""
+@dataclass(frozen=True, slots=True)
+class HandshakeSucceeded:
+    """Messages can be sent, and received, from now on."""
 
-    def refused(self, why: str) -> None:
-        """The server does not let the client in; the transport goes on trying."""
 
-    def turned_away(self) -> None:
-        """The server has closed a connection in the handshake, and has not said why."""
+@dataclass(frozen=True, slots=True)
+class HandshakeFailed:
+    """The handshake has failed; the line tries again.
 
-    def arrived(self, frames: Sequence[bytes]) -> None:
-        """A message came."""
+    Attributes:
+        reason: What is wrong, if that is known: the next try is likely to fail too. None if the
+            server has closed the connection without a reason.
+    """
 
-    def lost(self) -> None:
-        """There is no connection any more; the transport tries for a new one."""
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection is gone, with what was sent on it; the line connects again.
+
+    Attributes:
+        unread: The messages that came before the end, and that `receive` has not returned.
+    """
+
+    unread: list[list[bytes]]
+
+
+Event = Accepted | HandshakeSucceeded | HandshakeFailed | Lost
 
 
 class Line(Protocol):
-    """What carries a client's bytes.
+    """What carries a client's messages.
 
-    Attributes:
-        max_pack_size: Bytes of the largest pack that the server takes; 0 for none. Set when it
-            tells, and 0 again for each new connection.
+    `events` and `receive` are for one task each. Neither loses anything when it is cancelled.
     """
 
-    max_pack_size: int
+    @property
+    def max_pack_size(self) -> int:
+        """Bytes of the largest pack that may be sent to the client; 0 if it uses no packs."""
 
-    async def run(self, asker: Asker) -> None:
-        """Carry, until cancelled."""
+    async def events(self) -> list[Event]:
+        """Wait for the next events of the connection; returns them in their order."""
 
-    def send(self, frames: Frames) -> bool:
-        """Hand a message over; returns False, and forgets it, if there is no connection."""
+    async def receive(self) -> list[list[bytes]]:
+        """Wait for messages; returns some that have come, in their order."""
+
+    def send(self, messages: Sequence[Frames]) -> None:
+        """Send messages; never waits.
+
+        What is sent after the loss of the connection and before its `Lost` is dropped.
+        """
 
     async def aclose(self) -> None:
         """Close at once."""

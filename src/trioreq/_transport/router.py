@@ -43,10 +43,10 @@ class Router:
     Args:
         sockets: The server's sockets.
         limits: How many connections are accepted.
-        disconnected: Called with connections that are gone, and already marked so. It is the one
-            call upwards: a disconnect takes effect in the step in which it is read, whoever reads
-            the monitor.
-        refused: Called with the address of a connection that a limit refuses, and the reason.
+        disconnected: Called with connections that are gone, and already marked so.
+        refused: Called with the address of a connection that a limit refuses, and the reason. These
+            two are calls upwards: what they report takes effect in the step in which it is read,
+            whoever reads the monitor.
 
     Attributes:
         outbox: What is to be sent.

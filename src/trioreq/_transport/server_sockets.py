@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-import trio
 import zmq
 
 from .._errors import EndpointError
@@ -17,7 +16,7 @@ from . import endpoints, linux
 from .curve_keys import KeyPair
 from .heartbeats import heartbeat_times
 from .linux import KernelCounters
-from .zsocket import ZSocket
+from .zsocket import ZSocket, terminate
 
 DOMAIN = b"trioreq"
 ZAP = "inproc://zeromq.zap.01"  # where libzmq asks, in each Context
@@ -182,19 +181,6 @@ class BoundSockets:
     def _remove_files(self) -> None:
         for file in self._files:
             file.remove()
-
-
-async def terminate(context: zmq.Context[zmq.Socket[bytes]]) -> None:
-    """Terminate a Context whose sockets are closed: it waits for their linger.
-
-    In a thread that only this call needs: trio's default limiter may be exhausted by threads that
-    wait for this very server or client to end.
-    """
-    with trio.CancelScope(shield=True):  # bounded by the linger
-        try:
-            await trio.to_thread.run_sync(context.term, limiter=trio.CapacityLimiter(1))
-        except RuntimeError:  # no thread can be started: then the event loop waits
-            context.term()
 
 
 def _hide_routing_ids() -> None:

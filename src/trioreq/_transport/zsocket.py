@@ -108,3 +108,16 @@ class ZSocket:
         if self._asleep and self.readable():
             self._asleep = False
             self._edge.wake()
+
+
+async def terminate(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    """Terminate a Context whose sockets are closed: it waits for their linger.
+
+    In a thread that only this call needs: trio's default limiter may be exhausted by threads that
+    wait for this very server or client to end.
+    """
+    with trio.CancelScope(shield=True):  # bounded by the linger
+        try:
+            await trio.to_thread.run_sync(context.term, limiter=trio.CapacityLimiter(1))
+        except RuntimeError:  # no thread can be started: then the event loop waits
+            context.term()

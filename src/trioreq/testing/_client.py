@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from .._transport.dealer import RECONNECT, RECONNECT_MOST
+from .._transport.line import Accepted, Event, HandshakeFailed, HandshakeSucceeded, Lost
 from ._libzmq import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from .._protocol.envelope import Frames
-    from .._transport.line import Asker
     from ._libzmq import Connection
 
 SOCKET_TYPES = ("REQ", "DEALER")
@@ -141,72 +141,107 @@ class MemoryClient(Peer):
 
 
 class MemoryLine(Peer):
-    """What carries the bytes of `trioreq.open_client`.
+    """The line of `trioreq.open_client` on a network in memory; a `Line`.
+
+    The network calls `up`, `refused`, `heard` and `down`; the client pulls what they say.
 
     Args:
         connect: Waits for a server, and connects to it.
     """
 
-    connection: Connection
+    max_pack_size = 0  # no packs: a test sees each message as it is
 
     def __init__(self, connect: Callable[[Peer], Awaitable[Connection]]) -> None:
         self._connect = connect
-        self._up = False
-        self.max_pack_size = 0  # it sends none: nothing waits here to go out together
-        self._over = trio.Event()
+        self._connection: Connection | None = None  # the newest
+        self._open = False  # until its end is told
+        self._connected = False
+        self._refusal: str | None = None
+        self._pause = 0.0  # seconds before the next try
+        # Lists, for a channel hands an item to the task that waits, and `down` would not find it.
+        self._events: list[Event] = []
+        self._messages: list[list[bytes]] = []
+        self._happened = trio.lowlevel.ParkingLot()
+        self._arrived = trio.lowlevel.ParkingLot()
         self.delay: float = 0.0
         self.mended: trio.Event = trio.Event()
         self.mended.set()
 
-    async def run(self, asker: Asker) -> None:
-        """Carry, until cancelled: connect, and connect again when the connection is lost."""
-        self._asker = asker
-        while True:
-            await self.mended.wait()
-            self.connection = await self._connect(self)
-            self._over = trio.Event()
-            self._refused = False
-            asker.connecting()
-            self.connection.to_server.delay = self.connection.to_client.delay = self.delay
-            await self._over.wait()
-            if self._up:
-                self._up = False
-                asker.lost()
-            await trio.sleep(RECONNECT_MOST if self._refused else RECONNECT)
+    @property
+    def connection(self) -> Connection:
+        """The newest connection.
 
-    def send(self, frames: Frames) -> bool:
-        """Hand a message over; returns False, and forgets it, if there is no connection."""
-        if self._up:
-            self.connection.to_server.put(list(frames))
-        return self._up
+        Raises:
+            RuntimeError: There was none yet.
+        """
+        if self._connection is None:
+            raise RuntimeError("the client has not connected yet")
+        return self._connection
+
+    async def events(self) -> list[Event]:
+        """As in `Line`, like all that follow."""
+        if not self._open:
+            await trio.sleep(self._pause)
+            await self.mended.wait()
+            connection = self._connection = await self._connect(self)
+            connection.to_server.delay = connection.to_client.delay = self.delay
+            self._open = True
+            return [Accepted()]
+        await trio.lowlevel.checkpoint()
+        while not self._events:
+            await self._happened.park()
+        events, self._events = self._events, []
+        match events[-1]:
+            case Lost() | HandshakeFailed(None):
+                self._open, self._pause = False, RECONNECT
+            case HandshakeFailed():
+                self._open, self._pause = False, RECONNECT_MOST
+        return events
+
+    async def receive(self) -> list[list[bytes]]:
+        await trio.lowlevel.checkpoint()
+        while not self._messages:
+            await self._arrived.park()
+        return self._take_messages()
+
+    def send(self, messages: Sequence[Frames]) -> None:
+        if self._connected:
+            for frames in messages:
+                self.connection.to_server.put(list(frames))
 
     async def aclose(self) -> None:
-        """Close at once."""
-        if not self._over.is_set() and hasattr(self, "connection"):
+        if self._open:
             self.connection.hang_up()
-        self._up = False
+        self._connected = False
         await trio.lowlevel.checkpoint()
 
     def up(self) -> None:
-        """The gate has let it in (the network calls this)."""
-        self._up = True
-        self._asker.connected()
+        """The server has let it in."""
+        self._connected = True
+        self._happen(HandshakeSucceeded())
 
     def refused(self, why: str) -> None:
-        """The gate has not let it in (the network calls this)."""
-        self._refused = True
-        self._asker.refused(why)
+        """The server has not let it in; `down` follows."""
+        self._refusal = why
 
     def heard(self, frames: list[bytes]) -> None:
-        """A message came (the network calls this)."""
-        self._asker.arrived(frames)
+        """A message came."""
+        self._messages.append(frames)
+        self._arrived.unpark_all()
 
     def down(self, reason: str) -> None:
-        """The server has ended the connection (the network calls this).
+        """The connection has ended."""
+        connected, self._connected = self._connected, False
+        refusal, self._refusal = self._refusal, None
+        self._happen(Lost(self._take_messages()) if connected else HandshakeFailed(refusal))
 
-        Whose request has made it do so is still about to send it, and is told later.
-        """
-        self._over.set()
+    def _happen(self, event: Event) -> None:
+        self._events.append(event)
+        self._happened.unpark_all()
+
+    def _take_messages(self) -> list[list[bytes]]:
+        messages, self._messages = self._messages, []
+        return messages
 
 
 def body_of(frames: list[bytes]) -> list[bytes]:

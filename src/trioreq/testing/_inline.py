@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from .._server.requests import PendingRequest
+from .._server.pending_request import PendingRequest
 from .._server.threads import ThreadPool
 
 try:

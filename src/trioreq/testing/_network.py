@@ -13,7 +13,8 @@ from .._client.client import Client
 from .._client.nursery import open_own_nursery
 from .._errors import EndpointError
 from .._server.handlers import Handler
-from .._server.serve import Server, serve
+from .._server.serve import serve
+from .._server.server import Server
 from .._transport.network import Network
 from ._client import SOCKET_TYPES, MemoryClient, MemoryLine, body_of
 from ._inline import InlineThreads
@@ -182,7 +183,7 @@ class MemoryNetwork(Network):
 
 
 def _line(client: Client) -> MemoryLine:
-    line = client._exchange.line  # noqa: SLF001  # the one thing that a test cannot say of a Client
+    line = client._multiplexer.line  # noqa: SLF001  # the one thing that a test cannot say of a Client
     if not isinstance(line, MemoryLine):
         raise TypeError("this client is not connected to a network in memory")
     return line

@@ -1,0 +1,1 @@
+"""How fast a request, a reply and a cancel are: the figures of docs/performance.md."""

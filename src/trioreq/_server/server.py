@@ -1,0 +1,248 @@
+"""A running server: the tasks in its nursery, and what they share.
+
+A trio nursery owns the ROUTER reader, per-client cancel scopes and a worker pool via
+`trio.to_thread`. A client's disconnect cancels its scope, which aborts processing and guarantees
+that no reply is ever sent or buffered for it. No client, whether dead, stopped or slow, delays
+another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import trio
+from trio_util import AsyncBool
+
+from .._options import Options
+from .._protocol.connection_limits import ConnectionLimits
+from .._protocol.connection_table import Connection
+from .._protocol.endings import DISCONNECTED, SHUT_DOWN
+from .._protocol.fair_queue import FairQueue, SharedFairQueue
+from .._statistics import RepliesDropped, Statistics
+from .._transport.router import Router
+from .._transport.server_sockets import Sockets
+from .._transport.zap_handler import AccessRules, ZapHandler
+from .admission import Admission
+from .client import Client
+from .guard import Guard
+from .handlers import Handler, is_async, name_of
+from .observer import Counters, Observer, RequestLog
+from .pending_request import PendingRequest
+from .reader import Reader
+from .requests import Requests
+from .tasks import HandlerTasks
+from .threads import ThreadPool
+from .watchdog import Watchdog
+
+log = logging.getLogger("trioreq")
+
+AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
+
+
+class Server:
+    """A running server; `serve` gives it to ``task_status.started``."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        sockets: Sockets,
+        options: Options,
+        thread_pool: Callable[..., Any],
+        nursery: trio.Nursery,
+    ) -> None:
+        slots, per_client = options.max_in_flight, options.max_queued_per_client
+        queue: FairQueue[Client, PendingRequest]
+        workers: Callable[..., HandlerTasks | ThreadPool]
+        if is_async(handler):
+            queue, workers = FairQueue(slots, per_client), HandlerTasks
+        else:
+            queue = SharedFairQueue(min(slots, options.workers), per_client)
+            workers = thread_pool
+        rules = access_rules(options)
+        limits = ConnectionLimits(options.max_connections, options.max_connections_per_address)
+        self._nursery = nursery
+        self._sockets = sockets
+        self._queue = queue
+        self._rules = rules
+        self._counters = Counters()
+        observers: list[Observer] = [self._counters, RequestLog()]
+        self._watchdog: Watchdog | None = None
+        if options.watchdog is not None:
+            self._watchdog = Watchdog(options.watchdog, lambda: queue.free < queue.slots)
+            observers.append(self._watchdog)
+        self._router = Router(sockets, limits, self._disconnected, self._refused)
+        self._requests = Requests(
+            options, queue, self._router.outbox, self._router.own_max_pack_size, observers
+        )
+        self._reader = Reader(self._router, self._requests, rules, name_of(handler))
+        self._workers = workers(
+            handler,
+            self._reader,
+            self._requests,
+            queue,
+            self._router.outbox,
+            nursery,
+            self.stop,
+        )
+        self._admission = Admission(ZapHandler(sockets.zap), rules, self._epoch, nursery)
+        self._departed: deque[Client] = deque()  # clients whose disconnect is to be handled
+        self._has_departed = AsyncBool(False)
+        self._drained = trio.Event()
+        self._closed = trio.Event()
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The addresses as bound, with the port that was chosen for port 0."""
+        return self._sockets.endpoints
+
+    def statistics(self) -> Statistics:
+        """A snapshot of what the server has done."""
+        outbox, queue = self._router.outbox, self._queue
+        outcomes = self._counters.outcomes()
+        unattributed = self._router.unattributed
+        outcomes["never_started"] += unattributed
+        return Statistics(
+            requests=sum(outcomes.values()) + self._requests.in_flight,
+            **outcomes,
+            in_flight=self._requests.in_flight,
+            waiting=queue.waiting,
+            running=queue.slots - queue.free,
+            connections=len(self._router),
+            replies_sent=outbox.sent,
+            replies_dropped=RepliesDropped(
+                outbox.dropped_gone + self._requests.late_replies, outbox.dropped_full
+            ),
+            unattributed=unattributed,
+            abandoned_threads=self._workers.abandoned,
+            refused=self._admission.refused,
+            thrown_out=self._router.evicted,
+        )
+
+    async def drain(self, grace: float) -> None:
+        """Shut down gently: accept no new requests, and let those in flight finish.
+
+        New requests are answered ``shutting-down``. Requests in flight have `grace` seconds; those
+        that have not ended by then are cancelled and answered the same. Then `serve` returns.
+
+        Args:
+            grace: Seconds; 0 for at once, `math.inf` for no limit.
+
+        Raises:
+            ValueError: `grace` is negative, or not a number.
+        """
+        if not grace >= 0:
+            raise ValueError(f"grace must be a number of seconds, at least 0, got {grace!r}")
+        requests = self._requests
+        if not requests.closing:
+            log.info("draining: %d requests in flight, %s s for them", requests.in_flight, grace)
+        requests.close()
+        if requests.in_flight:
+            with trio.move_on_after(grace):
+                await requests.idle.wait()
+        self._drained.set()
+        await self._closed.wait()
+
+    def start(self) -> None:
+        """Start the tasks of the server in its nursery."""
+        self._nursery.start_soon(self._workers.lead, name="reader")
+        self._start_task("monitor", self._router.watch)
+        self._start_task("ZAP handler", self._admission.run)
+        self._start_task("deadlines", self._requests.deadlines.run)
+        self._start_task("disconnects", self._handle_departed)
+        if self._rules.allow is not None:
+            self._start_task("allow-list", self._rules.allow.watch, self._evict_revoked)
+        if self._sockets.counters is not None:
+            guard = Guard(self._router, self._sockets.counters, self._catch_up)
+            self._start_task("message guard", guard.run)
+        if self._watchdog is not None:
+            self._start_task("watchdog", self._watchdog.run)
+
+    def _start_task(self, name: str, run: Callable[..., Any], *args: object) -> None:
+        self._nursery.start_soon(self._run_task, run, *args, name=name)
+
+    @trio.lowlevel.enable_ki_protection  # half a message or event would begin the next one
+    async def _run_task(self, run: Callable[..., Any], *args: object) -> None:
+        """Run one of the server's tasks. If it fails, clients are told before all is cancelled."""
+        try:
+            await run(*args)
+        except BaseException:
+            self.stop()
+            raise
+
+    @trio.lowlevel.enable_ki_protection
+    def stop(self) -> None:
+        """End what is in flight, with an error for each client, and then cancel everything."""
+        requests, outbox = self._requests, self._router.outbox
+        requests.close()
+        self._handle_some(len(self._departed))
+        outbox.cork()
+        for connection in self._router.connections:
+            if connection.client is not None:
+                requests.cancel_all(connection.client, SHUT_DOWN)
+        outbox.flush()
+        self._nursery.cancel_scope.cancel(reason="the server is shutting down")
+
+    async def wait_drained(self) -> None:
+        """Wait until a drain is over."""
+        await self._drained.wait()
+
+    def closed(self) -> None:
+        """The sockets are closed."""
+        self._closed.set()
+        log.info("stopped: %s", self.statistics())
+
+    # Connections that come and go.
+
+    def _epoch(self) -> int:
+        """Catch up with what has come, and with which connections are gone."""
+        self._catch_up()
+        return self._router.read_monitor()
+
+    def _catch_up(self) -> bool:
+        """Read what has come by now, and start it; returns whether that was all."""
+        runnable, dry = self._reader.catch_up()
+        self._workers.start(runnable)
+        return dry
+
+    def _disconnected(self, connections: list[Connection]) -> None:
+        """Connections are gone (the router calls this, whoever reads the monitor).
+
+        Nothing is sent to them from now on. Their scopes are cancelled at once, unless very many
+        are: then some are cancelled in each pass of the event loop, so that others have their turn.
+        """
+        self._departed.extend([c.client for c in connections if c.client is not None])
+        if not self._has_departed.value:
+            self._handle_some(AT_ONCE)
+            self._has_departed.value = bool(self._departed)
+
+    async def _handle_departed(self) -> NoReturn:
+        while True:
+            await self._has_departed.wait_value(True)
+            while self._departed:
+                self._handle_some(AT_ONCE)
+                await trio.lowlevel.checkpoint()
+            self._has_departed.value = False
+
+    @trio.lowlevel.enable_ki_protection
+    def _handle_some(self, most: int) -> None:
+        for _ in range(min(most, len(self._departed))):
+            self._requests.cancel_all(self._departed.popleft(), DISCONNECTED)
+
+    def _refused(self, address: str, reason: str) -> None:
+        self._admission.count_refused(address, reason)
+
+    def _evict_revoked(self) -> None:
+        """The allow-list has changed."""
+        for connection in self._router.connections:
+            if connection.peer is not None and not self._rules.still_accept(connection.peer):
+                self._router.evict(connection, "its key is no longer on the allow-list")
+
+
+def access_rules(options: Options) -> AccessRules:
+    """Which connections the options accept."""
+    if options.curve is not None:
+        return AccessRules("CURVE", options.curve.allow, options.admit)
+    return AccessRules("PLAIN" if options.plain_insecure else "NULL", admit=options.admit)

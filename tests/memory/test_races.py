@@ -19,8 +19,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
 import trioreq.testing
-from trioreq._server import reader, serve
-from trioreq._server.requests import PendingRequest
+from trioreq._server import reader, server
+from trioreq._server.pending_request import PendingRequest
 from trioreq._transport.router import BATCH, MESSAGE
 from trioreq.testing import MemoryClient, MemoryNetwork
 from trioreq.testing._libzmq import HeldConnection, MemorySockets
@@ -230,6 +230,29 @@ async def test_g3_a_plain_function_whose_client_goes_before_its_thread_begins_is
         assert net.server.statistics().running == 0
 
 
+async def test_g7_a_plain_function_that_is_superseded_before_its_thread_begins_is_not_called(
+    autojump_clock: MockClock,
+) -> None:
+    worker = ThreadWorker()
+    async with serving(worker) as net:
+        client = net.connect()
+        await wait_all_tasks_blocked()
+        workers: Any = net.server._workers
+        spawn = workers._spawn
+
+        def spawn_and_supersede() -> None:
+            workers._spawn = spawn
+            spawn()
+            client.send(b"echo again")
+            net.server._catch_up()
+
+        workers._spawn = spawn_and_supersede
+        client.send(b"echo")
+        assert await client.receive() == [b"re:echo again"]
+        assert "started echo" not in worker.log.entries
+        assert outcomes(net.server) == {"superseded": 1, "replied": 1}
+
+
 async def test_a_request_that_ends_when_its_thread_has_just_looked_counts_as_started(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,12 +316,15 @@ async def test_g3_a_request_that_counts_as_never_started_is_not_started_by_its_t
         ran: list[bool] = []
 
         def begin(request: PendingRequest) -> None:
+            connection.gone = False  # it was not when the thread looked, a moment ago
             try:
                 net.server._requests.begin_in_thread(request, 0)
             except trioreq.RequestCancelled:
                 ran.append(False)
             else:
                 ran.append(True)
+            finally:
+                connection.gone = True
 
         second.crash()
         with monkeypatch.context() as patched:
@@ -360,7 +386,7 @@ async def test_g7_what_supersedes_a_request_does_not_run_in_its_cancelled_nurser
 
 @pytest.fixture
 def _one_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "AT_ONCE", 1)
+    monkeypatch.setattr(server, "AT_ONCE", 1)
 
 
 @pytest.mark.usefixtures("_one_at_once")
@@ -410,7 +436,7 @@ async def test_g6_of_many_disconnects_some_are_handled_in_each_pass(
 ) -> None:
     worker = Worker()
     async with serving(worker, max_in_flight=1000) as net:
-        clients = [net.connect() for _ in range(5 * serve.AT_ONCE)]
+        clients = [net.connect() for _ in range(5 * server.AT_ONCE)]
         for client in clients:
             client.send(b"wait")
         await worker.log.wait("started wait", len(clients))
@@ -419,12 +445,12 @@ async def test_g6_of_many_disconnects_some_are_handled_in_each_pass(
         net.server._router.read_monitor()
         passes = 0
         seen = net.server.statistics().cancelled_by_disconnect
-        assert seen == serve.AT_ONCE
+        assert seen == server.AT_ONCE
         while seen < len(clients):
             await trio.lowlevel.checkpoint()
             passes += 1
             before, seen = seen, net.server.statistics().cancelled_by_disconnect
-            assert seen - before <= 2 * serve.AT_ONCE  # this task may run last, and then first
+            assert seen - before <= 2 * server.AT_ONCE  # this task may run last, and then first
             assert passes < 100
 
 

@@ -73,6 +73,34 @@ async def test_a_scope_that_is_left_open_cancels_no_other_request(
 
 @EACH_PLACE
 @EACH_WAIT
+async def test_a_scope_that_is_left_open_is_not_kept(
+    net: Net, place: str, waits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "trio.async_generator_errors")  # tracebacks would keep it
+    scopes: list[weakref.ref[trio.CancelScope]] = []
+
+    async def own() -> AsyncIterator[int]:
+        with trio.CancelScope() as scope:
+            scopes.append(weakref.ref(scope))
+            yield 1
+
+    async def handler(request: trioreq.Request) -> bytes:
+        if waits:
+            await trio.lowlevel.checkpoint()
+        async for _ in own():
+            break
+        return b"left"
+
+    asker = await open_asker(net, handler, place)
+    for _ in range(3):
+        await asker.ask(b"leave")
+    await trio.testing.wait_all_tasks_blocked()  # trio has closed the generators
+    gc.collect()
+    assert [scope() for scope in scopes] == [None] * 3
+
+
+@EACH_PLACE
+@EACH_WAIT
 async def test_a_nursery_that_is_left_open_is_cancelled(
     net: Net, place: str, waits: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -104,6 +132,26 @@ async def test_a_nursery_that_is_left_open_is_cancelled(
     assert await asker.ask(b"echo") == b"echo"
     (logged,) = errors(caplog, "left a nursery open")
     assert "client 1 (DEALER at " in logged.getMessage()
+
+
+async def test_a_generator_that_another_request_goes_on_with_fails_that_one_alone(
+    net: Net,
+) -> None:
+    kept = []
+
+    async def handler(request: trioreq.Request) -> bytes:
+        if request.body == b"leave":
+            kept.append(scoped(1000))
+            await anext(kept[-1])
+        elif request.body == b"go on":
+            async for _ in kept[-1]:
+                pass
+        return request.body
+
+    asker = await open_asker(net, handler)
+    assert await asker.ask(b"leave") == b"leave"
+    assert await asker.ask(b"go on") == b"handler-failed"
+    assert await asker.ask(b"echo") == b"echo"
 
 
 # Context variables.

@@ -37,6 +37,7 @@ class Baseline:
             and sys.getrefcount(self._task) == self._references
         )
 
+    @trio.lowlevel.enable_ki_protection
     def restore(self, client: object) -> None:
         """Leave scopes and cancel nurseries that were left open, and log it."""
         task = self._task
@@ -47,7 +48,9 @@ class Baseline:
             nursery.cancel_scope.cancel(reason="its task has ended")
             nursery._closed = True  # noqa: SLF001
         task._child_nurseries.clear()  # noqa: SLF001
-        task._activate_cancel_status(self._status)  # noqa: SLF001
+        while task._cancel_status is not self._status:  # noqa: SLF001
+            # Else the scope around it would keep it, with its deadline, for as long as it lives.
+            task._cancel_status._scope.__exit__(None, None, None)  # noqa: SLF001
         log.error(
             "%s: the handler left %s open, as an abandoned generator does: close generators, for "
             "example with contextlib.aclosing",

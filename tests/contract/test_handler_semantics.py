@@ -134,6 +134,24 @@ async def test_a_nursery_that_is_left_open_is_cancelled(
     assert "client 1 (DEALER at " in logged.getMessage()
 
 
+@EACH_PLACE
+async def test_a_handler_that_its_own_open_scope_cancels_has_failed(
+    net: Net, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server is not what ends it."""
+    kept = []
+
+    async def handler(request: trioreq.Request) -> bytes:
+        kept.append(scoped(net.brief))
+        await anext(kept[-1])
+        await trio.sleep_forever()
+        raise AssertionError
+
+    asker = await open_asker(net, handler, place)
+    assert await asker.ask(b"leave") == b"handler-failed"
+    assert len(errors(caplog, "left a cancel scope open")) == 1
+
+
 async def test_a_generator_that_another_request_goes_on_with_fails_that_one_alone(
     net: Net,
 ) -> None:

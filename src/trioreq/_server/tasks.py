@@ -133,7 +133,7 @@ class HandlerTasks:
                 if waiting is not None or request.was_cancelled or not baseline.is_clean():
                     self._follow(batch[index + 1 :])
                     if waiting is not None:
-                        await self._go_on(request, waiting)
+                        await self._go_on(request, waiting, baseline)
                     baseline.restore(request.client)
                     self._release_slot()
                     return True
@@ -168,7 +168,7 @@ class HandlerTasks:
         self._outbox.flush()
         self._nursery.start_soon(self.lead, name="reader")
 
-    async def _go_on(self, request: PendingRequest, waiting: Waiting) -> None:
+    async def _go_on(self, request: PendingRequest, waiting: Waiting, baseline: Baseline) -> None:
         """Run a handler that waits to its end; this task is its own."""
         task = trio.lowlevel.current_task()
         task.name = request.owner.task_name
@@ -176,6 +176,7 @@ class HandlerTasks:
         try:
             result = await _rest(steps, waits_for)
         except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
+            baseline.restore(request.client)
             self._fail(request, error)
         else:
             self._requests.finish(request, result)
@@ -192,10 +193,11 @@ class HandlerTasks:
                 result = self._handler(request)
                 result = await (result if type(result) is CoroutineType else _awaited(result))
             except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
+                baseline.restore(request.client)
                 self._fail(request, error)
             else:
                 self._requests.finish(request, result)
-            baseline.restore(request.client)
+                baseline.restore(request.client)
         self._release_slot()
 
     async def _run_in_scope(self, request: PendingRequest) -> None:
@@ -205,7 +207,7 @@ class HandlerTasks:
 
     @trio.lowlevel.enable_ki_protection
     def _fail(self, request: PendingRequest, error: BaseException) -> None:
-        """The handler has raised, in this task."""
+        """The handler has raised, in this task, in which nothing is left open now."""
         if ends_program(error):
             self._crashed()
             raise error

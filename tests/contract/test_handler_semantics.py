@@ -451,6 +451,24 @@ def block(seconds: float) -> None:
         time.sleep(seconds)
 
 
+async def test_a_request_that_was_answered_is_not_cancelled_by_the_next_ones_deadline(
+    net: Net,
+) -> None:
+    """Both run in the reader's task, in one scope."""
+    requests = []
+
+    async def handler(request: trioreq.Request) -> bytes:
+        requests.append(request)
+        if request.body == b"block":
+            block(2 * net.brief)
+        return b"done"
+
+    asker = await open_asker(net, handler, timeout=net.brief)
+    assert await asker.ask(b"x") == b"done"
+    assert await asker.ask(b"block") == b"timed-out"
+    assert [request.cancel_reason for request in requests] == [None, "deadline"]
+
+
 # Cancels.
 
 

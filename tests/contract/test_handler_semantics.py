@@ -326,6 +326,48 @@ async def test_a_token_that_one_request_holds_is_not_held_by_the_next(
     assert limiter.borrowed_tokens == 2
 
 
+@pytest.mark.parametrize("references", [1, 2, 3])
+async def test_a_lock_is_noticed_though_the_request_lets_go_of_the_task_elsewhere(
+    net: Net, references: int
+) -> None:
+    """The task has as many references after the request as before."""
+    lock = trio.Lock()
+    kept: list[Any] = []
+    keep, release = trio.Event(), trio.Event()
+
+    async def handler(request: trioreq.Request) -> bytes:
+        if request.body == b"keep":
+            await keep.wait()
+            root = trio.lowlevel.current_root_task()
+            assert root is not None
+            pending = [root]
+            while pending:  # the reader is among them
+                task = pending.pop()
+                children = [c for n in task.child_nurseries for c in n.child_tasks]
+                kept.extend([child] * references for child in children if child.name == "reader")
+                pending += children
+            del task, children
+            release.set()
+        elif request.body == b"take":
+            kept.clear()
+            lock.acquire_nowait()
+        else:
+            with pytest.raises(RuntimeError, match="can't release"):
+                lock.release()
+        return b"ok"
+
+    await net.serve(handler)
+    client = await net.connect("DEALER")
+    await client.send(b"keep")
+    await until(lambda: names_of_tasks().count("reader") == 1)
+    keep.set()
+    assert await client.receive() == [b"ok"]
+    assert len(kept) == 1
+    for body in (b"take", b"release"):
+        await client.send(body)
+    assert [await client.receive() for _ in range(2)] == [[b"ok"]] * 2
+
+
 # Tasks.
 
 

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 import trio
+from trio._core._parking_lot import GLOBAL_PARKING_LOT_BREAKER
 
 log = logging.getLogger("trioreq")
 
@@ -35,6 +36,7 @@ class Baseline:
         return (
             self._task._cancel_status is self._status  # noqa: SLF001
             and sys.getrefcount(self._task) == self._references
+            and self._task not in GLOBAL_PARKING_LOT_BREAKER  # it holds no trio.Lock
         )
 
     @trio.lowlevel.enable_ki_protection

@@ -300,6 +300,17 @@ RESULTS: dict[str, Callable[[], object]] = {
 }
 
 
+@EACH_KIND
+async def test_a_subclass_of_bytes_is_sent_as_the_bytes_that_it_is(net: Net, plain: bool) -> None:
+    def handler(request: trioreq.Request) -> object:
+        return WithoutLength(b"reply")
+
+    await net.serve(as_kind(handler, plain), max_queued_per_client=100)
+    async with net.open_client() as client:
+        assert await client.request(b"x") == b"reply"
+        assert await client.request_many([b"x"] * 20) == [b"reply"] * 20  # in packs
+
+
 # What a handler may be.
 
 

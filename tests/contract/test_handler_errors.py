@@ -451,6 +451,17 @@ async def test_what_cannot_be_called_is_refused(net: Net, handler: Any) -> None:
         await trioreq.serve(handler, net._address())
 
 
+async def test_a_plain_decorator_that_raises_stop_iteration_has_failed(
+    net: Net, caplog: pytest.LogCaptureFixture
+) -> None:
+    @functools.wraps(echo)
+    def handler(request: trioreq.Request) -> Any:
+        return next(iter(()))
+
+    assert await code_of(net, handler) == b"handler-failed"
+    assert "StopIteration" in caplog.text
+
+
 async def test_what_is_awaited_of_another_library_has_failed(net: Net) -> None:
     async def handler(request: trioreq.Request) -> bytes:
         await asyncio.sleep(0)

@@ -234,7 +234,10 @@ class HandlerTasks:
 def _begin(handler: Handler, request: PendingRequest) -> tuple[Coro, object]:
     """Call a handler, and run it until it waits; raises StopIteration if it returns before."""
     current_request.set(request)
-    steps = handler(request)
+    try:
+        steps = handler(request)
+    except StopIteration as error:  # a decorator's; a coroutine's would be made this by Python
+        raise RuntimeError("the handler raised StopIteration") from error
     if type(steps) is not CoroutineType:
         steps = _awaited(steps)
     return steps, steps.send(None)

@@ -301,6 +301,18 @@ RESULTS: dict[str, Callable[[], object]] = {
 
 
 @EACH_KIND
+@pytest.mark.parametrize("name", RESULTS)
+async def test_a_result_that_is_not_a_reply_is_handler_failed(
+    net: Net, plain: bool, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler(request: trioreq.Request) -> object:
+        return RESULTS[name]()
+
+    assert await code_of(net, as_kind(handler, plain)) == b"handler-failed"
+    assert len(logged(caplog)) == 2
+
+
+@EACH_KIND
 async def test_a_subclass_of_bytes_is_sent_as_the_bytes_that_it_is(net: Net, plain: bool) -> None:
     def handler(request: trioreq.Request) -> object:
         return WithoutLength(b"reply")
@@ -449,6 +461,31 @@ async def test_what_yields_is_refused(net: Net, handler: Any) -> None:
 async def test_what_cannot_be_called_is_refused(net: Net, handler: Any) -> None:
     with pytest.raises(TypeError, match="handler must be a function of a request, got"):
         await trioreq.serve(handler, net._address())
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_plain_function_that_returns_a_coroutine_is_told_what_to_change(
+    net: Net, late: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Warnings are errors here: so the coroutine is closed, also if nobody waits for it."""
+    worker = ThreadWorker()
+
+    def handler(request: trioreq.Request) -> Any:
+        worker(request)
+        return echo(request)
+
+    server = await net.serve(handler)
+    client = await net.connect()
+    await client.send(b"deaf" if late else b"x")
+    if late:
+        await worker.log.wait("started deaf")
+        await client.close()
+        await until(lambda: server.statistics().connections == 0)
+        worker.release.set()
+        await until(lambda: server.statistics().running == 0)
+    else:
+        assert (await client.receive())[1] == b"handler-failed"
+        assert "await it in an async handler" in caplog.text
 
 
 async def test_a_plain_decorator_that_raises_stop_iteration_has_failed(

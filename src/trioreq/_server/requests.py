@@ -57,7 +57,7 @@ from .._request import Request
 from .._transport.outbox import Outbox
 from .client import Client, Name
 from .deadlines import Deadlines, Timer
-from .handlers import only_error, without_cancellations
+from .handlers import ends_program, only_error, without_cancellations
 from .observer import Observer
 
 log = logging.getLogger("trioreq")
@@ -315,12 +315,15 @@ class Requests:
         if self.has_ended(request):
             if request.cancel_reason is CancelReason.DISCONNECTED:
                 self.late_replies += 1
+            _close(result)
         elif type(result) is bytes:  # what most return
             self._end(request, REPLIED, (result,))
         else:
             try:
                 body = _reply_body(result)
-            except Exception as error:  # noqa: BLE001  # also what a buffer's own code raises
+            except BaseException as error:  # also what the result's own code raises
+                if ends_program(error):
+                    raise
                 self.fail(request, error)
             else:
                 self._end(request, REPLIED, body)
@@ -458,6 +461,12 @@ def _overrides(observer: Observer, method: str) -> bool:
     return getattr(type(observer), method) is not getattr(Observer, method)
 
 
+def _close(result: object) -> None:
+    """Close a coroutine that does not run: else Python warns that it was never awaited."""
+    if inspect.iscoroutine(result) and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:
+        result.close()
+
+
 def _reply_body(result: object) -> Frames:
     """The body that a handler's result makes.
 
@@ -465,8 +474,7 @@ def _reply_body(result: object) -> Frames:
         TypeError: It is not a reply.
     """
     if inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()  # else Python warns that it was never awaited
+        _close(result)
         raise TypeError(
             "the handler returned an awaitable, not bytes: await it in an async handler; a "
             "decorator around an async handler must be async too, or use functools.wraps"

@@ -441,6 +441,14 @@ HANDLERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("name", HANDLERS)
+async def test_what_may_be_a_handler(net: Net, name: str) -> None:
+    await net.serve(HANDLERS[name])
+    client = await net.connect()
+    await client.send(b"x")
+    assert await client.receive() == [b"x"]
+
+
 @pytest.mark.parametrize(
     "handler",
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -25,34 +25,37 @@ def check_handler(handler: Handler) -> None:
     """
     if not callable(handler):
         raise TypeError(f"handler must be a function of a request, got {type(handler).__name__}")
-    function = _function(handler)
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-        raise TypeError(
-            "handler must return its reply, got a generator function, which yields: streams of "
-            "replies are not supported"
-        )
+    for layer in _layers(handler):
+        if inspect.isasyncgenfunction(layer) or inspect.isgeneratorfunction(layer):
+            raise TypeError(
+                "handler must return its reply, got a generator function, which yields: streams of "
+                "replies are not supported"
+            )
+        if hasattr(layer, "__wrapped__"):  # it may well join what the wrapped function yields
+            break
 
 
 def is_async(handler: Handler) -> bool:
     """Whether calling the handler gives a coroutine, also behind a plain decorator."""
-    return inspect.iscoroutinefunction(_function(handler))
+    return any(inspect.iscoroutinefunction(layer) for layer in _layers(handler))
 
 
 def name_of(handler: Handler) -> str:
     """What to call a handler in the names of tasks."""
-    function = _function(handler)
-    return getattr(function, "__qualname__", type(handler).__qualname__)
+    names = (getattr(layer, "__qualname__", None) for layer in _layers(handler))
+    return next(filter(None, names), type(handler).__qualname__)
 
 
-def _function(handler: Any) -> Any:  # noqa: ANN401  # whatever it is made of
-    """The function that a handler calls in the end."""
+def _layers(handler: Any) -> Iterator[Any]:  # noqa: ANN401  # whatever it is made of
+    """What a handler is made of, the outermost first: partials, decorators, functions."""
     while True:
+        yield handler
         if isinstance(handler, partial):
             handler = handler.func
         elif hasattr(handler, "__wrapped__"):
-            handler = inspect.unwrap(handler)
+            handler = handler.__wrapped__
         elif inspect.isroutine(handler) or isinstance(handler, type):
-            return handler
+            return
         else:  # an object that can be called
             handler = type(handler).__call__
 

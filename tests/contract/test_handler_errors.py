@@ -148,6 +148,41 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 
 
 @EACH_KIND
+@pytest.mark.parametrize("name", ERRORS)
+async def test_any_other_exception_is_handler_failed(
+    net: Net, plain: bool, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler(request: trioreq.Request) -> bytes:
+        raise ERRORS[name]()
+
+    assert await code_of(net, as_kind(handler, plain)) == b"handler-failed"
+    assert len(logged(caplog)) == 2
+
+
+@EACH_KIND
+async def test_an_exception_group_may_be_nested_as_deep_as_tasks_are(
+    net: Net, plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its traceback is more than Python's own `logging` can write, which is not the server's."""
+    log = logging.getLogger("trioreq")
+    monkeypatch.setattr(log, "propagate", False)
+    monkeypatch.setattr(log, "handlers", [logging.NullHandler()])
+
+    def handler(request: trioreq.Request) -> bytes:
+        error: Exception = LookupError("innermost")
+        for _ in range(5000):
+            error = ExceptionGroup("of a nursery", [error])
+        raise ExceptionGroup("of two", [error, ValueError()])
+
+    ended = Ended()  # pytest cannot write it either
+    await ended.serve(net, as_kind(handler, plain))
+    client = await net.connect()
+    for _ in range(2):
+        await client.send(b"x")
+        assert (await client.receive())[1] == b"handler-failed"
+
+
+@EACH_KIND
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
@@ -205,6 +240,20 @@ async def cancelled() -> trio.Cancelled:
             kept = error
             raise
     return kept
+
+
+@EACH_KIND
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_the_cancelled_of_another_scope_is_handler_failed_and_the_log_says_so(
+    net: Net, plain: bool, grouped: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = await cancelled()
+
+    def handler(request: trioreq.Request) -> bytes:
+        raise BaseExceptionGroup("of a nursery", [kept]) if grouped else kept
+
+    assert await code_of(net, as_kind(handler, plain)) == b"handler-failed"
+    assert "does not belong to the handler that raised it" in caplog.text
 
 
 @EACH_PLACE

@@ -14,7 +14,8 @@ from .._request import Request
 
 Handler = Callable[[Request], Any]
 
-FATAL = (KeyboardInterrupt, SystemExit, GeneratorExit)
+FATAL = (KeyboardInterrupt, SystemExit)
+CANCELLATIONS = (trio.Cancelled, RequestCancelled)
 
 
 def check_handler(handler: Handler) -> None:
@@ -62,24 +63,31 @@ def _layers(handler: Any) -> Iterator[Any]:  # noqa: ANN401  # whatever it is ma
 
 def ends_program(error: BaseException) -> bool:
     """Whether it is not a failure of the handler, but ends the server."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(FATAL) is not None
-    return isinstance(error, FATAL)
+    return any(isinstance(one, FATAL) for one in _ungrouped(error))
 
 
 def is_cancelled(error: BaseException) -> bool:
     """Whether it is, or has among others, a `trio.Cancelled`."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(trio.Cancelled) is not None
-    return isinstance(error, trio.Cancelled)
+    return any(isinstance(one, trio.Cancelled) for one in _ungrouped(error))
 
 
-def without_cancellations(error: BaseException) -> BaseException | None:
-    """What a handler whose request has ended raised beside its cancellation."""
-    cancellations = (trio.Cancelled, RequestCancelled)
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(cancellations)[1]
-    return None if isinstance(error, cancellations) else error
+def is_cancellation(error: BaseException) -> bool:
+    """Whether it is nothing but what a handler whose request has ended is to raise."""
+    return all(isinstance(one, CANCELLATIONS) for one in _ungrouped(error))
+
+
+def _ungrouped(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in nested groups.
+
+    `BaseExceptionGroup.split` is recursive, and groups may be nested as deep as tasks are.
+    """
+    errors = [error]
+    while errors:
+        one = errors.pop()
+        if isinstance(one, BaseExceptionGroup):
+            errors.extend(one.exceptions)
+        else:
+            yield one
 
 
 def only_error(error: BaseException) -> BaseException:

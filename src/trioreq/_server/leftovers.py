@@ -39,6 +39,13 @@ class Baseline:
             and self._task not in GLOBAL_PARKING_LOT_BREAKER  # it holds no trio.Lock
         )
 
+    def is_running(self) -> bool:
+        """Whether the task runs now."""
+        try:
+            return trio.lowlevel.current_task() is self._task
+        except RuntimeError:  # none does
+            return False
+
     @trio.lowlevel.enable_ki_protection
     def restore(self, client: object) -> None:
         """Leave scopes and cancel nurseries that were left open, and log it."""

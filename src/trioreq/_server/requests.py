@@ -57,10 +57,15 @@ from .._request import Request
 from .._transport.outbox import Outbox
 from .client import Client, Name
 from .deadlines import Deadlines, Timer
-from .handlers import ends_program, only_error, without_cancellations
+from .handlers import ends_program, is_cancellation, is_cancelled, only_error
 from .observer import Observer
 
 log = logging.getLogger("trioreq")
+
+FOREIGN_CANCELLED = (
+    "this trio.Cancelled does not belong to the handler that raised it: a handler must not keep a "
+    "Cancelled and raise it elsewhere"
+)
 
 
 class PendingRequest(Request):
@@ -332,13 +337,12 @@ class Requests:
     def fail(self, request: PendingRequest, error: BaseException) -> None:
         """Its handler has raised what does not end the program."""
         if self.has_ended(request):
-            rest = without_cancellations(error)
-            if rest is not None:
+            if not is_cancellation(error):
                 log.error(
                     "client %d: the handler failed after its request had ended (%s)",
                     request.client.id,
                     request.cancel_reason,
-                    exc_info=rest,
+                    exc_info=error,
                 )
             return
         reason = only_error(error)
@@ -359,7 +363,8 @@ class Requests:
             self._fail(request, error)
 
     def _fail(self, request: PendingRequest, error: BaseException) -> None:
-        log.error("client %d: the handler failed", request.client.id, exc_info=error)
+        advice = ": " + FOREIGN_CANCELLED if is_cancelled(error) else ""
+        log.error("client %d: the handler failed%s", request.client.id, advice, exc_info=error)
         text = FAILED.text.format(error=type(error).__name__)
         self._end(request, FAILED, error_body(Code.HANDLER_FAILED, text), FAILED.status)
 

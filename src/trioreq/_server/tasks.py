@@ -129,7 +129,7 @@ class HandlerTasks:
         for index, request in enumerate(batch):
             if requests.begin(request):
                 request.scope = scope
-                waiting = self._step_once(request)
+                waiting = self._step_once(request, baseline)
                 if waiting is not None or request.was_cancelled or not baseline.is_clean():
                     self._follow(batch[index + 1 :])
                     if waiting is not None:
@@ -144,7 +144,7 @@ class HandlerTasks:
         self._outbox.flush()
         return False
 
-    def _step_once(self, request: PendingRequest) -> Waiting | None:
+    def _step_once(self, request: PendingRequest, baseline: Baseline) -> Waiting | None:
         """Call a handler, and run it until it waits or has ended; then the result is None."""
         scope, context = request.scope, self._context.copy()
         if request.timer is not None and scope is not None:
@@ -154,7 +154,7 @@ class HandlerTasks:
         except StopIteration as returned:
             self._requests.finish(request, returned.value)
         except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
-            self._fail(request, error)
+            self._fail(request, error, baseline)
         else:
             return context, steps, waits_for
         if request.timer is not None and scope is not None:
@@ -176,8 +176,7 @@ class HandlerTasks:
         try:
             result = await _rest(steps, waits_for)
         except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
-            baseline.restore(request.client)
-            self._fail(request, error)
+            self._fail(request, error, baseline)
         else:
             self._requests.finish(request, result)
 
@@ -193,8 +192,7 @@ class HandlerTasks:
                 result = self._handler(request)
                 result = await (result if type(result) is CoroutineType else _awaited(result))
             except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
-                baseline.restore(request.client)
-                self._fail(request, error)
+                self._fail(request, error, baseline)
             else:
                 self._requests.finish(request, result)
                 baseline.restore(request.client)
@@ -206,19 +204,20 @@ class HandlerTasks:
             await self._run(request)
 
     @trio.lowlevel.enable_ki_protection
-    def _fail(self, request: PendingRequest, error: BaseException) -> None:
-        """The handler has raised, in this task, in which nothing is left open now."""
+    def _fail(self, request: PendingRequest, error: BaseException, baseline: Baseline) -> None:
+        """The handler has raised, in this task."""
+        if isinstance(error, GeneratorExit) and not baseline.is_running():
+            raise error  # trio has crashed, and Python closes this coroutine
+        baseline.restore(request.client)
         if ends_program(error):
             self._crashed()
             raise error
-        if is_cancelled(error) and not self._requests.has_ended(request):
-            if trio.current_effective_deadline() == -math.inf:  # something around the server
-                self._requests.cancel(request, SHUT_DOWN)
-            else:
-                error.add_note(
-                    "this trio.Cancelled does not belong to the handler that raised it: a handler "
-                    "must not keep a Cancelled and raise it elsewhere"
-                )
+        if (
+            is_cancelled(error)
+            and trio.current_effective_deadline() == -math.inf  # something around the server
+            and not self._requests.has_ended(request)
+        ):
+            self._requests.cancel(request, SHUT_DOWN)
         self._requests.fail(request, error)
 
     @trio.lowlevel.enable_ki_protection

@@ -140,6 +140,40 @@ async def test_a_fault_as_a_handler_ends_ends_serve_with_it(
     assert ended.error is fault.error
 
 
+@pytest.mark.parametrize("name", ["flush", "send"])
+async def test_a_fault_that_stays_ends_serve_with_the_first(
+    net: Net, name: str, fault: Fault
+) -> None:
+    worker = Worker()
+    ended = Ended()
+    await ended.serve(net, worker)
+    running, other = await net.connect(), await net.connect()
+    await running.send(b"wait")
+    await worker.log.wait("started wait")
+    fault.plant(*FAULTS[name], always=True)
+    await other.send(b"echo")
+    with trio.fail_after(10):
+        await ended.over.wait()
+    assert ended.error is fault.error
+    await worker.log.wait("cancelled wait: shutdown")
+
+
+@pytest.mark.parametrize("name", ["flush", "send"])
+async def test_a_fault_as_the_server_is_cancelled_does_not_hold_it_up(
+    net: Net, name: str, fault: Fault
+) -> None:
+    worker = Worker()
+    ended = Ended()
+    server = await ended.serve(net, worker)
+    await (await net.connect()).send(b"wait")
+    await worker.log.wait("started wait")
+    fault.plant(*FAULTS[name])
+    await server.drain(0)
+    with trio.fail_after(10):
+        await ended.over.wait()
+    assert ended.error is fault.error
+
+
 @EACH_WORKER
 async def test_a_task_of_the_server_that_fails_ends_serve_with_its_error(
     net: Net, worker_type: Any, fault: Fault

@@ -154,7 +154,7 @@ def body(subject: str, content: object) -> Frames:
 
 
 def _frame(subject: str, part: object) -> bytes:
-    if isinstance(part, bytes):
+    if type(part) is bytes:  # a subclass may have a length of its own
         return part
     try:
         return bytes(memoryview(part))  # type: ignore[arg-type]  # the TypeError is the test

@@ -98,7 +98,7 @@ class Admission:
                 return accept(check_user_id(user_id), applicant.public_key)
         except BaseException as error:
             own = is_cancelled(error) and trio.current_effective_deadline() == -math.inf
-            if own or ends_program(error):
+            if own or ends_program(error) or isinstance(error, GeneratorExit):
                 raise
             # Not its text, nor a traceback: they may show the credentials.
             log.error(  # noqa: TRY400

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,8 @@ from .._request import Request
 
 Handler = Callable[[Request], Any]
 
-FATAL = (KeyboardInterrupt, SystemExit, GeneratorExit)
+FATAL = (KeyboardInterrupt, SystemExit)
+CANCELLATIONS = (trio.Cancelled, RequestCancelled)
 
 
 def check_handler(handler: Handler) -> None:
@@ -25,61 +26,68 @@ def check_handler(handler: Handler) -> None:
     """
     if not callable(handler):
         raise TypeError(f"handler must be a function of a request, got {type(handler).__name__}")
-    functions = _functions(handler)
-    if inspect.isgeneratorfunction(functions[0]) or (
-        any(map(inspect.isasyncgenfunction, functions)) and not is_async(handler)
-    ):
-        raise TypeError(
-            "handler must return its reply, got a generator function, which yields: streams of "
-            "replies are not supported"
-        )
+    for layer in _layers(handler):
+        if inspect.isasyncgenfunction(layer) or inspect.isgeneratorfunction(layer):
+            raise TypeError(
+                "handler must return its reply, got a generator function, which yields: streams of "
+                "replies are not supported"
+            )
+        if hasattr(layer, "__wrapped__"):  # it may well join what the wrapped function yields
+            break
 
 
 def is_async(handler: Handler) -> bool:
     """Whether calling the handler gives a coroutine, also behind a plain decorator."""
-    return any(map(inspect.iscoroutinefunction, _functions(handler)))
+    return any(inspect.iscoroutinefunction(layer) for layer in _layers(handler))
 
 
 def name_of(handler: Handler) -> str:
     """What to call a handler in the names of tasks."""
-    return getattr(_functions(handler)[0], "__qualname__", type(handler).__qualname__)
+    names = (getattr(layer, "__qualname__", None) for layer in _layers(handler))
+    return next(filter(None, names), type(handler).__qualname__)
 
 
-def _functions(handler: Any) -> list[Any]:  # noqa: ANN401  # whatever it is made of
-    """The function that is called first, and those that it wraps, the innermost last."""
-    while isinstance(handler, partial):
-        handler = handler.func
-    if not (inspect.isroutine(handler) or isinstance(handler, type)):
-        # An object that can be called, which may itself be what a decorator has made.
-        return [type(handler).__call__, *_wrapped(handler)]
-    return [handler, *_wrapped(handler)]
-
-
-def _wrapped(function: Any) -> list[Any]:  # noqa: ANN401
-    wrapped = getattr(function, "__wrapped__", None)
-    return [] if wrapped is None else _functions(wrapped)
+def _layers(handler: Any) -> Iterator[Any]:  # noqa: ANN401  # whatever it is made of
+    """What a handler is made of, the outermost first: partials, decorators, functions."""
+    while True:
+        yield handler
+        if isinstance(handler, partial):
+            handler = handler.func
+        elif hasattr(handler, "__wrapped__"):
+            handler = handler.__wrapped__
+        elif inspect.isroutine(handler) or isinstance(handler, type):
+            return
+        else:  # an object that can be called
+            handler = type(handler).__call__
 
 
 def ends_program(error: BaseException) -> bool:
     """Whether it is not a failure of the handler, but ends the server."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(FATAL) is not None
-    return isinstance(error, FATAL)
+    return any(isinstance(one, FATAL) for one in _ungrouped(error))
 
 
 def is_cancelled(error: BaseException) -> bool:
     """Whether it is, or has among others, a `trio.Cancelled`."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(trio.Cancelled) is not None
-    return isinstance(error, trio.Cancelled)
+    return any(isinstance(one, trio.Cancelled) for one in _ungrouped(error))
 
 
-def without_cancellations(error: BaseException) -> BaseException | None:
-    """What a handler whose request has ended raised beside its cancellation."""
-    cancellations = (trio.Cancelled, RequestCancelled)
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(cancellations)[1]
-    return None if isinstance(error, cancellations) else error
+def is_cancellation(error: BaseException) -> bool:
+    """Whether it is nothing but what a handler whose request has ended is to raise."""
+    return all(isinstance(one, CANCELLATIONS) for one in _ungrouped(error))
+
+
+def _ungrouped(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in nested groups.
+
+    `BaseExceptionGroup.split` is recursive, and groups may be nested as deep as tasks are.
+    """
+    errors = [error]
+    while errors:
+        one = errors.pop()
+        if isinstance(one, BaseExceptionGroup):
+            errors.extend(one.exceptions)
+        else:
+            yield one
 
 
 def only_error(error: BaseException) -> BaseException:

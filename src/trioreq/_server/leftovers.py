@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 import trio
+from trio._core._parking_lot import GLOBAL_PARKING_LOT_BREAKER
 
 log = logging.getLogger("trioreq")
 
@@ -35,8 +36,17 @@ class Baseline:
         return (
             self._task._cancel_status is self._status  # noqa: SLF001
             and sys.getrefcount(self._task) == self._references
+            and self._task not in GLOBAL_PARKING_LOT_BREAKER  # it holds no trio.Lock
         )
 
+    def is_running(self) -> bool:
+        """Whether the task runs now."""
+        try:
+            return trio.lowlevel.current_task() is self._task
+        except RuntimeError:  # none does
+            return False
+
+    @trio.lowlevel.enable_ki_protection
     def restore(self, client: object) -> None:
         """Leave scopes and cancel nurseries that were left open, and log it."""
         task = self._task
@@ -47,7 +57,9 @@ class Baseline:
             nursery.cancel_scope.cancel(reason="its task has ended")
             nursery._closed = True  # noqa: SLF001
         task._child_nurseries.clear()  # noqa: SLF001
-        task._activate_cancel_status(self._status)  # noqa: SLF001
+        while task._cancel_status is not self._status:  # noqa: SLF001
+            # Else the scope around it would keep it, with its deadline, for as long as it lives.
+            task._cancel_status._scope.__exit__(None, None, None)  # noqa: SLF001
         log.error(
             "%s: the handler left %s open, as an abandoned generator does: close generators, for "
             "example with contextlib.aclosing",

@@ -81,8 +81,13 @@ class PendingRequest(Request):
 
     @property
     def timed_out(self) -> bool:
-        """Whether its scope's deadline has passed."""
-        return self.timer is not None and self.scope is not None and self.scope.cancel_called
+        """Whether its scope's deadline has passed, and nothing else has ended it before."""
+        if self.ended or self.timer is None or self.scope is None:
+            return False
+        try:
+            return self.scope.cancel_called
+        except RuntimeError:  # in a thread, which has no clock: the server's timer will tell
+            return False
 
     @property
     def was_cancelled(self) -> bool:

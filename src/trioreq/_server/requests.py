@@ -56,11 +56,16 @@ from .._protocol.fair_queue import FairQueue
 from .._transport.outbox import Outbox
 from .client import Client, Name
 from .deadlines import Deadlines
-from .handlers import only_error, without_cancellations
+from .handlers import ends_program, is_cancellation, is_cancelled, only_error
 from .observer import Observer
 from .pending_request import PendingRequest
 
 log = logging.getLogger("trioreq")
+
+FOREIGN_CANCELLED = (
+    "this trio.Cancelled does not belong to the handler that raised it: a handler must not keep a "
+    "Cancelled and raise it elsewhere"
+)
 
 
 class Requests:
@@ -230,12 +235,15 @@ class Requests:
         if self.has_ended(request):
             if request.cancel_reason is CancelReason.DISCONNECTED:
                 self.late_replies += 1
+            _close(result)
         elif type(result) is bytes:  # what most return
             self._end(request, REPLIED, (result,))
         else:
             try:
                 body = _reply_body(result)
-            except Exception as error:  # noqa: BLE001  # also what a buffer's own code raises
+            except BaseException as error:  # also what the result's own code raises
+                if ends_program(error):
+                    raise
                 self.fail(request, error)
             else:
                 self._end(request, REPLIED, body)
@@ -244,13 +252,12 @@ class Requests:
     def fail(self, request: PendingRequest, error: BaseException) -> None:
         """Its handler has raised what does not end the program."""
         if self.has_ended(request):
-            rest = without_cancellations(error)
-            if rest is not None:
+            if not is_cancellation(error):
                 log.error(
                     "client %d: the handler failed after its request had ended (%s)",
                     request.client.id,
                     request.cancel_reason,
-                    exc_info=rest,
+                    exc_info=error,
                 )
             return
         reason = only_error(error)
@@ -271,7 +278,8 @@ class Requests:
             self._fail(request, error)
 
     def _fail(self, request: PendingRequest, error: BaseException) -> None:
-        log.error("client %d: the handler failed", request.client.id, exc_info=error)
+        advice = ": " + FOREIGN_CANCELLED if is_cancelled(error) else ""
+        log.error("client %d: the handler failed%s", request.client.id, advice, exc_info=error)
         text = FAILED.text.format(error=type(error).__name__)
         self._end(request, FAILED, error_body(Code.HANDLER_FAILED, text), FAILED.status)
 
@@ -373,6 +381,12 @@ def _overrides(observer: Observer, method: str) -> bool:
     return getattr(type(observer), method) is not getattr(Observer, method)
 
 
+def _close(result: object) -> None:
+    """Close a coroutine that does not run: else Python warns that it was never awaited."""
+    if inspect.iscoroutine(result) and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:
+        result.close()
+
+
 def _reply_body(result: object) -> Frames:
     """The body that a handler's result makes.
 
@@ -380,8 +394,7 @@ def _reply_body(result: object) -> Frames:
         TypeError: It is not a reply.
     """
     if inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()  # else Python warns that it was never awaited
+        _close(result)
         raise TypeError(
             "the handler returned an awaitable, not bytes: await it in an async handler; a "
             "decorator around an async handler must be async too, or use functools.wraps"

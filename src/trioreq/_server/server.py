@@ -85,11 +85,12 @@ class Server:
             queue,
             self._router.outbox,
             nursery,
-            self.stop,
+            self._crashed,
         )
         self._admission = Admission(ZapHandler(sockets.zap), rules, self._epoch, nursery)
         self._departed: deque[Client] = deque()  # clients whose disconnect is to be handled
         self._has_departed = AsyncBool(False)
+        self._stopped = False
         self._drained = trio.Event()
         self._closed = trio.Event()
 
@@ -169,21 +170,33 @@ class Server:
         try:
             await run(*args)
         except BaseException:
-            self.stop()
+            self._crashed()
             raise
+
+    def _crashed(self) -> None:
+        """A task of the server has failed, and its exception is what `serve` is to raise."""
+        try:
+            self.stop()
+        except Exception:
+            log.exception("not all clients could be told that the server shuts down")
 
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
         """End what is in flight, with an error for each client, and then cancel everything."""
+        if self._stopped:
+            return
+        self._stopped = True
         requests, outbox = self._requests, self._router.outbox
-        requests.close()
-        self._handle_some(len(self._departed))
-        outbox.cork()
-        for connection in self._router.connections:
-            if connection.client is not None:
-                requests.cancel_all(connection.client, SHUT_DOWN)
-        outbox.flush()
-        self._nursery.cancel_scope.cancel(reason="the server is shutting down")
+        try:
+            requests.close()
+            self._handle_some(len(self._departed))
+            outbox.cork()
+            for connection in self._router.connections:
+                if connection.client is not None:
+                    requests.cancel_all(connection.client, SHUT_DOWN)
+            outbox.flush()
+        finally:  # the nursery is shielded: nothing else cancels it
+            self._nursery.cancel_scope.cancel(reason="the server is shutting down")
 
     async def wait_drained(self) -> None:
         """Wait until a drain is over."""

@@ -134,11 +134,11 @@ class HandlerTasks:
         for index, request in enumerate(batch):
             if requests.begin(request):
                 request.scope = scope
-                waiting = self._step_once(request)
+                waiting = self._step_once(request, baseline)
                 if waiting is not None or request.was_cancelled or not baseline.is_clean():
                     self._follow(batch[index + 1 :])
                     if waiting is not None:
-                        await self._go_on(request, waiting)
+                        await self._go_on(request, waiting, baseline)
                     baseline.restore(request.client)
                     self._release_slot()
                     return True
@@ -149,7 +149,7 @@ class HandlerTasks:
         self._outbox.flush()
         return False
 
-    def _step_once(self, request: PendingRequest) -> Waiting | None:
+    def _step_once(self, request: PendingRequest, baseline: Baseline) -> Waiting | None:
         """Call a handler, and run it until it waits or has ended; then the result is None."""
         scope, context = request.scope, self._context.copy()
         if request.timer is not None and scope is not None:
@@ -159,7 +159,7 @@ class HandlerTasks:
         except StopIteration as returned:
             self._requests.finish(request, returned.value)
         except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
-            self._fail(request, error)
+            self._fail(request, error, baseline)
         else:
             return context, steps, waits_for
         if request.timer is not None and scope is not None:
@@ -173,7 +173,7 @@ class HandlerTasks:
         self._outbox.flush()
         self._nursery.start_soon(self.lead, name="reader")
 
-    async def _go_on(self, request: PendingRequest, waiting: Waiting) -> None:
+    async def _go_on(self, request: PendingRequest, waiting: Waiting, baseline: Baseline) -> None:
         """Run a handler that waits to its end; this task is its own."""
         task = trio.lowlevel.current_task()
         task.name = request.owner.task_name
@@ -181,7 +181,7 @@ class HandlerTasks:
         try:
             result = await _Begun(steps, waits_for)
         except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
-            self._fail(request, error)
+            self._fail(request, error, baseline)
         else:
             self._requests.finish(request, result)
 
@@ -197,10 +197,10 @@ class HandlerTasks:
                 result = self._handler(request)
                 result = await (result if type(result) is CoroutineType else _awaited(result))
             except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
-                self._fail(request, error)
+                self._fail(request, error, baseline)
             else:
                 self._requests.finish(request, result)
-            baseline.restore(request.client)
+                baseline.restore(request.client)
         self._release_slot()
 
     async def _run_in_scope(self, request: PendingRequest) -> None:
@@ -209,19 +209,20 @@ class HandlerTasks:
             await self._run(request)
 
     @trio.lowlevel.enable_ki_protection
-    def _fail(self, request: PendingRequest, error: BaseException) -> None:
+    def _fail(self, request: PendingRequest, error: BaseException, baseline: Baseline) -> None:
         """The handler has raised, in this task."""
+        if isinstance(error, GeneratorExit) and not baseline.is_running():
+            raise error  # trio has crashed, and Python closes this coroutine
+        baseline.restore(request.client)
         if ends_program(error):
             self._crashed()
             raise error
-        if is_cancelled(error) and not self._requests.has_ended(request):
-            if trio.current_effective_deadline() == -math.inf:  # something around the server
-                self._requests.cancel(request, SHUT_DOWN)
-            else:
-                error.add_note(
-                    "this trio.Cancelled does not belong to the handler that raised it: a handler "
-                    "must not keep a Cancelled and raise it elsewhere"
-                )
+        if (
+            is_cancelled(error)
+            and trio.current_effective_deadline() == -math.inf  # something around the server
+            and not self._requests.has_ended(request)
+        ):
+            self._requests.cancel(request, SHUT_DOWN)
         self._requests.fail(request, error)
 
     @trio.lowlevel.enable_ki_protection
@@ -237,7 +238,10 @@ class HandlerTasks:
 def _begin(handler: Handler, request: PendingRequest) -> tuple[Coro, object]:
     """Call a handler, and run it until it waits; raises StopIteration if it returns before."""
     current_request.set(request)
-    steps = handler(request)
+    try:
+        steps = handler(request)
+    except StopIteration as error:  # a decorator's; a coroutine's would be made this by Python
+        raise RuntimeError("the handler raised StopIteration") from error
     if type(steps) is not CoroutineType:
         steps = _awaited(steps)
     return steps, steps.send(None)

@@ -222,6 +222,16 @@ async def test_the_context_variables_of_who_serves_are_seen(net: Net, place: str
     assert await asker.ask(b"x") == b"of who serves"
 
 
+async def test_a_plain_function_sees_the_context_variables_of_who_serves(net: Net) -> None:
+    variable: ContextVar[bytes] = ContextVar("variable")
+    variable.set(b"of who serves")
+    await net.serve(lambda request: variable.get())
+    variable.set(b"too late")
+    client = await net.connect()
+    await client.send(b"x")
+    assert await client.receive() == [b"of who serves"]
+
+
 @pytest.mark.parametrize("plain", [False, True])
 async def test_what_a_released_slot_starts_has_not_the_context_of_who_released_it(
     net: Net, plain: bool

@@ -54,11 +54,11 @@ async def test_a_scope_that_is_left_open_cancels_no_other_request(
 ) -> None:
     async def handler(request: trioreq.Request) -> bytes:
         if request.body == b"sleep":
-            await trio.sleep(2 * net.brief)  # past the deadline of the scope
+            await trio.sleep(net.brief / 2)  # past the deadline of the scope
             return b"slept"
         if waits:
             await trio.lowlevel.checkpoint()
-        async for _ in scoped(net.brief):
+        async for _ in scoped(net.brief / 4):
             return b"left"
         raise AssertionError
 
@@ -220,6 +220,16 @@ async def test_the_context_variables_of_who_serves_are_seen(net: Net, place: str
     asker = await open_asker(net, handler, place)
     variable.set(b"too late")
     assert await asker.ask(b"x") == b"of who serves"
+
+
+async def test_a_plain_function_sees_the_context_variables_of_who_serves(net: Net) -> None:
+    variable: ContextVar[bytes] = ContextVar("variable")
+    variable.set(b"of who serves")
+    await net.serve(lambda request: variable.get())
+    variable.set(b"too late")
+    client = await net.connect()
+    await client.send(b"x")
+    assert await client.receive() == [b"of who serves"]
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -493,6 +503,7 @@ def block(seconds: float) -> None:
         time.sleep(seconds)
 
 
+@pytest.mark.slow
 async def test_a_request_that_was_answered_is_not_cancelled_by_the_next_ones_deadline(
     net: Net,
 ) -> None:

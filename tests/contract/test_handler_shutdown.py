@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from support.ended import Ended
+from support.ended import Ended, Fault
 from support.handlers import ThreadWorker, Worker
 from support.nets import Net
 from support.serving import until
@@ -31,44 +31,6 @@ from trioreq._transport.router import Router
 
 EACH_WORKER = pytest.mark.parametrize("worker_type", [Worker, ThreadWorker])
 SHUTTING_DOWN = [b"trioreq-error", b"shutting-down", b"the server is shutting down"]
-
-
-class Fault:
-    """Makes a function raise.
-
-    Attributes:
-        error: What it raises the first time.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.error = LookupError("planted")
-        self._monkeypatch = monkeypatch
-        self._raised = False
-
-    def plant(self, owner: type, name: str, *, always: bool = False) -> None:
-        """Let it raise from now on, once or always."""
-        function = getattr(owner, name)
-
-        def raise_error(*args: Any, **options: Any) -> Any:
-            if not self._raised:
-                self._raised = True
-                raise self.error
-            if always:
-                raise LookupError("planted, and called again")
-            return function(*args, **options)
-
-        self._monkeypatch.setattr(owner, name, raise_error)
-
-    def plant_task(self, owner: type, name: str) -> trio.Event:
-        """Let a task of servers that start later raise when the event is set."""
-        now = trio.Event()
-
-        async def raise_error(*args: Any) -> None:
-            await now.wait()
-            raise self.error
-
-        self._monkeypatch.setattr(owner, name, raise_error)
-        return now
 
 
 @pytest.fixture

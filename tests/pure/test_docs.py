@@ -26,7 +26,14 @@ from trioreq._protocol.endings import Ending
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(trioreq.__file__).parent
 FOLDERS = ["", *sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))]
-PAGES = ["README.md", "docs/index.md", "docs/guide.md", "docs/protocol.md", "docs/design.md"]
+PAGES = [
+    "README.md",
+    "docs/index.md",
+    "docs/guide.md",
+    "docs/handlers.md",
+    "docs/protocol.md",
+    "docs/design.md",
+]
 ADDRESS = "tcp://127.0.0.1:5555"
 ANY_CLIENT = f"""
 import zmq

@@ -232,7 +232,9 @@ class Requests:
     @trio.lowlevel.enable_ki_protection
     def finish(self, request: PendingRequest, result: object) -> None:
         """Its handler has returned."""
-        if self.has_ended(request):
+        if (
+            request.ended or request.owner.connection.gone or request.timer is not None
+        ) and self.has_ended(request):
             if request.cancel_reason is CancelReason.DISCONNECTED:
                 self.late_replies += 1
             _close(result)

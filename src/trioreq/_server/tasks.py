@@ -1,11 +1,12 @@
 """Async handlers in tasks: Leader/Followers (Schmidt et al., POSA2).
 
 The leader is the task that reads. It runs the handlers of what it has read itself, one after the
-other, and so a handler that does not wait costs no task: with an echo that makes @ECHO@ the
-throughput. When a handler waits for something, the task is that request's from then on and ends
-with it; the rest of the batch get tasks of their own at once, in their clients' nurseries, and a
-new leader reads. The coroutine of a handler cannot be moved to another task, because trio's
-primitives remember the task in which they were called.
+other, and so a handler that does not wait costs no task: an echo answers 1.2 times (1 client) to
+2.6 times (8 clients, 32 requests in flight each) as many requests. When a handler waits for
+something, the task is that request's from then on and ends with it; the rest of the batch get
+tasks of their own at once, in their clients' nurseries, and a new leader reads. The coroutine of a
+handler cannot be moved to another task, because trio's primitives remember the task in which they
+were called.
 
 Nothing of one request reaches another. Each handler runs in a context of its own. What it leaves
 open in the leader's task is found after it has returned, and the task is not used again.

@@ -197,7 +197,8 @@ class Router:
             if message is None:
                 break
             routing_id, frames, origin = message
-            room -= MESSAGE * (len(frames) - 1 or 1)
+            number = len(frames)
+            room -= MESSAGE * (number - 1 or 1)
             for frame in frames:
                 room -= len(frame)
             if origin is None:
@@ -208,7 +209,7 @@ class Router:
                     self.unattributed += 1
                     continue
                 connection = sender
-            if len(frames) == 1 and (pack := packs.unpack_untrusted(frames[0])) is not None:
+            if number == 1 and (pack := packs.unpack_untrusted(frames[0])) is not None:
                 connection.max_pack_size, packed = pack
                 room -= MESSAGE * len(packed)
                 batch.extend([(connection, frames) for frames in packed])

@@ -182,7 +182,7 @@ async def test_what_a_handler_raises_is_its_clients_alone(error: type[BaseExcept
             assert await other.request(b"echo") == [b"echo"]
 
 
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
 async def test_what_ends_a_program_ends_the_server(error: type[BaseException]) -> None:
     """And each client with a request in flight is told first."""
     log = Log()

@@ -6,6 +6,7 @@ itself, and `tests/hostile/test_endless_message.py` what becomes of libzmq and t
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,7 @@ from support.memory import serving
 from support.outcomes import outcomes
 from trio.testing import MockClock
 
+from trioreq._protocol.connection_table import Connection
 from trioreq._protocol.message_guard import EXTRA
 from trioreq._transport.linux import KernelCounters
 from trioreq.testing._libzmq import MemorySockets
@@ -107,3 +109,21 @@ async def test_what_has_come_is_read_before_a_connection_is_evicted(
         counters.sending.add(client.connection.descriptor)
         assert await client.receive() == [b"re:echo"]
         assert net.server.statistics().thrown_out == 0
+
+
+async def test_g5_nothing_is_kept_of_connections_that_are_gone(
+    autojump_clock: MockClock, counters: Counters
+) -> None:
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(thing, Connection) for thing in gc.get_objects())
+
+    others = kept()  # of other tests
+    async with serving(Worker()) as net:
+        clients = [net.connect() for _ in range(20)]
+        await trio.sleep(1)  # the guard has looked at them
+        assert kept() == others + 20
+        for client in clients:
+            client.crash()
+        await trio.sleep(1)
+        assert kept() == others

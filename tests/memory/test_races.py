@@ -19,8 +19,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
 import trioreq.testing
+from trioreq._protocol import packs
 from trioreq._server import reader, server
 from trioreq._server.pending_request import PendingRequest
+from trioreq._server.tasks import IN_A_ROW
 from trioreq._transport.router import BATCH, MESSAGE
 from trioreq.testing import MemoryClient, MemoryNetwork
 from trioreq.testing._libzmq import HeldConnection, MemorySockets
@@ -633,3 +635,88 @@ async def test_what_ends_the_program_tells_each_client_wherever_it_is_raised(
             holder.crash()  # its slot goes to the other one's request, in a nursery
             await trio.sleep_forever()
     await check_told(worker, waiting)
+
+
+# The start of the server, and batches in which there is nothing for it.
+
+
+async def test_a_server_that_is_cancelled_while_it_starts_ends(autojump_clock: MockClock) -> None:
+    async with trioreq.testing.open_memory_network() as net:
+        with trio.fail_after(1), trio.CancelScope() as scope:
+            scope.cancel()
+            await trioreq.serve(echo, net)
+        assert scope.cancelled_caught
+
+
+async def test_a_server_whose_sibling_fails_while_it_starts_ends(
+    autojump_clock: MockClock,
+) -> None:
+    async def fail() -> None:
+        raise LookupError
+
+    async with trioreq.testing.open_memory_network() as net:
+        with trio.fail_after(1), pytest.raises(ExceptionGroup):  # noqa: PT012  # its block ends so
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail)
+                await nursery.start(trioreq.serve, echo, net)
+
+
+async def test_g6_empty_packs_do_not_hide_what_comes_behind_them(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(echo) as net:
+        client = net.connect(socket_type="DEALER")
+        client.send(b"first")
+        await client.receive()
+        for _ in range(BATCH // MESSAGE + 1):
+            client.send_raw(packs.HEAD.pack(packs.MAGIC, 0, 0))
+        client.send(b"behind them")
+        with trio.fail_after(1):
+            assert await client.receive() == [b"behind them"]
+
+
+async def test_g6_messages_of_connections_that_are_gone_are_read_few_at_a_time(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(echo) as net:
+        client = net.connect(socket_type="DEALER", routing_id=b"explicit")
+        client.send(b"first")
+        await client.receive()
+        client.connection.keep_unflushed()
+        for _ in range(4 * IN_A_ROW):
+            client.send(b"x")
+        client.crash()
+        await wait_all_tasks_blocked()
+        client.connection.flush()
+        most = 0
+        while (before := net.server.statistics().unattributed) < 4 * IN_A_ROW:
+            await trio.lowlevel.checkpoint()
+            most = max(most, net.server.statistics().unattributed - before)
+        assert most <= 3 * IN_A_ROW
+
+
+async def test_limits_hold_one_connection_at_a_time(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a burst each needs a descriptor, and there may be few."""
+    held = 0
+    hold, close = MemorySockets.hold, HeldConnection.close
+
+    def holding(self: MemorySockets, descriptor: int) -> HeldConnection | None:
+        nonlocal held
+        held += 1
+        return hold(self, descriptor) if held == 1 else None
+
+    def closing(self: HeldConnection) -> None:
+        nonlocal held
+        held -= 1
+        close(self)
+
+    monkeypatch.setattr(MemorySockets, "hold", holding)
+    monkeypatch.setattr(HeldConnection, "close", closing)
+    async with serving(echo, max_connections=2) as net:
+        for _ in range(10):
+            net.connect()
+        await wait_all_tasks_blocked()
+        stats = net.server.statistics()
+        assert (stats.connections, stats.refused) == (2, 8)

@@ -112,12 +112,3 @@ def test_a_pack_that_is_too_large_is_none() -> None:
         frame = packs.HEAD.pack(packs.MAGIC, OWN, 1) + entry
         assert len(frame) == size
         assert (packs.unpack_untrusted(frame) is not None) == right
-
-
-@pytest.mark.parametrize(
-    ("frame", "weight"),
-    [(b"", 1), (packs.MAGIC, 1), (bytes(9), 1)]
-    + [(packs.HEAD.pack(packs.MAGIC, 0, number), max(number, 1)) for number in (0, 1, 255)],
-)
-def test_a_pack_counts_as_what_it_says_to_have(frame: bytes, weight: int) -> None:
-    assert packs.weight_untrusted(frame) == weight

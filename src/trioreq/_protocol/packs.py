@@ -109,10 +109,3 @@ def unpack_untrusted(frame: bytes) -> tuple[int, list[list[bytes]]] | None:
 def messages_in(frames: Frames) -> int:
     """How many messages a message of ours carries."""
     return frames[0][HEAD_SIZE - 1] if len(frames) == 1 else 1
-
-
-def weight_untrusted(frame: bytes) -> int:
-    """How many messages a message of one frame may hold, at the most: it counts as so many."""
-    if len(frame) < HEAD_SIZE or frame[:4] != MAGIC:
-        return 1
-    return max(frame[HEAD_SIZE - 1], 1)

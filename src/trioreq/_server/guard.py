@@ -44,8 +44,11 @@ class Guard:
         router, counters = self._router, self._counters
         lowest = counters.memory()
         pause = PAUSE
+        some: Sequence[Connection] = ()
         others = iter(router.connections)  # whose turn is still to come
         while True:
+            if not len(router):
+                some, others = (), iter(())  # keep nothing of connections that are gone
             await router.wait_occupied()
             await trio.sleep(pause)
             memory = counters.memory()

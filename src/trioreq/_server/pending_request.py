@@ -91,7 +91,7 @@ class PendingRequest(Request):
 
     @property
     def was_cancelled(self) -> bool:
-        """Whether its scope was cancelled."""
+        """Whether it was ended by a cancellation, and its scope with it."""
         return self._cancel_reason is not None
 
     @property

@@ -47,7 +47,7 @@ class Pool:
         context: Handlers run in copies of it.
 
     Attributes:
-        workers: Those that were spawned and have not ended.
+        workers: Those that were spawned; they end when the pool is closed.
         done: What is to be answered.
         awake: Whether the event loop will call `wake_thread` and look at `done` of its own accord.
             Before it sleeps it unsets this first, and then does both.

@@ -47,10 +47,11 @@ class Reader:
         Returns:
             The requests that may run; None if there was nothing to read.
         """
+        unattributed = self._router.unattributed
         messages = self._router.read_batch(room)
         if messages is None:
             return None
-        self.messages += len(messages)
+        self.messages += len(messages) + self._router.unattributed - unattributed
         requests, outbox = self._requests, self._router.outbox
         now = requests.begin_batch()
         outbox.cork()

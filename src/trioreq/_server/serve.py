@@ -140,6 +140,9 @@ async def _serve(
     servers: list[Server] = []
 
     async def run(task_status: trio.TaskStatus[Server]) -> None:
+        # From here to `started` is one step: trio ignores a start that is cancelled by then, and
+        # what is shielded would never end.
+        await trio.lowlevel.checkpoint_if_cancelled()
         async with trio.open_nursery() as nursery:
             nursery.cancel_scope.shield = True  # it ends by `Server.stop`
             server = new_server(nursery)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
 
@@ -76,6 +77,7 @@ class Router:
         self.unattributed = 0
         self.evicted = 0
         self._occupied = AsyncBool(False)
+        self._uncounted: deque[Connection] = deque()  # accepted, and not looked at by the limits
 
     def __len__(self) -> int:
         """Connections that live, those included that have sent nothing."""
@@ -109,28 +111,35 @@ class Router:
 
     def read_monitor(self) -> int:
         """Record which connections came and went; returns the epoch of that."""
-        receive = self._monitor.receive
         gone: list[Connection] = []
-        held: list[tuple[Connection, HeldConnection]] = []
+        self._read_events(gone)
+        while self._uncounted:
+            # One is held at a time: a burst of connections takes no more than one descriptor.
+            connection = self._uncounted.popleft()
+            hold = None if connection.gone else self._sockets.hold(connection.descriptor)
+            if hold is not None:
+                self._read_events(gone)  # so if it still has its descriptor, it is what is held
+                self._enforce_limits(connection, hold)
+        if gone:
+            self._disconnected(gone)
+        return self._table.epoch
+
+    def _read_events(self, gone: list[Connection]) -> None:
+        """Read the monitor until it is empty."""
+        receive = self._monitor.receive
         while (frames := receive()) is not None:
             event, descriptor = EVENT.unpack(frames[0])
             if event == zmq.EVENT_ACCEPTED:
                 connection, before = self._table.accepted(descriptor)
                 if not self._occupied.value:
                     self._occupied.value = True
-                counts = descriptor >= self._sockets.room or not self._limits.unlimited
-                if counts and (hold := self._sockets.hold(descriptor)) is not None:
-                    held.append((connection, hold))
+                if descriptor >= self._sockets.room or not self._limits.unlimited:
+                    self._uncounted.append(connection)
             else:
                 before = self._table.disconnected(descriptor)
             if before is not None:
                 self._forget(before)
                 gone.append(before)
-        if held:
-            self._enforce_limits(held)
-        if gone:
-            self._disconnected(gone)
-        return self._table.epoch
 
     def _forget(self, connection: Connection) -> None:
         self._limits.leave(connection)
@@ -138,25 +147,20 @@ class Router:
         if connection.automatic:
             del self._automatic[connection.routing_id]  # type: ignore[arg-type]
 
-    def _enforce_limits(self, held: list[tuple[Connection, HeldConnection]]) -> None:
-        """Count new connections, and close those beyond a limit.
-
-        The monitor was read after they were held. So a connection that still has its descriptor is
-        the one that is held.
-        """
-        for connection, hold in held:
-            if not connection.gone:
-                address = hold.address
-                reason = (
-                    OUT_OF_DESCRIPTORS
-                    if connection.descriptor >= self._sockets.room
-                    else self._limits.enter(connection, address)
-                )
-                if reason is not None:
-                    self._refused(address, reason)
-                    self._table.evicted(connection)
-                    hold.shut_down()
-            hold.close()
+    def _enforce_limits(self, connection: Connection, hold: HeldConnection) -> None:
+        """Count a new connection, or close it if that would exceed a limit."""
+        if not connection.gone:
+            address = hold.address
+            reason = (
+                OUT_OF_DESCRIPTORS
+                if connection.descriptor >= self._sockets.room
+                else self._limits.enter(connection, address)
+            )
+            if reason is not None:
+                self._refused(address, reason)
+                self._table.evicted(connection)
+                hold.shut_down()
+        hold.close()
 
     def evict(self, connection: Connection, reason: str) -> None:
         """Close a connection: it counts as gone at once.
@@ -185,13 +189,13 @@ class Router:
             room: Bytes to read before the batch is worked on.
 
         Returns:
-            The messages of connections that live, or have just gone; None if there was nothing to
-            read.
+            The messages of connections that live, or have just gone, which may be none; None if
+            there was nothing to read.
         """
         receive_from = self._socket.receive_from
         known = self._automatic
         batch: list[Message] = []
-        unattributed = self.unattributed
+        whole = room
         while room > 0:
             message = receive_from(known, PROPERTIES)
             if message is None:
@@ -215,7 +219,7 @@ class Router:
                 batch.extend([(connection, frames) for frames in packed])
             else:
                 batch.append((connection, frames))
-        if not batch and unattributed == self.unattributed:
+        if room == whole:
             return None
         self.read_monitor()
         if self.guard.watched:
@@ -233,10 +237,6 @@ class Router:
                 connection.automatic = True
                 self._automatic[routing_id] = connection
         return connection
-
-    async def aclose(self) -> None:
-        """Send what was handed over, for a bounded time, and close."""
-        await self._sockets.aclose()
 
 
 def _peer(number: int, properties: tuple[str, ...]) -> Peer:

@@ -14,6 +14,7 @@ def test_a_request_says_what_it_is() -> None:
     assert repr(request) == "<Request of client 7, 2 frames>"
     assert request.body == b"one"
     assert request.deadline == math.inf
+    assert request.cancel_reason is None
     request.check_cancelled()
     request._cancel_reason = CancelReason.SHUTDOWN
     assert repr(request) == "<Request of client 7, 2 frames, shutdown>"

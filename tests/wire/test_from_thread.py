@@ -62,25 +62,3 @@ async def test_check_cancelled_asks_the_request_that_runs_in_the_thread(clients:
         assert await clients.connect(server.endpoints[0]).request(b"echo") == [b"done"]
         assert server.statistics().cancelled_by_disconnect == 1
     assert len(threads) == 1
-
-
-async def test_trio_may_use_the_thread_again_when_the_server_has_ended(clients: Clients) -> None:
-    threads: set[int] = set()
-
-    def handler(request: trioreq.Request) -> bytes:
-        threads.add(threading.get_ident())
-        return b""
-
-    async with serving(handler, workers=1) as server:
-        await clients.connect(server.endpoints[0]).request(b"")
-
-    def call_back() -> tuple[int, int]:
-        trio.from_thread.check_cancelled()
-        return threading.get_ident(), trio.from_thread.run_sync(lambda: 7)
-
-    with trio.fail_after(5):
-        while True:  # until trio has given us that thread
-            thread, result = await trio.to_thread.run_sync(call_back)
-            assert result == 7
-            if thread in threads:
-                break

@@ -62,3 +62,29 @@ async def test_check_cancelled_asks_the_request_that_runs_in_the_thread(clients:
         assert await clients.connect(server.endpoints[0]).request(b"echo") == [b"done"]
         assert server.statistics().cancelled_by_disconnect == 1
     assert len(threads) == 1
+
+
+async def test_trio_may_use_the_thread_again_when_the_server_has_ended(clients: Clients) -> None:
+    """Its cache hands out the thread that was idle last, so many are taken at once."""
+    threads: set[int] = set()
+    results: set[tuple[int, int]] = set()
+
+    def handler(request: trioreq.Request) -> bytes:
+        threads.add(threading.get_ident())
+        return b""
+
+    async with serving(handler, workers=1) as server:
+        await clients.connect(server.endpoints[0]).request(b"")
+
+    def call_back() -> None:
+        together.wait(5)
+        trio.from_thread.check_cancelled()
+        results.add((threading.get_ident(), trio.from_thread.run_sync(lambda: 7)))
+
+    with trio.fail_after(5):
+        while threads.isdisjoint(thread for thread, _ in results):  # it may not be idle yet
+            together = threading.Barrier(30)
+            async with trio.open_nursery() as nursery:
+                for _ in range(together.parties):
+                    nursery.start_soon(trio.to_thread.run_sync, call_back)
+    assert {result for _, result in results} == {7}

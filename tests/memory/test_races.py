@@ -134,6 +134,32 @@ async def test_a_connection_that_goes_while_it_is_held_is_not_counted(
         assert net.server.statistics().refused == 0
 
 
+async def test_g2_a_connection_that_gets_the_descriptor_of_one_beyond_a_limit_is_not_closed(
+    autojump_clock: MockClock,
+) -> None:
+    """What is held may be another connection already: the monitor tells, and is read after it."""
+    async with serving(echo, max_connections=1) as net:
+        first = net.connect()
+        assert await first.request(b"x") == [b"x"]
+        sockets = sockets_of(net)
+        hold = sockets.hold
+        heirs: list[MemoryClient] = []
+
+        def hold_another(descriptor: int) -> HeldConnection | None:
+            if not heirs:
+                first.crash()
+                beyond.crash()
+                heirs.append(net.connect(reuse=beyond))
+            return hold(descriptor)
+
+        sockets.__dict__["hold"] = hold_another
+        beyond = net.connect()
+        await wait_all_tasks_blocked()
+        with trio.fail_after(1):
+            assert await heirs[0].request(b"x") == [b"x"]
+        assert net.server.statistics().refused == 0
+
+
 async def test_a_client_whose_key_is_revoked_before_its_first_message_is_not_served(
     autojump_clock: MockClock,
 ) -> None:
@@ -413,6 +439,36 @@ async def test_g1_a_handler_that_returns_before_its_disconnect_is_handled_is_not
         assert outcomes(net.server) == {"cancelled_by_disconnect": 2}
         dropped = net.server.statistics().replies_dropped
         assert dropped == trioreq.RepliesDropped(client_gone=1)
+
+
+@pytest.mark.usefixtures("_one_at_once")
+@pytest.mark.parametrize("plain", [False, True])
+async def test_g3_no_handler_is_called_for_a_client_whose_disconnect_is_to_be_handled_yet(
+    autojump_clock: MockClock, plain: bool
+) -> None:
+    """All have a slot when the first handler is called, and the others go meanwhile."""
+    started: list[bytes] = []
+
+    def crash_others(request: trioreq.Request) -> bytes:
+        started.append(request.body)
+        for name, client in clients.items():
+            if name != request.body and client.connected:
+                client.crash()
+        net.server._router.read_monitor()
+        return b""
+
+    async def in_the_loop(request: trioreq.Request) -> bytes:
+        return crash_others(request)
+
+    async with serving(crash_others if plain else in_the_loop) as net:
+        clients = {b"%d" % number: net.connect() for number in range(5)}
+        await wait_all_tasks_blocked()
+        for name, client in clients.items():
+            client.send(name)
+        await wait_all_tasks_blocked()
+        assert len(started) == 1
+        assert outcomes(net.server) == {"replied": 1, "never_started": 4}
+        assert net.server.statistics().running == 0
 
 
 @pytest.mark.usefixtures("_one_at_once")

@@ -1,4 +1,4 @@
-"""What a handler is, and what is done with what it raises."""
+"""What a handler is, and what its results and exceptions mean."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import trio
 
 from .._errors import RequestCancelled
+from .._protocol.envelope import Frames
+from .._protocol.envelope import body as body_of
 from .._request import Request
 
 Handler = Callable[[Request], Any]
@@ -59,6 +61,27 @@ def _layers(handler: Any) -> Iterator[Any]:  # noqa: ANN401  # whatever it is ma
             return
         else:  # an object that can be called
             handler = type(handler).__call__
+
+
+def close_unawaited(result: object) -> None:
+    """Close a coroutine that does not run: else Python warns that it was never awaited."""
+    if inspect.iscoroutine(result) and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:
+        result.close()
+
+
+def reply_body(result: object) -> Frames:
+    """The body that a handler's result makes.
+
+    Raises:
+        TypeError: It is not a reply.
+    """
+    if inspect.isawaitable(result):
+        close_unawaited(result)
+        raise TypeError(
+            "the handler returned an awaitable, not bytes: await it in an async handler; a "
+            "decorator around an async handler must be async too, or use functools.wraps"
+        )
+    return body_of("the handler returned", result)
 
 
 def ends_program(error: BaseException) -> bool:

@@ -12,7 +12,6 @@ raises because of what a handler returned or raised.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Sequence
@@ -51,12 +50,18 @@ from .._protocol.envelope import (
     error_body,
     request_untrusted,
 )
-from .._protocol.envelope import body as body_of
 from .._protocol.fair_queue import FairQueue
 from .._transport.outbox import Outbox
 from .client import Client, Name
 from .deadlines import Deadlines
-from .handlers import ends_program, is_cancellation, is_cancelled, only_error
+from .handlers import (
+    close_unawaited,
+    ends_program,
+    is_cancellation,
+    is_cancelled,
+    only_error,
+    reply_body,
+)
 from .observer import Observer
 from .pending_request import PendingRequest
 
@@ -237,12 +242,12 @@ class Requests:
         ) and self.has_ended(request):
             if request.cancel_reason is CancelReason.DISCONNECTED:
                 self.late_replies += 1
-            _close(result)
+            close_unawaited(result)
         elif type(result) is bytes:  # what most return
             self._end(request, REPLIED, (result,))
         else:
             try:
-                body = _reply_body(result)
+                body = reply_body(result)
             except BaseException as error:  # also what the result's own code raises
                 if ends_program(error):
                     raise
@@ -381,24 +386,3 @@ def _name(envelope: Frames, header: Header) -> Name:
 
 def _overrides(observer: Observer, method: str) -> bool:
     return getattr(type(observer), method) is not getattr(Observer, method)
-
-
-def _close(result: object) -> None:
-    """Close a coroutine that does not run: else Python warns that it was never awaited."""
-    if inspect.iscoroutine(result) and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:
-        result.close()
-
-
-def _reply_body(result: object) -> Frames:
-    """The body that a handler's result makes.
-
-    Raises:
-        TypeError: It is not a reply.
-    """
-    if inspect.isawaitable(result):
-        _close(result)
-        raise TypeError(
-            "the handler returned an awaitable, not bytes: await it in an async handler; a "
-            "decorator around an async handler must be async too, or use functools.wraps"
-        )
-    return body_of("the handler returned", result)

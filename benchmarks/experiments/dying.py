@@ -1,4 +1,4 @@
-"""Half of many clients die at once: when is all their work cancelled, and who waits for that?
+"""Half of many clients die at once: when is their work cancelled, and how long do others wait?
 
 Two processes hold the clients, half of them each, and each client has a request that waits in an
 async handler. One process is killed with SIGKILL. Taken is the time from just before the kill to

@@ -151,7 +151,7 @@ async def inputs(number: int, seed: int) -> None:
         (packed,) = packs.pack([message, message], 1000, 1000)[0]
         (seeds / f"pack {kind}").write_bytes(bytes([128 + len(packed)]) + packed)
     print(f"seed {seed}, {number} inputs", flush=True)
-    logging.disable()  # a line for each input that is no request says nothing new
+    logging.disable()  # a line for each malformed request says nothing new
     options = [f"-seed={seed}", f"-atheris_runs={number}", "-max_len=512", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], *options, str(seeds)], try_input)
     atheris.Fuzz()

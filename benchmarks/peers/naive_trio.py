@@ -1,6 +1,6 @@
 """A ROUTER that trio waits for: a task and a cancel scope for each request.
 
-It knows nothing of who is on the line: nobody ever cancels these scopes.
+It does not notice disconnects: no scope is ever cancelled.
 """
 
 from __future__ import annotations

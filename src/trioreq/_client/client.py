@@ -109,16 +109,23 @@ class Client:
     def _reply(self, body: Frames, timeout: float | None) -> Coroutine[object, Any, Frames]:
         """Send a request; awaited, it returns the body of the reply."""
         seconds = self._seconds(timeout)
-        if seconds is None:  # a scope that never ends costs a fifth of a request
-            return self._attempts(SingleRequest(self._multiplexer, body, math.inf))
-        return self._reply_within(body, seconds)
+        deadline = trio.current_effective_deadline()
+        if seconds is not None:
+            deadline = min(deadline, trio.current_time() + seconds)
+        if deadline == math.inf:  # a scope that never ends costs a fifth of a request
+            return self._attempts(SingleRequest(self._multiplexer, body, math.inf, math.inf))
+        return self._reply_by(deadline, body)
 
     def _attempts(self, request: SingleRequest) -> Coroutine[object, Any, Frames]:
         return request.attempts(self._retries) if self._retries else request.attempt()
 
-    async def _reply_within(self, body: Frames, seconds: float) -> Frames:
-        deadline = trio.current_time() + seconds
-        request = SingleRequest(self._multiplexer, body, deadline)
+    async def _reply_by(self, deadline: float, body: Frames) -> Frames:
+        seconds = deadline - trio.current_time()
+        if seconds <= 0:
+            await trio.lowlevel.checkpoint()  # the caller's scope is cancelled there
+        request = SingleRequest(self._multiplexer, body, deadline, seconds)
+        # Also if the deadline is that of the caller's scope, which may be put off meanwhile: the
+        # server stops at the one that it was told, and sends nothing.
         with trio.move_on_at(deadline):
             return await self._attempts(request)
-        raise self._multiplexer.out_of_time(request, seconds)
+        raise self._multiplexer.out_of_time(request)

@@ -22,7 +22,7 @@ async def open_client(
     *,
     timeout: float | None = None,
     retries: int = 0,
-    connect_timeout: float | None = None,
+    connect_timeout: float | None = 10.0,
     heartbeat: float | None = 10.0,
     max_message_size: int = 16 * 1024 * 1024,
     curve: CurveClient | None = None,

@@ -183,6 +183,34 @@ async def test_ctrl_c_does_not_come_while_sockets_are_opened_and_closed(
     assert protected == [(name, True) for name in names]
 
 
+async def test_a_connection_that_is_accepted_as_the_client_is_closed_is_closed_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is left open would hold the end up for ever."""
+    opened: list[DealerSockets] = []
+    scope = trio.CancelScope()
+    wait_accepted = DealerSockets.wait_accepted
+
+    async def cancelled_meanwhile(sockets: DealerSockets) -> bool:
+        opened.append(sockets)
+        accepted = await wait_accepted(sockets)
+        scope.cancel()
+        return accepted
+
+    monkeypatch.setattr(DealerSockets, "wait_accepted", cancelled_meanwhile)
+    with plain_server(zmq.ROUTER) as (endpoint, _), trio.fail_after(10):
+        dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
+        with scope:
+            await dealer.events()
+        assert scope.cancelled_caught
+        (sockets,) = opened
+        closed = sockets.raw.closed
+        if not closed:
+            sockets.close()
+        await dealer.aclose()
+        assert closed
+
+
 async def test_ctrl_c_does_not_come_while_a_dealer_uses_its_sockets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

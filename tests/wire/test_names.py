@@ -29,7 +29,7 @@ class Names:
     """Names and their addresses.
 
     Attributes:
-        addresses: Of each name; none, if the name exists without any.
+        addresses: Of each name.
         errors: What is raised for a name.
         silent: Names for which no answer comes.
         asked: The names that were looked up, each time.
@@ -260,12 +260,6 @@ async def test_a_name_without_an_address_is_told(dns: Names, number: int, says: 
         dns.addresses["wrong.test"] = ["127.0.0.1"]
         await until(lambda: client.timings is not None)
         assert await client.request(b"echo") == b"re:echo"
-
-
-async def test_a_name_has_no_address_that_can_be_used(dns: Names) -> None:
-    dns.addresses["none.test"] = []
-    with pytest.raises(LookupFailed, match="has no IP address"):
-        await look_up(Host("tcp://", "none.test", 5555))
 
 
 async def test_no_thread_for_a_lookup_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,8 +121,6 @@ class Client:
 
     async def _reply_by(self, deadline: float, body: Frames) -> Frames:
         seconds = deadline - trio.current_time()
-        if seconds <= 0:
-            await trio.lowlevel.checkpoint()  # the caller's scope is cancelled there
         request = SingleRequest(self._multiplexer, body, deadline, seconds)
         # Also if the deadline is that of the caller's scope, which may be put off meanwhile: the
         # server stops at the one that it was told, and sends nothing.

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterable
 from functools import partial
 from ipaddress import ip_address
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import trio
 
@@ -68,14 +68,8 @@ async def look_up(host: Host) -> list[str]:
         raise LookupFailed(_reason(host, error)) from error
     except RuntimeError as error:  # no thread can be started
         raise LookupFailed(f"the name {host.name!r} cannot be looked up: {error}") from error
-    addresses = [
-        f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0])
-        for family, *_, address in found
-        if family in (socket.AF_INET, socket.AF_INET6)
-    ]
-    if not addresses:
-        raise LookupFailed(f"the name {host.name!r} has no IP address: is it spelled right?")
-    return [host.endpoint(address) for address in in_order(addresses)]
+    addresses = (address for *_, address in found)
+    return [host.endpoint(address) for address in in_order(map(_with_zone, addresses))]
 
 
 def in_order(addresses: Iterable[str]) -> list[str]:
@@ -90,6 +84,12 @@ def in_order(addresses: Iterable[str]) -> list[str]:
             ordered.insert(1, ordered.pop(index))
             break
     return ordered
+
+
+def _with_zone(address: tuple[Any, ...]) -> str:
+    """The address of a socket address, as `socket.getaddrinfo` has it."""
+    numeric, _, *rest = address
+    return f"{numeric}%{rest[1]}" if rest and rest[1] else str(numeric)
 
 
 def _lookups() -> trio.CapacityLimiter:

@@ -40,12 +40,14 @@ class Client:
 
         Args:
             body: bytes, or an object with the buffer interface.
-            timeout: Seconds to wait for the reply; None for the client's own timeout.
+            timeout: Seconds to wait for the reply; None for the client's own timeout. If the
+                deadline of the cancel scopes around the call is earlier, the server is told that.
 
         Raises:
             ReplyError: The server answered with an error.
             RequestTimeout: The time was up.
-            NotConnected: There was no connection in time; nothing was sent.
+            NotConnected: There was no connection in time; nothing was sent. The message says what
+                to check.
             Refused: The server does not let this client in; nothing was sent.
             ConnectionLost: The connection broke, and there are no retries left.
             UnexpectedReply: The reply has several frames; `request_multipart` takes those.
@@ -82,7 +84,8 @@ class Client:
                 each is taken when there is room for it.
             in_flight: How many may wait for a reply at once. A server refuses those that it
                 neither runs nor queues (1000 of a client, by default) as ``overloaded``.
-            timeout: Seconds to wait for each reply; None for the client's own timeout.
+            timeout: Seconds to wait for each reply; None for the client's own timeout. The deadline
+                of the cancel scopes around the call holds too, as in `request`.
 
         Returns:
             For each body, in their order, the reply's only frame, or an error.

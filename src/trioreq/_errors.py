@@ -16,6 +16,7 @@ BaseException
 
 from __future__ import annotations
 
+import copyreg
 from enum import StrEnum
 
 import trio
@@ -48,6 +49,14 @@ class CancelReason(StrEnum):
 
 class TrioreqError(Exception):
     """The base of trioreq's exceptions."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy and pickle it as it is.
+
+        Python would call the class with `args`, which few classes with an `__init__` of their own
+        can be called with; a user's subclass of `ReplyError` is one.
+        """
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class EndpointError(TrioreqError):
@@ -124,12 +133,8 @@ class UnexpectedReply(TrioreqError):
     """The reply does not fit what was asked for; `frames` has it."""
 
     def __init__(self, text: str, frames: tuple[bytes, ...]) -> None:
-        super().__init__(text, frames)  # so that it can be copied and pickled
+        super().__init__(text)
         self.frames = frames
-
-    def __str__(self) -> str:
-        text: str = self.args[0]
-        return text
 
 
 class RequestCancelled(BaseException):

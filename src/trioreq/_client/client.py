@@ -40,12 +40,14 @@ class Client:
 
         Args:
             body: bytes, or an object with the buffer interface.
-            timeout: Seconds to wait for the reply; None for the client's own timeout.
+            timeout: Seconds to wait for the reply; None for the client's own timeout. If the
+                deadline of the cancel scopes around the call is earlier, the server is told that.
 
         Raises:
             ReplyError: The server answered with an error.
             RequestTimeout: The time was up.
-            NotConnected: There was no connection in time; nothing was sent.
+            NotConnected: There was no connection in time; nothing was sent. The message says what
+                to check.
             Refused: The server does not let this client in; nothing was sent.
             ConnectionLost: The connection broke, and there are no retries left.
             UnexpectedReply: The reply has several frames; `request_multipart` takes those.
@@ -82,7 +84,8 @@ class Client:
                 each is taken when there is room for it.
             in_flight: How many may wait for a reply at once. A server refuses those that it
                 neither runs nor queues (1000 of a client, by default) as ``overloaded``.
-            timeout: Seconds to wait for each reply; None for the client's own timeout.
+            timeout: Seconds to wait for each reply; None for the client's own timeout. The deadline
+                of the cancel scopes around the call holds too, as in `request`.
 
         Returns:
             For each body, in their order, the reply's only frame, or an error.
@@ -109,16 +112,21 @@ class Client:
     def _reply(self, body: Frames, timeout: float | None) -> Coroutine[object, Any, Frames]:
         """Send a request; awaited, it returns the body of the reply."""
         seconds = self._seconds(timeout)
-        if seconds is None:  # a scope that never ends costs a fifth of a request
-            return self._attempts(SingleRequest(self._multiplexer, body, math.inf))
-        return self._reply_within(body, seconds)
+        deadline = trio.current_effective_deadline()
+        if seconds is not None:
+            deadline = min(deadline, trio.current_time() + seconds)
+        if deadline == math.inf:  # a scope that never ends costs a fifth of a request
+            return self._attempts(SingleRequest(self._multiplexer, body, math.inf, math.inf))
+        return self._reply_by(deadline, body)
 
     def _attempts(self, request: SingleRequest) -> Coroutine[object, Any, Frames]:
         return request.attempts(self._retries) if self._retries else request.attempt()
 
-    async def _reply_within(self, body: Frames, seconds: float) -> Frames:
-        deadline = trio.current_time() + seconds
-        request = SingleRequest(self._multiplexer, body, deadline)
+    async def _reply_by(self, deadline: float, body: Frames) -> Frames:
+        seconds = deadline - trio.current_time()
+        request = SingleRequest(self._multiplexer, body, deadline, seconds)
+        # Also if the deadline is that of the caller's scope, which may be put off meanwhile: the
+        # server stops at the one that it was told, and sends nothing.
         with trio.move_on_at(deadline):
             return await self._attempts(request)
-        raise self._multiplexer.out_of_time(request, seconds)
+        raise self._multiplexer.out_of_time(request)

@@ -22,7 +22,7 @@ async def open_client(
     *,
     timeout: float | None = None,
     retries: int = 0,
-    connect_timeout: float | None = None,
+    connect_timeout: float | None = 10.0,
     heartbeat: float | None = 10.0,
     max_message_size: int = 16 * 1024 * 1024,
     curve: CurveClient | None = None,
@@ -34,13 +34,16 @@ async def open_client(
     request waits for the connection.
 
     Args:
-        endpoint: Where the server is: ``tcp://127.0.0.1:5555``, ``ipc:///run/my-service.sock``.
-        timeout: Seconds that a request may take; None for no limit. It goes with the request,
-            and the server stops working on it when it is over.
+        endpoint: Where the server is: ``tcp://127.0.0.1:5555``, ``tcp://db.example:5555``,
+            ``ipc:///run/my-service.sock``. A host name is looked up for each try to connect, and
+            all of its addresses are tried.
+        timeout: Seconds that a request may take; None for no limit but the deadline of the cancel
+            scopes around the call. The earlier of both goes with the request, and the server stops
+            working on it then.
         retries: How often a request is sent again after the connection broke under it. The
             server may do its work twice then: use it only where that does no harm.
-        connect_timeout: Seconds that a request waits for a connection; None for as long as it
-            has.
+        connect_timeout: Seconds that a request waits for a connection, the first or a later one;
+            None for as long as it has.
         heartbeat: Seconds in which a server that is stopped or cut off is noticed; None sends
             no heartbeats.
         max_message_size: Bytes that a frame of a reply may have; more breaks the connection.

@@ -52,7 +52,8 @@ async def serve(
             request has ended from `check_cancelled`. An exception is answered with an error and
             logged; raise `ReplyError` to choose the error.
         addr: An endpoint, or several: ``tcp://127.0.0.1:5555``, ``tcp://*:0`` (a free port, on
-            all interfaces), ``ipc:///run/my-service.sock``.
+            all interfaces, IPv4), ``tcp://[::]:5555`` (IPv6 and IPv4),
+            ``ipc:///run/my-service.sock``, ``ipc://*`` (a new path).
         workers: Plain functions that run at once, each in a thread.
         max_in_flight: Handlers that run at once. More requests wait, in turn by client.
         max_queued_per_client: Requests of one client that may wait. More are answered

@@ -16,6 +16,9 @@ import struct
 import termios
 from contextlib import suppress
 
+from .._protocol.addresses import canonical
+
+NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 PEER_CREDENTIALS = struct.Struct("3i")  # process, user, group
 BYTES_RECEIVED = 128  # its offset in struct tcp_info
 COUNTER = struct.Struct("=Q")
@@ -40,11 +43,11 @@ class DuplicatedConnection:
                 socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size
             )
             return f"uid {PEER_CREDENTIALS.unpack(credentials)[1]}"
-        try:
-            address: str = self._socket.getpeername()[0]
+        try:  # as libzmq asks, so that the zone of a link-local address is there
+            host, _ = socket.getnameinfo(self._socket.getpeername(), NUMERIC)
         except OSError:  # it is disconnected already
             return ""
-        return address
+        return canonical(host)
 
     def shut_down(self) -> None:
         """Close the connection, in both directions."""

@@ -15,6 +15,7 @@ import zmq
 from trio_util import AsyncBool
 
 from .._protocol import packs
+from .._protocol.addresses import canonical
 from .._protocol.connection_limits import ConnectionLimits
 from .._protocol.connection_table import Connection, ConnectionTable
 from .._protocol.message_guard import MessageGuard
@@ -247,7 +248,7 @@ def _peer(number: int, properties: tuple[str, ...]) -> Peer:
         uid, _gid, pid = (int(part) for part in address.split(":")[1:])
     return Peer(
         id=number,
-        address=address,
+        address=canonical(address),
         socket_type=socket_type,
         user_id=user_id,
         uid=uid,

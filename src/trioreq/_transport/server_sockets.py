@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import resource
 import secrets
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import zmq
@@ -97,6 +100,7 @@ class BoundSockets:
         if not addrs:
             raise EndpointError(f"there must be at least one address, such as {endpoints.EXAMPLES}")
         self._files: list[endpoints.BoundFile] = []
+        self._directories: list[tempfile.TemporaryDirectory[str]] = []
         self.room = _room()
         self.max_message_size = max_message_size
         self.counters: KernelCounters | None = KernelCounters()
@@ -111,7 +115,6 @@ class BoundSockets:
             self.router = ZSocket.of(self._router)
             self.monitor = ZSocket.of(self._open_monitor())
             self.zap = ZSocket.of(self._open_zap())
-            self._router.ipv6 = any("[" in addr for addr in addrs)
             self.endpoints = tuple(self._bind(addr) for addr in addrs)
         except BaseException:
             self._remove_files()
@@ -155,15 +158,41 @@ class BoundSockets:
         return zap
 
     def _bind(self, addr: str) -> str:
+        if addr == endpoints.ANY_IPC:
+            addr = f"ipc://{self._new_directory()}/socket"
         path = endpoints.check(addr)
         try:
-            self._router.bind(addr)
+            self._listen(addr)
         except zmq.ZMQError as error:
             raise EndpointError(endpoints.explain(addr, error.errno)) from error
         if path is not None:
             self._files.append(endpoints.BoundFile(path))
         bound: bytes = self._router.get(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
-        return bound.decode().rstrip("\0")
+        return endpoints.bound(bound.decode().rstrip("\0"))
+
+    def _listen(self, addr: str) -> None:
+        # Each address by itself: one of IPv4 means the same whatever else is bound.
+        self._router.ipv6 = endpoints.is_ipv6(addr)
+        try:
+            self._router.bind(addr)
+        except zmq.ZMQError as error:
+            if error.errno != errno.ENODEV or self._router.ipv6:
+                raise
+            self._router.ipv6 = True  # it may be a name that has IPv6 addresses only
+            self._router.bind(addr)
+
+    def _new_directory(self) -> str:
+        """Make a directory for one socket file.
+
+        libzmq would make it in the working directory where TMPDIR is not set, and name it relative
+        to that.
+        """
+        try:
+            where = Path(tempfile.gettempdir()).absolute()
+            self._directories.append(tempfile.TemporaryDirectory(prefix="trioreq-", dir=where))
+        except OSError as error:
+            raise EndpointError(endpoints.explain(endpoints.ANY_IPC, error.errno)) from error
+        return self._directories[-1].name
 
     def hold(self, descriptor: int) -> HeldConnection | None:
         """Hold the connection that has a descriptor now; None if it has none."""
@@ -181,6 +210,8 @@ class BoundSockets:
     def _remove_files(self) -> None:
         for file in self._files:
             file.remove()
+        for directory in self._directories:
+            directory.cleanup()
 
 
 def _hide_routing_ids() -> None:

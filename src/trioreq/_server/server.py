@@ -256,6 +256,5 @@ class Server:
 
 def access_rules(options: Options) -> AccessRules:
     """Which connections the options accept."""
-    if options.curve is not None:
-        return AccessRules("CURVE", options.curve.allow, options.admit)
-    return AccessRules("PLAIN" if options.plain_insecure else "NULL", admit=options.admit)
+    allow = None if options.curve is None else options.curve.allow
+    return AccessRules(options.mechanism, allow, options.admit)

@@ -19,6 +19,7 @@ import zmq
 from .._errors import EndpointError
 from .._protocol import packs
 from .._protocol.envelope import Frames
+from .._protocol.frame_sizes import on_wire
 from . import endpoints
 from .curve import CurveClient
 from .heartbeats import heartbeat_times
@@ -136,7 +137,8 @@ class Dealer:
             dealer = stack.enter_context(self._context.socket(zmq.DEALER))
             dealer.linger = 0
             dealer.sndhwm = dealer.rcvhwm = 0  # bounded by the requests that wait for a reply
-            dealer.maxmsgsize = self._max_message_size
+            encrypted = self._curve is not None
+            dealer.maxmsgsize = on_wire(self._max_message_size, encrypted=encrypted)
             dealer.reconnect_ivl = round(RECONNECT * 1000)
             dealer.reconnect_ivl_max = round(RECONNECT_MOST * 1000)
             dealer.handshake_ivl = round(HANDSHAKE * 1000)

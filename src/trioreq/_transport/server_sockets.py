@@ -15,6 +15,7 @@ from typing import Protocol
 import zmq
 
 from .._errors import EndpointError
+from .._protocol.frame_sizes import on_wire
 from . import endpoints, linux
 from .curve_keys import KeyPair
 from .heartbeats import heartbeat_times
@@ -107,7 +108,8 @@ class BoundSockets:
         # One I/O thread: with more, libzmq does not promise the order that the table needs.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:
-            self._router = self._open_router(heartbeat, max_message_size, send_queue)
+            largest = on_wire(max_message_size, encrypted=curve is not None)
+            self._router = self._open_router(heartbeat, largest, send_queue)
             self._router.plain_server = plain
             if curve is not None:
                 self._router.curve_server = True
@@ -122,7 +124,7 @@ class BoundSockets:
             raise
 
     def _open_router(
-        self, heartbeat: float | None, max_message_size: int, send_queue: int
+        self, heartbeat: float | None, largest_frame: int, send_queue: int
     ) -> zmq.Socket[bytes]:
         _hide_routing_ids()
         router = self._context.socket(zmq.ROUTER)
@@ -132,7 +134,7 @@ class BoundSockets:
         # that its listener was bound with. Without a limit it can wait for ever.
         router.linger = round(LINGER * 1000)
         router.sndhwm = send_queue
-        router.maxmsgsize = max_message_size
+        router.maxmsgsize = largest_frame
         router.backlog = BACKLOG
         router.handshake_ivl = round(HANDSHAKE * 1000)
         if heartbeat is not None:

@@ -17,6 +17,7 @@ from errno import EAGAIN, EHOSTUNREACH
 import trio
 import zmq
 
+from .._protocol import frame_sizes
 from .._transport.linux import KernelCounters
 from .._transport.messages import Known, Names, Received
 from .._transport.zsocket import ZSocket
@@ -426,7 +427,10 @@ class Connection:
         if item is END:
             self.end_at_server()
         elif item is READY:
-            if self._admitted:
+            size = frame_sizes.ready(self.properties["Socket-Type"], self.wanted or b"")
+            if size > self._sockets.max_message_size:
+                self.end_at_server("its routing id is too long for max_message_size")
+            elif self._admitted:
                 self._sockets.raw_router.attach(self)
         elif is_too_large(item, self._sockets.max_message_size):
             self.end_at_server("a frame was larger than max_message_size")

@@ -15,6 +15,9 @@ from .zap import Mechanism
 ENCRYPTION: Final = 33
 """Bytes that CURVE adds to a frame: the command's name 8, the nonce 8, the MAC 16, the flags 1."""
 
+WELCOME: Final = len(b"\x07WELCOME") + 16 + 144
+"""Bytes of CURVE's WELCOME: the nonce, and the box."""
+
 
 def on_wire(size: int, *, encrypted: bool) -> int:
     """Bytes that a frame of the user's has for libzmq, with CURVE or without."""
@@ -35,6 +38,18 @@ def _metadata(socket_type: str, routing_id: bytes = b"") -> int:
     return sum(1 + len(name) + 4 + size for name, size in properties)
 
 
+GREETING: Final = 64
+SHORT: Final = 2
+"""Bytes of the header of a frame that has less than 256."""
+
+SENT_IN_HANDSHAKE: Final[dict[Mechanism, int]] = {
+    "NULL": GREETING + SHORT + ready("ROUTER"),
+    "PLAIN": GREETING + SHORT + len(b"\x07WELCOME") + SHORT + ready("ROUTER"),
+    # READY: the nonce 8, a box of 16 more, and the properties.
+    "CURVE": GREETING + SHORT + WELCOME + SHORT + len(b"\x05READY") + 8 + 16 + _metadata("ROUTER"),
+}
+"""Bytes that a ROUTER has sent when a handshake has succeeded; if it has not, they are fewer."""
+
 LEAST_AT_SERVER: Final[dict[Mechanism, int]] = {
     "NULL": ready("DEALER"),
     # INITIATE. HELLO has 8 bytes, the user name and the password, and can be longer than that.
@@ -49,6 +64,6 @@ A routing id that a client chooses counts too, each byte of it."""
 
 LEAST_AT_CLIENT: Final[dict[Mechanism, int]] = {
     "NULL": ready("ROUTER"),
-    "CURVE": len(b"\x07WELCOME") + 16 + 144 - ENCRYPTION,  # the nonce, and the box
+    "CURVE": WELCOME - ENCRYPTION,
 }
 """The least `max_message_size` with which a client can connect to a ROUTER socket."""

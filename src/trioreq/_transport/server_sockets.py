@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import resource
 import secrets
 import sys
@@ -15,11 +16,12 @@ from typing import Protocol
 import zmq
 
 from .._errors import EndpointError
-from .._protocol.frame_sizes import on_wire
+from .._protocol.frame_sizes import SENT_IN_HANDSHAKE, on_wire
+from .._protocol.zap import Mechanism
 from . import endpoints, linux
 from .curve_keys import KeyPair
 from .heartbeats import heartbeat_times
-from .linux import KernelCounters
+from .linux import KernelCounters, Signs
 from .zsocket import ZSocket, terminate
 
 DOMAIN = b"trioreq"
@@ -32,7 +34,13 @@ LINGER = 0.5  # seconds in which the last messages are sent
 
 
 class HeldConnection(Protocol):
-    """A connection that is held, whoever has its descriptor later."""
+    """A connection that is held, whoever has its descriptor later.
+
+    Attributes:
+        descriptor: The one that holds it.
+    """
+
+    descriptor: int
 
     @property
     def address(self) -> str:
@@ -41,8 +49,11 @@ class HeldConnection(Protocol):
     def shut_down(self) -> None:
         """Close it."""
 
+    def signs(self) -> Signs:
+        """What tells how it has ended, once libzmq has reported its disconnect."""
+
     def close(self) -> None:
-        """Hold it no more; it lives on."""
+        """Hold it no more; if libzmq has it still, it lives on."""
 
 
 class Sockets(Protocol):
@@ -104,6 +115,9 @@ class BoundSockets:
         self._directories: list[tempfile.TemporaryDirectory[str]] = []
         self.room = _room()
         self.max_message_size = max_message_size
+        mechanism: Mechanism = "CURVE" if curve is not None else "PLAIN" if plain else "NULL"
+        self._handshake = SENT_IN_HANDSHAKE[mechanism]
+        self._patience = math.inf if heartbeat is None else heartbeat_times(heartbeat)[1]
         self.counters: KernelCounters | None = KernelCounters()
         # One I/O thread: with more, libzmq does not promise the order that the table needs.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
@@ -198,7 +212,7 @@ class BoundSockets:
 
     def hold(self, descriptor: int) -> HeldConnection | None:
         """Hold the connection that has a descriptor now; None if it has none."""
-        return linux.duplicate(descriptor)
+        return linux.duplicate(descriptor, self._handshake, self._patience)
 
     async def aclose(self) -> None:
         """Send what was handed over, for a bounded time, and close."""

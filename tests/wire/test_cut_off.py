@@ -161,6 +161,7 @@ async def test_a_failed_handshake_is_not(
 ) -> None:
     async with serving(Worker(), addr, max_message_size=SIZE) as server:
         with RawPeer(server.endpoints[0]) as peer:
+            await until(lambda: server.statistics().connections == 1)  # it is held from now on
             peer.send(said)
             await trio.to_thread.run_sync(peer.read_end)
         await until(lambda: server._router._table.epoch == 2)

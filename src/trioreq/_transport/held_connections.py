@@ -17,7 +17,7 @@ from .._protocol.connection_table import Connection, ConnectionTable
 from .limited_log import LimitedLog
 from .server_sockets import HeldConnection
 
-MOST: Final = 1000  # connections; when all end at once, that takes ten milliseconds
+MOST: Final = 1000  # connections; when all end at once, to close them takes some 30 ms
 
 
 class HeldConnections:

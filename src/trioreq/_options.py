@@ -5,14 +5,15 @@ A mistake is reported before anything is opened.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ._protocol.frame_sizes import LEAST_AT_SERVER
 from ._transport.curve import CurveServer
 
 if TYPE_CHECKING:
-    from ._protocol.zap import Admit
+    from ._protocol.zap import Admit, Mechanism
 
 MOST = 2**31 - 1  # libzmq's options are ints, its times in milliseconds
 
@@ -44,7 +45,6 @@ class Options:
         check_count("workers", self.workers, 1)
         check_count("max_in_flight", self.max_in_flight, 1)
         check_count("max_queued_per_client", self.max_queued_per_client, 0)
-        check_count("max_message_size", self.max_message_size, 1)
         check_count("send_queue", self.send_queue, 1)
         check_seconds("timeout", self.timeout)
         check_seconds("heartbeat", self.heartbeat)
@@ -52,6 +52,14 @@ class Options:
         check_limit("max_connections", self.max_connections)
         check_limit("max_connections_per_address", self.max_connections_per_address)
         self._check_access()
+        check_message_size(self.max_message_size, LEAST_AT_SERVER, self.mechanism)
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """How clients authenticate."""
+        if self.curve is not None:
+            return "CURVE"
+        return "PLAIN" if self.plain_insecure else "NULL"
 
     def _check_access(self) -> None:
         curve, admit = self.curve, self.admit
@@ -69,12 +77,18 @@ class Options:
             raise ValueError("curve's allow-list and admit cannot be combined: choose one")
 
 
-def check_count(name: str, value: int, least: int) -> None:
-    """A whole number that libzmq can have, and not less than `least`."""
+def check_count(name: str, value: int, least: int, why: str = "") -> None:
+    """A whole number that libzmq can have, and not less than `least`, with the reason for that."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if not least <= value <= MOST:
-        raise ValueError(f"{name} must be from {least} to {MOST}, got {value}")
+        raise ValueError(f"{name} must be from {least} to {MOST}{why}, got {value}")
+
+
+def check_message_size(value: int, least: Mapping[Mechanism, int], mechanism: Mechanism) -> None:
+    """A size of frames with which a handshake is possible."""
+    why = f" with {mechanism}, for the handshake"
+    check_count("max_message_size", value, least[mechanism], why)
 
 
 def check_limit(name: str, value: int | None) -> None:

@@ -23,7 +23,7 @@ class Peer:
     id: int
     """Unique for the server's life."""
     address: str
-    """Its IP address, or ``localhost:uid:gid:pid`` (ipc)."""
+    """Its IP address, or ``localhost:uid:gid:pid`` (ipc); spelled as `Applicant.address` is."""
     socket_type: str
     """The socket type that it announces, such as ``REQ`` or ``DEALER``."""
     user_id: str = ""

@@ -329,3 +329,29 @@ async def test_a_frame_as_large_as_allowed_passes_and_a_larger_one_ends_its_conn
     await other.send(b"echo")
     assert await other.receive() == [b"re:echo"]
     assert outcomes(server) == {"cancelled_by_disconnect": 1, "replied": 1}
+
+
+async def test_the_least_limit_is_what_a_handshake_needs(net: Net) -> None:
+    """With less, nobody could connect (libzmq#4436), so it is refused."""
+    with pytest.raises(ValueError, match=r"max_message_size must be from 41 to .* got 40"):
+        await trioreq.serve(Worker(), net._address(), max_message_size=40)
+    with pytest.raises(ValueError, match=r"max_message_size must be from 41 to .* got 40"):
+        async with net.open_client(max_message_size=40):
+            pass
+    await net.serve(Worker(), max_message_size=41)
+    client = await net.connect("DEALER")
+    await client.send(b"echo")
+    assert await client.receive() == [b"re:echo"]
+    async with net.open_client(max_message_size=41) as ours:
+        assert await ours.request(b"echo") == b"re:echo"
+
+
+async def test_a_routing_id_counts_in_the_handshake(net: Net) -> None:
+    server = await net.serve(Worker(), max_message_size=60)
+    short = await net.connect("DEALER", routing_id=b"x" * 19)
+    await short.send(b"echo")
+    assert await short.receive() == [b"re:echo"]
+    long = await net.connect("DEALER", routing_id=b"x" * 20)
+    await long.send(b"echo")
+    await until(lambda: server._router._table.epoch >= 3)  # it came, and it went
+    assert server.statistics().requests == 1

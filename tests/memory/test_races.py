@@ -768,6 +768,7 @@ async def test_limits_hold_one_connection_at_a_time(
         held -= 1
         close(self)
 
+    monkeypatch.setattr(MemorySockets, "room", 20)
     monkeypatch.setattr(MemorySockets, "hold", holding)
     monkeypatch.setattr(HeldConnection, "close", closing)
     async with serving(echo, max_connections=2) as net:

@@ -374,7 +374,7 @@ async def test_a_server_that_takes_packs_is_sent_them_and_its_own_are_read() -> 
             asked = [tuple((await server.receive())[1:])]
             assert len(asked[0]) == 3  # the first in a pass goes out at once
             size, others = unpack((await server.receive())[1:])
-            assert size == 2000 - packs.ENCRYPTION
+            assert size == 2000
             asked += map(tuple, others)
             assert len(asked) == 9
             await server.send(

@@ -6,7 +6,9 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from .._options import check_count, check_seconds
+from .._options import check_count, check_message_size, check_seconds
+from .._protocol.frame_sizes import LEAST_AT_CLIENT
+from .._protocol.zap import Mechanism
 from .._transport.curve import CurveClient
 from .._transport.dealer import Dealer
 from .._transport.line import Line
@@ -46,7 +48,8 @@ async def open_client(
             None for as long as it has.
         heartbeat: Seconds in which a server that is stopped or cut off is noticed; None sends
             no heartbeats.
-        max_message_size: Bytes that a frame of a reply may have; more breaks the connection.
+        max_message_size: Bytes that a frame of a reply may have; more breaks the connection. At
+            least 41, and 135 with CURVE, for the handshake.
         curve: The server's key and the client's own, for a server that wants CURVE.
 
     Raises:
@@ -64,9 +67,10 @@ async def open_client(
     check_seconds("connect_timeout", connect_timeout)
     check_seconds("heartbeat", heartbeat)
     check_count("retries", retries, 0)
-    check_count("max_message_size", max_message_size, 1)
     if curve is not None and not isinstance(curve, CurveClient):
         raise TypeError(f"curve must be a CurveClient, got {type(curve).__name__}")
+    mechanism: Mechanism = "NULL" if curve is None else "CURVE"
+    check_message_size(max_message_size, LEAST_AT_CLIENT, mechanism)
     line: Line
     if isinstance(endpoint, Network):
         if curve is not None:

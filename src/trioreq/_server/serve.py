@@ -15,7 +15,7 @@ from .._transport.endpoints import is_exposed
 from .._transport.network import Network
 from .._transport.server_sockets import BoundSockets, Sockets
 from .handlers import Handler, check_handler, only_error
-from .server import Server, access_rules
+from .server import Server
 from .threads import ThreadPool
 
 log = logging.getLogger("trioreq")
@@ -52,7 +52,8 @@ async def serve(
             request has ended from `check_cancelled`. An exception is answered with an error and
             logged; raise `ReplyError` to choose the error.
         addr: An endpoint, or several: ``tcp://127.0.0.1:5555``, ``tcp://*:0`` (a free port, on
-            all interfaces), ``ipc:///run/my-service.sock``.
+            all interfaces, IPv4), ``tcp://[::]:5555`` (IPv6 and IPv4),
+            ``ipc:///run/my-service.sock``, ``ipc://*`` (a new path).
         workers: Plain functions that run at once, each in a thread.
         max_in_flight: Handlers that run at once. More requests wait, in turn by client.
         max_queued_per_client: Requests of one client that may wait. More are answered
@@ -64,7 +65,8 @@ async def serve(
             heartbeats; one that closes or dies is noticed at once anyway. None sends none, for
             REQ clients older than libzmq 4.3.0, which break on them.
         max_message_size: Bytes that a frame may have; a client that sends more is disconnected. On
-            tcp a message may have 512 KiB more than that in all its frames together.
+            tcp a message may have 512 KiB more than that in all its frames together. At least 41,
+            44 with `plain_insecure`, and 259 with CURVE, for the handshake.
         send_queue: Replies that may wait for a client that does not read. More are dropped.
         watchdog: Seconds that a handler may block the event loop before the log names it and shows
             its stack. None for no watchdog; there is none with a `Network` either.
@@ -105,7 +107,7 @@ async def serve(
         max_connections=max_connections,
         max_connections_per_address=max_connections_per_address,
     )
-    mechanism = access_rules(options).mechanism
+    mechanism = options.mechanism
     bind: Callable[..., Sockets]
     if isinstance(addr, Network):
         if mechanism != "NULL":

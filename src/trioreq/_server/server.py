@@ -196,6 +196,7 @@ class Server:
                     requests.cancel_all(connection.client, SHUT_DOWN)
             outbox.flush()
         finally:  # the nursery is shielded: nothing else cancels it
+            self._router.close()
             self._nursery.cancel_scope.cancel(reason="the server is shutting down")
 
     async def wait_drained(self) -> None:
@@ -212,7 +213,7 @@ class Server:
     def _epoch(self) -> int:
         """Catch up with what has come, and with which connections are gone."""
         self._catch_up()
-        return self._router.read_monitor()
+        return self._router.epoch_of_replies()
 
     def _catch_up(self) -> bool:
         """Read what has come by now, and start it; returns whether that was all."""
@@ -256,6 +257,5 @@ class Server:
 
 def access_rules(options: Options) -> AccessRules:
     """Which connections the options accept."""
-    if options.curve is not None:
-        return AccessRules("CURVE", options.curve.allow, options.admit)
-    return AccessRules("PLAIN" if options.plain_insecure else "NULL", admit=options.admit)
+    allow = None if options.curve is None else options.curve.allow
+    return AccessRules(options.mechanism, allow, options.admit)

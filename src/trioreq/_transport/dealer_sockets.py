@@ -16,6 +16,7 @@ from typing import Final
 import trio
 import zmq
 
+from .._protocol.frame_sizes import on_wire
 from .curve import CurveClient
 from .heartbeats import heartbeat_times
 from .zsocket import ZSocket, terminate
@@ -137,7 +138,8 @@ class Connecter:
             dealer = stack.enter_context(self._context.socket(zmq.DEALER))
             dealer.linger = 0
             dealer.sndhwm = dealer.rcvhwm = 0  # bounded by the requests that wait for a reply
-            dealer.maxmsgsize = self._max_message_size
+            encrypted = self._curve is not None
+            dealer.maxmsgsize = on_wire(self._max_message_size, encrypted=encrypted)
             dealer.reconnect_ivl = NEVER
             dealer.handshake_ivl = round(HANDSHAKE * 1000)
             dealer.ipv6 = "]:" in endpoint

@@ -11,9 +11,12 @@ import stat
 from pathlib import Path
 
 from .._errors import EndpointError
+from .._protocol.addresses import canonical
 from .names import Host
 
 EXAMPLES = "'tcp://127.0.0.1:5555' or 'ipc:///run/my-service.sock'"
+
+ANY_IPC = "ipc://*"  # a new path
 
 MOST_PORT = 65535
 MOST_PATH = 107  # bytes that the kernel has room for
@@ -106,8 +109,6 @@ def check(addr: str) -> Path | None:
         if port != "*" and not (port.isdecimal() and int(port) <= MOST_PORT):  # libzmq wraps it
             raise EndpointError(f"{addr!r}: {port!r} is no port: write it as {EXAMPLES}")
         return None
-    if rest == "*":  # libzmq chooses a path, and removes it
-        return None
     if rest.startswith("@"):  # Linux's abstract names leave no file, and the kernel guards them
         return None
     path = Path(rest)
@@ -143,13 +144,32 @@ def is_exposed(endpoint: str) -> bool:
     transport, _, rest = endpoint.partition("://")
     if transport != "tcp":
         return False
-    host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(_host(rest))
     except ValueError:
         return True
-    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1
-    return not (mapped or address).is_loopback
+    return not address.is_loopback
+
+
+def is_ipv6(addr: str) -> bool:
+    """Whether an address of tcp names an IPv6 address."""
+    transport, _, rest = addr.partition("://")
+    return transport == "tcp" and ":" in _host(rest)
+
+
+def bound(endpoint: str) -> str:
+    """The one spelling of an endpoint that libzmq has bound; see `canonical`."""
+    transport, _, rest = endpoint.partition("://")
+    if transport != "tcp":
+        return endpoint
+    host = canonical(_host(rest))
+    port = rest.rpartition(":")[2]
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def _host(rest: str) -> str:
+    """The host in what follows ``tcp://``."""
+    return rest.rpartition(":")[0].removeprefix("[").removesuffix("]")
 
 
 def explain(addr: str, number: int | None) -> str:

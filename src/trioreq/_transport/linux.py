@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import math
 import mmap
 import os
+import select
 import socket
 import struct
 import termios
 from contextlib import suppress
+from dataclasses import dataclass
 
+from .._protocol.addresses import canonical
+
+NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 PEER_CREDENTIALS = struct.Struct("3i")  # process, user, group
-BYTES_RECEIVED = 128  # its offset in struct tcp_info
-COUNTER = struct.Struct("=Q")
+LAST_DATA_RECEIVED, BYTES_ACKNOWLEDGED, BYTES_RECEIVED = 52, 120, 128  # in struct tcp_info
+MILLISECONDS, COUNTER = struct.Struct("=I"), struct.Struct("=Q")
 TCP_INFO_SIZE = BYTES_RECEIVED + COUNTER.size
 
 # By the number of the descriptor, which is not ours to wrap in an object; and with the GIL kept:
@@ -26,11 +32,40 @@ TCP_INFO_SIZE = BYTES_RECEIVED + COUNTER.size
 _getsockopt = ctypes.PyDLL(None).getsockopt
 
 
-class DuplicatedConnection:
-    """The connection that has a descriptor now, whoever has its number later."""
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What is left of a connection that libzmq has closed. What cannot be known is None.
 
-    def __init__(self, duplicate: socket.socket) -> None:
+    Attributes:
+        peer_ended: Whether the peer has ended it.
+        handshake: Whether the handshake was over.
+        silent: Whether nothing has come for as long as a heartbeat waits.
+    """
+
+    peer_ended: bool
+    handshake: bool | None
+    silent: bool | None
+
+
+class DuplicatedConnection:
+    """The connection that has a descriptor now, whoever has its number later.
+
+    Args:
+        duplicate: Another descriptor of it.
+        handshake: Bytes that this side has sent when the handshake is over.
+        patience: Seconds that a heartbeat waits for the peer.
+
+    Attributes:
+        descriptor: The duplicate's own.
+    """
+
+    __slots__ = ("_handshake", "_patience", "_socket", "descriptor")
+
+    def __init__(self, duplicate: socket.socket, handshake: int, patience: float) -> None:
+        self.descriptor = duplicate.fileno()
         self._socket = duplicate
+        self._handshake = handshake
+        self._patience = patience
 
     @property
     def address(self) -> str:
@@ -40,30 +75,48 @@ class DuplicatedConnection:
                 socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size
             )
             return f"uid {PEER_CREDENTIALS.unpack(credentials)[1]}"
-        try:
-            address: str = self._socket.getpeername()[0]
+        try:  # as libzmq asks, so that the zone of a link-local address is there
+            host, _ = socket.getnameinfo(self._socket.getpeername(), NUMERIC)
         except OSError:  # it is disconnected already
             return ""
-        return address
+        return canonical(host)
 
     def shut_down(self) -> None:
         """Close the connection, in both directions."""
         with suppress(OSError):  # the peer was faster
             self._socket.shutdown(socket.SHUT_RDWR)
 
+    def signs(self) -> Signs:
+        """What tells how it has ended, once libzmq has reported its disconnect."""
+        ended = select.poll()
+        ended.register(self._socket, select.POLLRDHUP)
+        if ended.poll(0):
+            return Signs(peer_ended=True, handshake=None, silent=None)
+        if self._socket.family == socket.AF_UNIX:  # where the kernel counts nothing
+            silent = None if self._patience < math.inf else False
+            return Signs(peer_ended=False, handshake=None, silent=silent)
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+        (silence,) = MILLISECONDS.unpack_from(info, LAST_DATA_RECEIVED)
+        (acknowledged,) = COUNTER.unpack_from(info, BYTES_ACKNOWLEDGED)
+        return Signs(
+            peer_ended=False,
+            handshake=acknowledged >= self._handshake,
+            silent=silence / 1000 >= self._patience,
+        )
+
     def close(self) -> None:
-        """Close the duplicate; the connection lives on."""
+        """Close the duplicate; if libzmq has the connection still, it lives on."""
         self._socket.close()
 
 
-def duplicate(descriptor: int) -> DuplicatedConnection | None:
-    """Duplicate a descriptor; None if it is not that of a socket."""
+def duplicate(descriptor: int, handshake: int, patience: float) -> DuplicatedConnection | None:
+    """Duplicate a descriptor; None if it is not that of a socket. See `DuplicatedConnection`."""
     try:
         own = os.dup(descriptor)
     except OSError:
         return None
     try:
-        return DuplicatedConnection(socket.socket(fileno=own))
+        return DuplicatedConnection(socket.socket(fileno=own), handshake, patience)
     except OSError:
         os.close(own)
         return None

@@ -15,10 +15,12 @@ import zmq
 from trio_util import AsyncBool
 
 from .._protocol import packs
+from .._protocol.addresses import canonical
 from .._protocol.connection_limits import ConnectionLimits
 from .._protocol.connection_table import Connection, ConnectionTable
 from .._protocol.message_guard import MessageGuard
 from .._request import Peer
+from .held_connections import HeldConnections
 from .messages import Origin
 from .outbox import Outbox
 from .server_sockets import HeldConnection, Sockets
@@ -77,7 +79,9 @@ class Router:
         self.unattributed = 0
         self.evicted = 0
         self._occupied = AsyncBool(False)
-        self._uncounted: deque[Connection] = deque()  # accepted, and not looked at by the limits
+        self._uncounted: deque[Connection] = deque()  # accepted, and not held yet
+        self._held = HeldConnections(self._table, sockets.room, sockets.max_message_size)
+        self._newest_reply = 0
 
     def __len__(self) -> int:
         """Connections that live, those included that have sent nothing."""
@@ -116,6 +120,7 @@ class Router:
         while self._uncounted:
             # One is held at a time: a burst of connections takes no more than one descriptor.
             connection = self._uncounted.popleft()
+            self._held.make_room()
             hold = None if connection.gone else self._sockets.hold(connection.descriptor)
             if hold is not None:
                 self._read_events(gone)  # so if it still has its descriptor, it is what is held
@@ -123,6 +128,11 @@ class Router:
         if gone:
             self._disconnected(gone)
         return self._table.epoch
+
+    def epoch_of_replies(self) -> int:
+        """The epoch for the ZAP handler's next replies, which it sends in this step."""
+        self._newest_reply = self.read_monitor()
+        return self._newest_reply
 
     def _read_events(self, gone: list[Connection]) -> None:
         """Read the monitor until it is empty."""
@@ -133,15 +143,18 @@ class Router:
                 connection, before = self._table.accepted(descriptor)
                 if not self._occupied.value:
                     self._occupied.value = True
-                if descriptor >= self._sockets.room or not self._limits.unlimited:
-                    self._uncounted.append(connection)
+                self._uncounted.append(connection)
             else:
                 before = self._table.disconnected(descriptor)
+                if before is not None:
+                    accepted = before.peer is not None or before.id <= self._newest_reply
+                    self._held.disconnected(before, accepted=accepted)
             if before is not None:
                 self._forget(before)
                 gone.append(before)
 
     def _forget(self, connection: Connection) -> None:
+        self._held.release(connection)
         self._limits.leave(connection)
         self.guard.forget(connection)
         if connection.automatic:
@@ -160,7 +173,11 @@ class Router:
                 self._refused(address, reason)
                 self._table.evicted(connection)
                 hold.shut_down()
-        hold.close()
+        self._held.keep(connection, hold)
+
+    def close(self) -> None:
+        """Hold no connection any more."""
+        self._held.close()
 
     def evict(self, connection: Connection, reason: str) -> None:
         """Close a connection: it counts as gone at once.
@@ -247,7 +264,7 @@ def _peer(number: int, properties: tuple[str, ...]) -> Peer:
         uid, _gid, pid = (int(part) for part in address.split(":")[1:])
     return Peer(
         id=number,
-        address=address,
+        address=canonical(address),
         socket_type=socket_type,
         user_id=user_id,
         uid=uid,

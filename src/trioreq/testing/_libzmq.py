@@ -17,7 +17,8 @@ from errno import EAGAIN, EHOSTUNREACH
 import trio
 import zmq
 
-from .._transport.linux import KernelCounters
+from .._protocol import frame_sizes
+from .._transport.linux import KernelCounters, Signs
 from .._transport.messages import Known, Names, Received
 from .._transport.zsocket import ZSocket
 from ._ways import Timers, Watch, Way
@@ -264,6 +265,11 @@ class HeldConnection:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.address: str = connection.address
+        self.descriptor: int = connection.descriptor
+
+    def signs(self) -> Signs:
+        """How it has ended."""
+        return Signs(peer_ended=not self._connection.cut_off, handshake=True, silent=False)
 
     def shut_down(self) -> None:
         """End it."""
@@ -298,6 +304,7 @@ class Connection:
         unflushed: What libzmq's I/O thread has of it and keeps to itself; None if it does not.
         routing_id: Of the ROUTER; None before the gate's answer, and if the wanted one is taken.
         ended: Whether it is gone, as libzmq at the server sees it.
+        cut_off: Whether that was for what the client has sent.
     """
 
     def __init__(
@@ -326,6 +333,7 @@ class Connection:
             self.properties["User-Id"] = user_id
         self.routing_id: bytes | None = None
         self.ended: bool = False
+        self.cut_off: bool = False
         self.sent: list[list[bytes]] = []
         self.unread: deque[list[bytes]] = deque()
         self.unflushed: list[list[bytes]] | None = None
@@ -426,9 +434,13 @@ class Connection:
         if item is END:
             self.end_at_server()
         elif item is READY:
-            if self._admitted:
+            size = frame_sizes.ready(self.properties["Socket-Type"], self.wanted or b"")
+            if size > self._sockets.max_message_size:
+                self.end_at_server("its routing id is too long for max_message_size")
+            elif self._admitted:
                 self._sockets.raw_router.attach(self)
         elif is_too_large(item, self._sockets.max_message_size):
+            self.cut_off = True
             self.end_at_server("a frame was larger than max_message_size")
         else:
             self._sockets.raw_router.arrived(self, item)

@@ -6,19 +6,17 @@ on. What an applicant has sent as its credentials is never logged.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import trio
 
+from .._log import log
 from .._protocol.zap import Applicant, Verdict, ZapRequest, accept, postpone, refuse
 from .._transport.allow_list import check_user_id
 from .._transport.zap_handler import AccessRules, ZapHandler
 from .handlers import ends_program, is_cancelled
-
-log = logging.getLogger("trioreq")
 
 ADMISSIONS = 100  # calls of `admit` in progress
 ADMISSION_TIME = 5.0  # seconds that each may take, of those that a handshake has

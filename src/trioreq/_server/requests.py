@@ -12,13 +12,13 @@ raises because of what a handler returned or raised.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 
 import trio
 
 from .._errors import CancelReason, Code, ReplyError, RequestCancelled
+from .._log import log
 from .._options import Options
 from .._protocol import packs
 from .._protocol.endings import (
@@ -64,8 +64,6 @@ from .handlers import (
 )
 from .observer import Observer
 from .pending_request import PendingRequest
-
-log = logging.getLogger("trioreq")
 
 FOREIGN_CANCELLED = (
     "this trio.Cancelled does not belong to the handler that raised it: a handler must not keep a "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import trio
 
+from .._log import log
 from .._options import Options
 from .._protocol.zap import Admit
 from .._transport.curve import CurveServer
@@ -17,8 +17,6 @@ from .._transport.server_sockets import BoundSockets, Sockets
 from .handlers import Handler, check_handler, only_error
 from .server import Server, access_rules
 from .threads import ThreadPool
-
-log = logging.getLogger("trioreq")
 
 
 async def serve(
@@ -153,8 +151,8 @@ async def _serve(
     try:
         async with trio.open_nursery() as nursery:
             server: Server = await nursery.start(run, name="server")
-            log.info("serving on %s", ", ".join(server.endpoints))
             try:
+                log.info("serving on %s", ", ".join(server.endpoints))
                 task_status.started(server)
                 await server.wait_drained()
             finally:

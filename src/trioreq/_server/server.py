@@ -8,7 +8,6 @@ another.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
@@ -16,6 +15,7 @@ from typing import Any, Final, NoReturn
 import trio
 from trio_util import AsyncBool
 
+from .._log import log
 from .._options import Options
 from .._protocol.connection_limits import ConnectionLimits
 from .._protocol.connection_table import Connection
@@ -36,8 +36,6 @@ from .requests import Requests
 from .tasks import HandlerTasks
 from .threads import ThreadPool
 from .watchdog import Watchdog
-
-log = logging.getLogger("trioreq")
 
 AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,9 +10,8 @@ import trio
 from trio_util import periodic
 
 from .._errors import KeyFileError
+from .._log import log
 from .curve_keys import PUBLIC, check_key, load_public_key
-
-log = logging.getLogger("trioreq")
 
 LOOK = 1.0  # seconds between two looks at a directory of keys
 

@@ -97,7 +97,7 @@ class Pipeline:
             self._send()
             timed = self._timeout != math.inf
             for body in islice(left, self._in_flight - len(self._sent) - len(self._unsent)):
-                frames = (body,) if type(body) is bytes else wire.body("the request is", [body])
+                frames = (body,) if type(body) is bytes else (wire.frame("each of bodies", body),)
                 deadline = trio.current_time() + self._timeout if timed else math.inf
                 self._unsent.append(_PipelinedRequest(self, len(self._results), frames, deadline))
                 self._results.append(b"")  # until it has ended

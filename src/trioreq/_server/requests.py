@@ -55,6 +55,7 @@ from .._transport.outbox import Outbox
 from .client import Client, Name
 from .deadlines import Deadlines
 from .handlers import (
+    ResultError,
     close_unawaited,
     ends_program,
     is_cancellation,
@@ -283,8 +284,11 @@ class Requests:
             self._fail(request, error)
 
     def _fail(self, request: PendingRequest, error: BaseException) -> None:
-        advice = ": " + FOREIGN_CANCELLED if is_cancelled(error) else ""
-        log.error("client %d: the handler failed%s", request.client.id, advice, exc_info=error)
+        if isinstance(error, ResultError):  # its traceback has nothing of the handler
+            log.error("client %d: the handler failed: %s", request.client.id, error)
+        else:
+            advice = ": " + FOREIGN_CANCELLED if is_cancelled(error) else ""
+            log.error("client %d: the handler failed%s", request.client.id, advice, exc_info=error)
         text = FAILED.text.format(error=type(error).__name__)
         self._end(request, FAILED, error_body(Code.HANDLER_FAILED, text), FAILED.status)
 

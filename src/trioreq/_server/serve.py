@@ -7,6 +7,7 @@ from functools import partial
 
 import trio
 
+from .._checks import check_endpoints, check_in_trio, check_task_status
 from .._log import log
 from .._options import Options
 from .._protocol.zap import Admit
@@ -79,15 +80,19 @@ async def serve(
 
     Raises:
         EndpointError: An address cannot be served; the message says why.
-        TypeError: An option is of the wrong type, or the handler is a generator function.
+        TypeError: An option is of the wrong type, or the handler or `admit` is not a function of
+            one argument that returns.
         ValueError: An option is out of its range, or cannot be combined with another.
+        RuntimeError: It is not trio that runs it.
 
     Example:
         >>> async def shout(request):
         ...     return request.body.upper()
         >>> trio.run(trioreq.serve, shout, "tcp://127.0.0.1:5555")  # doctest: +SKIP
     """
+    check_in_trio("trio.run(trioreq.serve, handler, addr)")
     check_handler(handler)
+    check_task_status(task_status)
     options = Options(
         workers=workers,
         max_in_flight=max_in_flight,
@@ -110,7 +115,7 @@ async def serve(
             raise ValueError("a network in memory has no mechanism but NULL: leave the option out")
         bind, thread_pool = addr.bind, addr.thread_pool
     else:
-        addresses = (addr,) if isinstance(addr, str) else tuple(addr)
+        addresses = check_endpoints("addr", addr)
         keys = None if curve is None else curve.keys
         bind = partial(BoundSockets, addresses, curve=keys, plain=plain_insecure)
         thread_pool = ThreadPool

@@ -8,6 +8,7 @@ another.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
@@ -15,6 +16,8 @@ from typing import Any, Final, NoReturn
 import trio
 from trio_util import AsyncBool
 
+from .._checks import check_duration
+from .._functions import is_async
 from .._log import log
 from .._options import Options
 from .._protocol.connection_limits import ConnectionLimits
@@ -28,7 +31,7 @@ from .._transport.zap_handler import AccessRules, ZapHandler
 from .admission import Admission
 from .client import Client
 from .guard import Guard
-from .handlers import Handler, is_async, name_of
+from .handlers import Handler, name_of
 from .observer import Counters, Observer, RequestLog
 from .pending_request import PendingRequest
 from .reader import Reader
@@ -130,10 +133,10 @@ class Server:
             grace: Seconds; 0 for at once, `math.inf` for no limit.
 
         Raises:
-            ValueError: `grace` is negative, or not a number.
+            TypeError: `grace` is not a number.
+            ValueError: `grace` is negative.
         """
-        if not grace >= 0:
-            raise ValueError(f"grace must be a number of seconds, at least 0, got {grace!r}")
+        check_duration("grace", grace, math.inf)
         requests = self._requests
         if not requests.closing:
             log.info("draining: %d requests in flight, %s s for them", requests.in_flight, grace)

@@ -88,7 +88,7 @@ class Server:
             nursery,
             self._crashed,
         )
-        self._admission = Admission(ZapHandler(sockets.zap), rules, self._epoch, nursery)
+        self._admission = Admission(ZapHandler(sockets.zap), rules, self._epoch, self._start_task)
         self._departed: deque[Client] = deque()  # clients whose disconnect is to be handled
         self._has_departed = AsyncBool(False)
         self._stopped = False

@@ -13,6 +13,7 @@ from ._functions import check_function, is_async
 from ._transport.curve import CurveServer
 
 if TYPE_CHECKING:
+    from ._protocol.envelope import ErrorReply
     from ._protocol.zap import Admit
 
 
@@ -38,6 +39,7 @@ class Options:
     admit: Admit | None = None
     max_connections: int | None = None
     max_connections_per_address: int | None = None
+    error_reply: ErrorReply | None = None
 
     def __post_init__(self) -> None:
         check_count("workers", self.workers, 1)
@@ -50,6 +52,10 @@ class Options:
         check_seconds("watchdog", self.watchdog)
         check_limit("max_connections", self.max_connections)
         check_limit("max_connections_per_address", self.max_connections_per_address)
+        if self.error_reply is not None:
+            check_function("error_reply", self.error_reply, "a code", "a text")
+            if is_async(self.error_reply):
+                raise wrong("error_reply", "a plain function", self.error_reply)
         self._check_access()
 
     def _check_access(self) -> None:

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from .._checks import wrong
 
 Frames = tuple[bytes, ...]
+ErrorReply = Callable[[str, str], bytes | Sequence[bytes]]
+"""Makes the body of an error reply of a code and a text."""
 
 ERROR_MARK: Final = b"trioreq-error"
 DELIMITER: Final = b""

@@ -51,20 +51,28 @@ def close_unawaited(result: object) -> None:
             part.close()
 
 
-def reply_body(result: object) -> Frames:
+AWAIT_IT = (
+    "await it in an async handler; a decorator around an async handler must be async too, or use "
+    "functools.wraps"
+)
+
+
+def reply_body(result: object, awaitable: str = AWAIT_IT) -> Frames:
     """The body that a handler's result makes.
+
+    Args:
+        result: What it has returned.
+        awaitable: What to do if that is an awaitable.
 
     Raises:
         ResultError: It is not a reply.
     """
     if inspect.isawaitable(result):
         close_unawaited(result)
-        kind = type(result).__name__
-        hint = (
-            "an await is missing: await it in an async handler; a decorator around an async "
-            "handler must be async too, or use functools.wraps"
+        raise ResultError(
+            f"its result must be bytes or a list of bytes, got {type(result).__name__}: "
+            f"an await is missing: {awaitable}"
         )
-        raise ResultError(f"its result must be bytes or a list of bytes, got {kind}: {hint}")
     try:
         return body_of("its result", result, secret=True)  # the log never has a reply's content
     except TypeError as error:

@@ -10,6 +10,7 @@ import trio
 from .._checks import check_endpoints, check_in_trio, check_task_status
 from .._log import log
 from .._options import Options
+from .._protocol.envelope import ErrorReply
 from .._protocol.zap import Admit
 from .._transport.curve import CurveServer
 from .._transport.endpoints import is_exposed
@@ -37,6 +38,7 @@ async def serve(
     admit: Admit | None = None,
     max_connections: int | None = None,
     max_connections_per_address: int | None = None,
+    error_reply: ErrorReply | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve requests over ZeroMQ until cancelled, or drained with `Server.drain`.
@@ -76,6 +78,10 @@ async def serve(
         max_connections: Connections there may be; more are closed at once. None for no limit.
         max_connections_per_address: The same for one IP address and, on ipc, for one user of the
             machine.
+        error_reply: A plain function that makes the body of an error reply, for clients that have
+            an error format of their own: called with the code and the text, it returns bytes, or a
+            list of them. It runs in trio's loop, and must be quick. Clients that use the header of
+            docs/protocol.md, as `open_client` does, are sent the standard error. None for that.
         task_status: `trio.Nursery.start` returns the `Server` when it is bound.
 
     Raises:
@@ -107,6 +113,7 @@ async def serve(
         admit=admit,
         max_connections=max_connections,
         max_connections_per_address=max_connections_per_address,
+        error_reply=error_reply,
     )
     mechanism = access_rules(options).mechanism
     bind: Callable[..., Sockets]

@@ -32,7 +32,7 @@ class Client:
         return self._multiplexer.timings
 
     def statistics(self) -> ClientStatistics:
-        """A snapshot of what the client has done."""
+        """A snapshot of what the client has done; it may be called in any thread."""
         return self._multiplexer.statistics()
 
     async def request(self, body: bytes, *, timeout: float | None = None) -> bytes:

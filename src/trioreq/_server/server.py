@@ -101,15 +101,23 @@ class Server:
         return self._sockets.endpoints
 
     def statistics(self) -> Statistics:
-        """A snapshot of what the server has done."""
+        """A snapshot of what the server has done.
+
+        It may be called in any thread, as an exporter of metrics does. In another thread than
+        trio's a request that ends at that moment may be counted both as ended and as in flight, or
+        as neither; for an exact snapshot call it with `trio.from_thread.run_sync` there.
+        """
+        # For other threads: what grows or shrinks is iterated over in one step of the interpreter,
+        # and what must fit together is read once.
         outbox, queue = self._router.outbox, self._queue
+        in_flight = self._requests.in_flight
         outcomes = self._counters.outcomes()
         unattributed = self._router.unattributed
         outcomes["never_started"] += unattributed
         return Statistics(
-            requests=sum(outcomes.values()) + self._requests.in_flight,
+            requests=sum(outcomes.values()) + in_flight,
             **outcomes,
-            in_flight=self._requests.in_flight,
+            in_flight=in_flight,
             waiting=queue.waiting,
             running=queue.slots - queue.free,
             connections=len(self._router),

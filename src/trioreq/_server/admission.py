@@ -109,7 +109,6 @@ class Admission:
         assert self._rules.admit is not None  # noqa: S101
         return await self._rules.admit(applicant)
 
-    @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
     def _reply(self, verdicts: Sequence[tuple[ZapRequest, Verdict]]) -> None:
         if not verdicts:
             return

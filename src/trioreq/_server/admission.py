@@ -16,7 +16,7 @@ from .._log import log
 from .._protocol.zap import Applicant, Verdict, ZapRequest, accept, postpone, refuse
 from .._transport.allow_list import check_user_id
 from .._transport.zap_handler import AccessRules, ZapHandler
-from .handlers import ends_program, is_cancelled
+from .handlers import close_unawaited, ends_program, is_cancelled
 
 ADMISSIONS = 100  # calls of `admit` in progress
 ADMISSION_TIME = 5.0  # seconds that each may take, of those that a handshake has
@@ -92,7 +92,16 @@ class Admission:
                 user_id = await self._call_admit(applicant)
                 if user_id is None:
                     return refuse("admit refused it")
-                return accept(check_user_id(user_id), applicant.public_key)
+                if isinstance(user_id, str):
+                    return accept(check_user_id(user_id), applicant.public_key)
+                close_unawaited(user_id)
+                log.error(
+                    "admit failed, and %s is refused: it must return a user id, a str that may be "
+                    "empty, or None to refuse, got %s",
+                    applicant.address,
+                    type(user_id).__name__,
+                )
+                return refuse("admit failed")
         except BaseException as error:
             own = is_cancelled(error) and trio.current_effective_deadline() == -math.inf
             if own or ends_program(error) or isinstance(error, GeneratorExit):

@@ -403,7 +403,7 @@ class Requests:
 def _log_failure(what: str, error: BaseException) -> None:
     """Log that the user's code has failed, with a traceback if that has anything of it."""
     if isinstance(error, ResultError):
-        log.error("%s: %s", what, error)
+        log.error("%s: TypeError: %s", what, error)
     else:
         advice = ": " + FOREIGN_CANCELLED if is_cancelled(error) else ""
         log.error("%s%s", what, advice, exc_info=error)

@@ -21,6 +21,8 @@ from enum import StrEnum
 
 import trio
 
+from ._checks import check_instance, shown
+
 
 class Code(StrEnum):
     """Why a request was answered with an error instead of a reply."""
@@ -90,15 +92,11 @@ class ReplyError(TrioreqError):
     """
 
     def __init__(self, code: str, text: str = "") -> None:
-        for name, value in (("code", code), ("text", text)):
-            if not isinstance(value, str):
-                raise TypeError(
-                    f"{name} must be a str, got {type(value).__name__}: use str() for an exception"
-                )
+        expected = "one word of printable ASCII, such as 'not-found'"
+        check_instance("code", code, str, expected)
         if not code or not all("!" <= letter <= "~" for letter in code):
-            raise ValueError(
-                f"code must be one word of printable ASCII, such as 'not-found', got {code!r}"
-            )
+            raise ValueError(f"code must be {expected}, got {shown(code)}")
+        check_instance("text", text, str, "a str", "use str() for an exception")
         super().__init__(code, text)
         self.code: str = str(code)
         self.text = text

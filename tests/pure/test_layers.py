@@ -18,7 +18,7 @@ import pytest
 import trioreq
 
 SOURCE = Path(trioreq.__file__).parent
-OF_ALL = {"_errors", "_request"}
+OF_ALL = {"_checks", "_errors", "_functions", "_log", "_request"}
 TOP = OF_ALL | {"_options", "_statistics"}
 
 LAYERS = {

@@ -5,6 +5,7 @@ Time is real; everything waits for events, under a limit.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
@@ -559,6 +560,7 @@ async def test_an_admit_that_fails_refuses_one_and_goes_on(
             case "unprintable":
                 return "alice\0" + applicant.password
 
+    @functools.wraps(fail)  # else it is refused at the call of `serve`
     def not_async(applicant: trioreq.Applicant) -> Any:
         return fail(applicant) if not failing else applicant.password
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from .._options import check_count, check_seconds
+from .._checks import check_bodies, check_count, check_frames, check_seconds
 from .._protocol import envelope as wire
 from .._protocol.envelope import Frames
 from .._statistics import ClientStatistics, Timings
@@ -32,7 +32,7 @@ class Client:
         return self._multiplexer.timings
 
     def statistics(self) -> ClientStatistics:
-        """A snapshot of what the client has done."""
+        """A snapshot of what the client has done; it may be called in any thread."""
         return self._multiplexer.statistics()
 
     async def request(self, body: bytes, *, timeout: float | None = None) -> bytes:
@@ -53,7 +53,7 @@ class Client:
             UnexpectedReply: The reply has several frames; `request_multipart` takes those.
             trio.ClosedResourceError: The client is closed.
         """
-        frames = (body,) if type(body) is bytes else wire.body("the request is", [body])
+        frames = (body,) if type(body) is bytes else (wire.frame("body", body),)
         return only_frame(await self._reply(frames, timeout))
 
     async def request_multipart(
@@ -63,12 +63,8 @@ class Client:
 
         Arguments and errors are those of `request`.
         """
-        if isinstance(frames, bytes | bytearray | memoryview | str):
-            raise TypeError(
-                f"frames must be a sequence of bytes, got {type(frames).__name__}; "
-                "for one frame use request"
-            )
-        return list(await self._reply(wire.body("the request is", list(frames)), timeout))
+        check_frames("frames", frames)
+        return list(await self._reply(wire.body("frames", list(frames)), timeout))
 
     async def request_many(
         self, bodies: Iterable[bytes], *, in_flight: int = 256, timeout: float | None = None
@@ -95,11 +91,7 @@ class Client:
             ValueError: An option is out of its range.
             trio.ClosedResourceError: The client is closed.
         """
-        if isinstance(bodies, bytes | bytearray | memoryview | str):
-            raise TypeError(
-                f"bodies must be an iterable of bytes, got {type(bodies).__name__}; "
-                "for one use request"
-            )
+        check_bodies("bodies", bodies)
         check_count("in_flight", in_flight, 1)
         seconds = self._seconds(timeout)
         return await Pipeline(self._multiplexer, in_flight, seconds, self._retries).run(bodies)

@@ -6,7 +6,14 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from .._options import check_count, check_message_size, check_seconds
+from .._checks import (
+    check_count,
+    check_endpoint,
+    check_in_trio,
+    check_instance,
+    check_message_size,
+    check_seconds,
+)
 from .._protocol.frame_sizes import LEAST_AT_CLIENT
 from .._protocol.zap import Mechanism
 from .._transport.curve import CurveClient
@@ -56,6 +63,7 @@ async def open_client(
         EndpointError: The endpoint is not an address that can be connected to.
         TypeError: An option is of the wrong type.
         ValueError: An option is out of its range.
+        RuntimeError: It is not trio that runs it.
 
     Example:
         >>> async def main():
@@ -63,20 +71,22 @@ async def open_client(
         ...         print(await client.request(b"hello"))
         >>> trio.run(main)  # doctest: +SKIP
     """
+    check_in_trio("trio.run(main), and open_client in main")
     check_seconds("timeout", timeout)
     check_seconds("connect_timeout", connect_timeout)
     check_seconds("heartbeat", heartbeat)
     check_count("retries", retries, 0)
-    if curve is not None and not isinstance(curve, CurveClient):
-        raise TypeError(f"curve must be a CurveClient, got {type(curve).__name__}")
+    if curve is not None:
+        check_instance("curve", curve, CurveClient, "a CurveClient or None", secret=True)
     mechanism: Mechanism = "NULL" if curve is None else "CURVE"
-    check_message_size(max_message_size, LEAST_AT_CLIENT, mechanism)
+    check_message_size(max_message_size, LEAST_AT_CLIENT[mechanism], mechanism)
     line: Line
     if isinstance(endpoint, Network):
         if curve is not None:
             raise ValueError("curve must be None on a network in memory")
         line = endpoint.line(heartbeat=heartbeat, max_message_size=max_message_size)
     else:
+        check_endpoint("endpoint", endpoint)
         line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size, curve=curve)
     multiplexer = Multiplexer(
         line, str(endpoint), math.inf if connect_timeout is None else connect_timeout

@@ -102,7 +102,7 @@ class Pipeline:
             self._send()
             callers = trio.current_effective_deadline()
             for body in islice(left, self._in_flight - len(self._sent) - len(self._unsent)):
-                frames = (body,) if type(body) is bytes else wire.body("the request is", [body])
+                frames = (body,) if type(body) is bytes else (wire.frame("each of bodies", body),)
                 self._take(frames, callers)
                 self._send()  # at once: to make the next body may take time
         return bool(self._sent or self._unsent or self._lost)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from .._log import log
 from .._protocol.endings import ENDINGS, MALFORMED, OVERLOADED, Ending
 
 if TYPE_CHECKING:
     from .pending_request import PendingRequest
-
-log = logging.getLogger("trioreq")
 
 
 class Observer:

@@ -79,8 +79,9 @@ class Pool:
 
     @property
     def abandoned(self) -> int:
-        """Threads that still run for a request that has ended."""
-        requests = [worker.request for worker in self.workers]
+        """Threads that still run for a request that has ended (in any thread)."""
+        # Copied in one step of the interpreter: another thread may change the set.
+        requests = [worker.request for worker in tuple(self.workers)]
         return sum(request.ended for request in requests if request is not None)
 
     def spawn(self) -> Sequence[Worker]:

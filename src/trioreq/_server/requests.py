@@ -12,13 +12,13 @@ raises because of what a handler returned or raised.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 
 import trio
 
 from .._errors import CancelReason, Code, ReplyError, RequestCancelled
+from .._log import log
 from .._options import Options
 from .._protocol import packs
 from .._protocol.endings import (
@@ -55,6 +55,7 @@ from .._transport.outbox import Outbox
 from .client import Client, Name
 from .deadlines import Deadlines
 from .handlers import (
+    ResultError,
     close_unawaited,
     ends_program,
     is_cancellation,
@@ -64,8 +65,6 @@ from .handlers import (
 )
 from .observer import Observer
 from .pending_request import PendingRequest
-
-log = logging.getLogger("trioreq")
 
 FOREIGN_CANCELLED = (
     "this trio.Cancelled does not belong to the handler that raised it: a handler must not keep a "
@@ -100,6 +99,8 @@ class Requests:
         observers: Sequence[Observer],
     ) -> None:
         self._timeout = math.inf if options.timeout is None else options.timeout
+        self._error_reply = options.error_reply
+        self._error_reply_failed = False
         self._queue = queue
         self._outbox = outbox
         self._own_max_pack_size = own_max_pack_size
@@ -270,7 +271,7 @@ class Requests:
         reason = only_error(error)
         if isinstance(reason, ReplyError):
             try:
-                body = error_body(reason.code, reason.text)
+                body = self._error_body(request, reason.code, reason.text)
                 status = status_of(reason.code)
             except Exception as broken:  # noqa: BLE001  # a subclass without super().__init__()
                 broken.__context__ = reason
@@ -285,10 +286,29 @@ class Requests:
             self._fail(request, error)
 
     def _fail(self, request: PendingRequest, error: BaseException) -> None:
-        advice = ": " + FOREIGN_CANCELLED if is_cancelled(error) else ""
-        log.error("client %d: the handler failed%s", request.client.id, advice, exc_info=error)
+        _log_failure(f"client {request.client.id}: the handler failed", error)
         text = FAILED.text.format(error=type(error).__name__)
-        self._end(request, FAILED, error_body(Code.HANDLER_FAILED, text), FAILED.status)
+        body = self._error_body(request, Code.HANDLER_FAILED, text)
+        self._end(request, FAILED, body, FAILED.status)
+
+    def _error_body(self, request: PendingRequest, code: str, text: str) -> Frames:
+        """The body of an error reply: by the user's `error_reply`, or the standard one.
+
+        A client that uses the header reads the standard one, which it is sure to understand.
+        """
+        standard = error_body(code, text)
+        if self._error_reply is None or request.header is not None:
+            return standard
+        try:
+            return reply_body(self._error_reply(str(code), text), "error_reply must be plain")
+        except BaseException as error:
+            if ends_program(error):
+                self._error_reply = None  # all clients are told next that the server ends
+                raise
+            if not self._error_reply_failed:
+                self._error_reply_failed = True
+                _log_failure("error_reply failed (further failures are not logged)", error)
+            return standard
 
     @trio.lowlevel.enable_ki_protection
     def cancel(self, request: PendingRequest, ending: Ending) -> None:
@@ -341,7 +361,8 @@ class Requests:
         if ending.code is None:
             self._end(request, ending)
         else:
-            self._end(request, ending, error_body(ending.code, ending.text), ending.status)
+            body = self._error_body(request, ending.code, ending.text)
+            self._end(request, ending, body, ending.status)
 
     def _end(
         self,
@@ -377,6 +398,15 @@ class Requests:
         self.closing = True
         if not self.in_flight:
             self.idle.set()
+
+
+def _log_failure(what: str, error: BaseException) -> None:
+    """Log that the user's code has failed, with a traceback if that has anything of it."""
+    if isinstance(error, ResultError):
+        log.error("%s: TypeError: %s", what, error)
+    else:
+        advice = ": " + FOREIGN_CANCELLED if is_cancelled(error) else ""
+        log.error("%s%s", what, advice, exc_info=error)
 
 
 def _name(envelope: Frames, header: Header) -> Name:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import trio
 
+from .._checks import check_endpoints, check_in_trio, check_task_status
+from .._log import log
 from .._options import Options
+from .._protocol.envelope import ErrorReply
 from .._protocol.zap import Admit
 from .._transport.curve import CurveServer
 from .._transport.endpoints import is_exposed
@@ -17,8 +19,6 @@ from .._transport.server_sockets import BoundSockets, Sockets
 from .handlers import Handler, check_handler, only_error
 from .server import Server
 from .threads import ThreadPool
-
-log = logging.getLogger("trioreq")
 
 
 async def serve(
@@ -38,6 +38,7 @@ async def serve(
     admit: Admit | None = None,
     max_connections: int | None = None,
     max_connections_per_address: int | None = None,
+    error_reply: ErrorReply | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve requests over ZeroMQ until cancelled, or drained with `Server.drain`.
@@ -79,19 +80,27 @@ async def serve(
         max_connections: Connections there may be; more are closed at once. None for no limit.
         max_connections_per_address: The same for one IP address and, on ipc, for one user of the
             machine.
+        error_reply: A plain function that makes the body of an error reply, for clients that have
+            an error format of their own: called with the code and the text, it returns bytes, or a
+            list of them. It runs in trio's loop, and must be quick. Clients that use the header of
+            docs/protocol.md, as `open_client` does, are sent the standard error. None for that.
         task_status: `trio.Nursery.start` returns the `Server` when it is bound.
 
     Raises:
         EndpointError: An address cannot be served; the message says why.
-        TypeError: An option is of the wrong type, or the handler is a generator function.
+        TypeError: An option is of the wrong type, or the handler or `admit` is not a function of
+            one argument that returns.
         ValueError: An option is out of its range, or cannot be combined with another.
+        RuntimeError: It is not trio that runs it.
 
     Example:
         >>> async def shout(request):
         ...     return request.body.upper()
         >>> trio.run(trioreq.serve, shout, "tcp://127.0.0.1:5555")  # doctest: +SKIP
     """
+    check_in_trio("trio.run(trioreq.serve, handler, addr)")
     check_handler(handler)
+    check_task_status(task_status)
     options = Options(
         workers=workers,
         max_in_flight=max_in_flight,
@@ -106,6 +115,7 @@ async def serve(
         admit=admit,
         max_connections=max_connections,
         max_connections_per_address=max_connections_per_address,
+        error_reply=error_reply,
     )
     mechanism = options.mechanism
     bind: Callable[..., Sockets]
@@ -114,7 +124,7 @@ async def serve(
             raise ValueError("a network in memory has no mechanism but NULL: leave the option out")
         bind, thread_pool = addr.bind, addr.thread_pool
     else:
-        addresses = (addr,) if isinstance(addr, str) else tuple(addr)
+        addresses = check_endpoints("addr", addr)
         keys = None if curve is None else curve.keys
         bind = partial(BoundSockets, addresses, curve=keys, plain=plain_insecure)
         thread_pool = ThreadPool
@@ -155,8 +165,8 @@ async def _serve(
     try:
         async with trio.open_nursery() as nursery:
             server: Server = await nursery.start(run, name="server")
-            log.info("serving on %s", ", ".join(server.endpoints))
             try:
+                log.info("serving on %s", ", ".join(server.endpoints))
                 task_status.started(server)
                 await server.wait_drained()
             finally:

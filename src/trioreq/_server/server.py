@@ -8,7 +8,7 @@ another.
 
 from __future__ import annotations
 
-import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
@@ -16,6 +16,9 @@ from typing import Any, Final, NoReturn
 import trio
 from trio_util import AsyncBool
 
+from .._checks import check_duration
+from .._functions import is_async
+from .._log import log
 from .._options import Options
 from .._protocol.connection_limits import ConnectionLimits
 from .._protocol.connection_table import Connection
@@ -28,7 +31,7 @@ from .._transport.zap_handler import AccessRules, ZapHandler
 from .admission import Admission
 from .client import Client
 from .guard import Guard
-from .handlers import Handler, is_async, name_of
+from .handlers import Handler, name_of
 from .observer import Counters, Observer, RequestLog
 from .pending_request import PendingRequest
 from .reader import Reader
@@ -36,8 +39,6 @@ from .requests import Requests
 from .tasks import HandlerTasks
 from .threads import ThreadPool
 from .watchdog import Watchdog
-
-log = logging.getLogger("trioreq")
 
 AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
 
@@ -87,7 +88,7 @@ class Server:
             nursery,
             self._crashed,
         )
-        self._admission = Admission(ZapHandler(sockets.zap), rules, self._epoch, nursery)
+        self._admission = Admission(ZapHandler(sockets.zap), rules, self._epoch, self._start_task)
         self._departed: deque[Client] = deque()  # clients whose disconnect is to be handled
         self._has_departed = AsyncBool(False)
         self._stopped = False
@@ -100,15 +101,23 @@ class Server:
         return self._sockets.endpoints
 
     def statistics(self) -> Statistics:
-        """A snapshot of what the server has done."""
+        """A snapshot of what the server has done.
+
+        It may be called in any thread, as an exporter of metrics does. In another thread than
+        trio's a request that ends at that moment may be counted both as ended and as in flight, or
+        as neither; for an exact snapshot call it with `trio.from_thread.run_sync` there.
+        """
+        # For other threads: what grows or shrinks is iterated over in one step of the interpreter,
+        # and what must fit together is read once.
         outbox, queue = self._router.outbox, self._queue
+        in_flight = self._requests.in_flight
         outcomes = self._counters.outcomes()
         unattributed = self._router.unattributed
         outcomes["never_started"] += unattributed
         return Statistics(
-            requests=sum(outcomes.values()) + self._requests.in_flight,
+            requests=sum(outcomes.values()) + in_flight,
             **outcomes,
-            in_flight=self._requests.in_flight,
+            in_flight=in_flight,
             waiting=queue.waiting,
             running=queue.slots - queue.free,
             connections=len(self._router),
@@ -132,10 +141,10 @@ class Server:
             grace: Seconds; 0 for at once, `math.inf` for no limit.
 
         Raises:
-            ValueError: `grace` is negative, or not a number.
+            TypeError: `grace` is not a number.
+            ValueError: `grace` is negative.
         """
-        if not grace >= 0:
-            raise ValueError(f"grace must be a number of seconds, at least 0, got {grace!r}")
+        check_duration("grace", grace, math.inf)
         requests = self._requests
         if not requests.closing:
             log.info("draining: %d requests in flight, %s s for them", requests.in_flight, grace)

@@ -8,7 +8,6 @@ is in `pool`.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import Final
 
 import trio
 
+from .._log import log
 from .._protocol.fair_queue import SharedFairQueue
 from .._request import current_request
 from .._transport.outbox import Outbox
@@ -27,8 +27,6 @@ from .pending_request import PendingRequest
 from .pool import Pool, Worker
 from .reader import Reader
 from .requests import Requests
-
-log = logging.getLogger("trioreq")
 
 FIRST: Final = 64 * 1024  # bytes of the first batch after a wait: some thirty messages
 RETRY: Final = 1.0  # seconds until another try, if a thread cannot be started

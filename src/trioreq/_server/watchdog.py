@@ -11,7 +11,6 @@ It costs a request nothing: the event loop looks at one flag for each batch that
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import time
@@ -23,10 +22,9 @@ from types import FrameType
 
 import trio
 
+from .._log import log
 from .._request import Request
 from .observer import Observer
-
-log = logging.getLogger("trioreq")
 
 GRACE = 0.1  # seconds in which an event loop that is not blocked responds
 OWN = __name__.rpartition(".")[0]  # modules of the server

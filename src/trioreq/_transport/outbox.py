@@ -6,18 +6,16 @@ for a client that accepts packs go in packs. Nothing here waits.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from errno import EAGAIN
 
 import trio
 
+from .._log import log
 from .._protocol import packs
 from .._protocol.connection_table import Connection
 from .._protocol.envelope import Frames
 from .zsocket import ZSocket
-
-log = logging.getLogger("trioreq")
 
 
 class Outbox:

@@ -5,7 +5,6 @@ Nothing here waits for a client. docs/design.md has the rules that this follows,
 
 from __future__ import annotations
 
-import logging
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from typing import Final, NoReturn
 import zmq
 from trio_util import AsyncBool
 
+from .._log import log
 from .._protocol import packs
 from .._protocol.addresses import canonical
 from .._protocol.connection_limits import ConnectionLimits
@@ -25,8 +25,6 @@ from .messages import Origin
 from .outbox import Outbox
 from .server_sockets import HeldConnection, Sockets
 from .zap_handler import EPOCH, PUBLIC_KEY
-
-log = logging.getLogger("trioreq")
 
 BATCH: Final = 256 * 1024  # bytes read before they are worked on: what fits a processor's cache
 MESSAGE: Final = 2048  # bytes that a message of one frame counts as, beside its content

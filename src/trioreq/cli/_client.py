@@ -125,6 +125,7 @@ def request(
     *,
     server_key: str | None,
     key_file: Path | None,
+    allow_group: bool,
     **options: Any,  # noqa: ANN401  # click gives them by name
 ) -> None:
     """Send a request to ENDPOINT and print the reply.
@@ -132,7 +133,7 @@ def request(
     Each BODY is a frame. Without one, or with -, standard input is the request. A reply is
     written as it came; on a terminal it is made readable. Of several frames each is a line.
     """
-    ask = Ask(**options, curve=keys(server_key, key_file))
+    ask = Ask(**options, curve=keys(server_key, key_file, allow_group=allow_group))
     ask.check()
     finish(ask.run, ask.summarize)
 
@@ -175,17 +176,20 @@ def bench(
     as_json: bool,
     server_key: str | None,
     key_file: Path | None,
+    allow_group: bool,
     **options: Any,  # noqa: ANN401  # as above
 ) -> None:
     """Measure how fast ENDPOINT answers: throughput, latencies, and errors by kind."""
-    load = Load(**options, curve=keys(server_key, key_file))
+    load = Load(**options, curve=keys(server_key, key_file, allow_group=allow_group))
     finish(lambda: run_bench(load, as_json=as_json))
 
 
-def keys(server_key: str | None, key_file: Path | None) -> trioreq.CurveClient | None:
+def keys(
+    server_key: str | None, key_file: Path | None, *, allow_group: bool
+) -> trioreq.CurveClient | None:
     """What the options say, or the program's end if they are wrong."""
     try:
-        return curve_of(server_key, key_file)
+        return curve_of(server_key, key_file, allow_group=allow_group)
     except trioreq.KeyFileError as error:
         tell(str(error))
         sys.exit(EXIT_CODES[trioreq.KeyFileError])

@@ -9,12 +9,14 @@ from typing import Any
 
 import trio
 
+from .._checks import check_duration, check_in_trio, check_instance
 from .._client.client import Client
 from .._client.nursery import open_own_nursery
 from .._errors import EndpointError
 from .._server.handlers import Handler
 from .._server.serve import serve
 from .._server.server import Server
+from .._transport.allow_list import check_user_id
 from .._transport.network import Network
 from ._client import SOCKET_TYPES, MemoryClient, MemoryLine, body_of
 from ._inline import InlineThreads
@@ -67,17 +69,22 @@ class MemoryNetwork(Network):
 
         Raises:
             ConnectionRefusedError: No server is bound.
+            TypeError: An argument is of the wrong type.
             ValueError: An argument is out of its range.
         """
+        expected = f"one of {SOCKET_TYPES}"
+        check_instance("socket_type", socket_type, str, expected)
         if socket_type not in SOCKET_TYPES:
-            raise ValueError(f"socket_type is one of {SOCKET_TYPES}, not {socket_type!r}")
-        if routing_id is not None and (
-            not 0 < len(routing_id) < 256 or routing_id.startswith(b"\0")
-        ):
-            raise ValueError(
-                "a routing id is 1 to 255 bytes and does not begin with a zero byte, "
-                f"not {routing_id!r}"
-            )
+            raise ValueError(f"socket_type must be {expected}, got {socket_type!r}")
+        if routing_id is not None:
+            expected = "1 to 255 bytes that do not begin with a zero byte, or None"
+            check_instance("routing_id", routing_id, bytes, expected)
+            if not 0 < len(routing_id) < 256 or routing_id.startswith(b"\0"):
+                raise ValueError(f"routing_id must be {expected}, got {routing_id!r}")
+        if user_id is not None:
+            check_user_id(user_id, "user_id")
+        if reuse is not None:
+            check_instance("reuse", reuse, MemoryClient, "a MemoryClient or None")
         client = MemoryClient(socket_type)
         client.connection = self.open_connection(
             client,
@@ -108,6 +115,7 @@ class MemoryNetwork(Network):
 
     def delay(self, client: MemoryClient | Client, seconds: float) -> None:
         """Let all that is sent from now on take this long, in each direction."""
+        check_duration("seconds", seconds)
         connection = _connection(client)
         connection.to_server.delay = connection.to_client.delay = seconds
         if isinstance(client, Client):
@@ -183,14 +191,15 @@ class MemoryNetwork(Network):
 
 
 def _line(client: Client) -> MemoryLine:
+    check_instance("client", client, Client, "a MemoryClient or a Client of open_client")
     line = client._multiplexer.line  # noqa: SLF001  # the one thing that a test cannot say of a Client
     if not isinstance(line, MemoryLine):
-        raise TypeError("this client is not connected to a network in memory")
+        raise TypeError("client must be connected to a network in memory, got one that is not")
     return line
 
 
 def _connection(client: MemoryClient | Client) -> Connection:
-    return _line(client).connection if isinstance(client, Client) else client.connection
+    return client.connection if isinstance(client, MemoryClient) else _line(client).connection
 
 
 @asynccontextmanager
@@ -210,6 +219,7 @@ async def open_memory_network(*, seed: int = 0) -> AsyncIterator[MemoryNetwork]:
         ...             print(await client.request(b"hello"))
         ...         nursery.cancel_scope.cancel()
     """
+    check_in_trio("trio.run(main), and open_memory_network in main")
     with scheduled(seed):
         async with open_own_nursery() as nursery:
             yield MemoryNetwork(nursery)

@@ -29,6 +29,7 @@ COMMANDS = {
     "slow": "experiments",
     "crowd": "experiments",
     "dying": "experiments",
+    "computing": "experiments",
     "misbehaving": "experiments",
     "line": "experiments",
     "fuzz": "experiments",

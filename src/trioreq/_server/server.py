@@ -72,7 +72,11 @@ class Server:
         observers: list[Observer] = [self._counters, RequestLog()]
         self._watchdog: Watchdog | None = None
         if options.watchdog is not None:
-            self._watchdog = Watchdog(options.watchdog, lambda: queue.free < queue.slots)
+            self._watchdog = Watchdog(
+                options.watchdog,
+                lambda: queue.free < queue.slots,
+                lambda: self._workers.processor_times(),
+            )
             observers.append(self._watchdog)
         self._router = Router(sockets, limits, self._disconnected, self._refused)
         self._requests = Requests(

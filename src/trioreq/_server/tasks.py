@@ -79,6 +79,10 @@ class HandlerTasks:
         self._context = copy_context()
         self._context.run(current_request.set, None)
 
+    def processor_times(self) -> dict[PendingRequest, float]:
+        """As `Pool.processor_times`: no request has a thread."""
+        return {}
+
     def start(self, requests: Sequence[PendingRequest]) -> None:
         """Run requests that have a slot, each in a task of its own."""
         granted = list(requests)

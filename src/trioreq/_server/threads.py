@@ -27,6 +27,7 @@ from .pending_request import PendingRequest
 from .pool import Pool, Worker
 from .reader import Reader
 from .requests import Requests
+from .switch_interval import short_switch_interval
 
 FIRST: Final = 64 * 1024  # bytes of the first batch after a wait: some thirty messages
 RETRY: Final = 1.0  # seconds until another try, if a thread cannot be started
@@ -70,6 +71,10 @@ class ThreadPool:
     def abandoned(self) -> int:
         """Threads that still run for a request that has ended."""
         return self._pool.abandoned
+
+    def processor_times(self) -> dict[PendingRequest, float]:
+        """As `Pool.processor_times`."""
+        return self._pool.processor_times()
 
     def start(self, requests: Sequence[PendingRequest]) -> None:
         """Let threads run requests that have a slot."""
@@ -148,13 +153,14 @@ class ThreadPool:
         """Start a thread, as soon as that is possible, and wait for its end."""
         while True:
             try:
-                await trio.to_thread.run_sync(
-                    self._pool.work,
-                    worker,
-                    limiter=self._limiter,
-                    abandon_on_cancel=True,
-                    thread_name="trioreq",
-                )
+                with short_switch_interval():
+                    await trio.to_thread.run_sync(
+                        self._pool.work,
+                        worker,
+                        limiter=self._limiter,
+                        abandon_on_cancel=True,
+                        thread_name="trioreq",
+                    )
             except RuntimeError as error:
                 if worker.has_thread:
                     self._crashed()

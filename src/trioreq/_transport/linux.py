@@ -17,7 +17,7 @@ import termios
 from contextlib import suppress
 
 PEER_CREDENTIALS = struct.Struct("3i")  # process, user, group
-BYTES_RECEIVED = 128  # its offset in struct tcp_info
+BYTES_ACKED, BYTES_RECEIVED = 120, 128  # offsets in struct tcp_info
 COUNTER = struct.Struct("=Q")
 TCP_INFO_SIZE = BYTES_RECEIVED + COUNTER.size
 
@@ -88,13 +88,20 @@ class KernelCounters:
 
     def received(self, descriptor: int) -> int:
         """Bytes that the kernel has received on a tcp connection; 0 if it is not one."""
+        return self._count(descriptor, BYTES_RECEIVED)
+
+    def acked(self, descriptor: int) -> int:
+        """Bytes that the peer's system has acknowledged on a tcp connection; 0 if it is not one."""
+        return self._count(descriptor, BYTES_ACKED)
+
+    def _count(self, descriptor: int, offset: int) -> int:
         self._size.value = TCP_INFO_SIZE
         failed = _getsockopt(
             descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, self._info, self._size_ref
         )
         if failed or self._size.value < TCP_INFO_SIZE:
             return 0
-        count: int = COUNTER.unpack_from(self._info, BYTES_RECEIVED)[0]
+        count: int = COUNTER.unpack_from(self._info, offset)[0]
         return count
 
     def read_by_owner(self, descriptor: int) -> tuple[int, int]:

@@ -24,6 +24,9 @@ MONITOR = "inproc://trioreq.monitor"
 BACKLOG = 4096  # connections that the kernel may hold for libzmq; it caps this itself
 HANDSHAKE = 10.0  # seconds that a handshake may take
 SPARE = 64  # descriptors that no connection gets, unless the limit is very low
+# Messages that libzmq holds for one connection. It accepts more when it has sent half of them: a
+# small number shows sooner whether the client reads.
+IN_LIBZMQ = 256
 LINGER = 0.5  # seconds in which the last messages are sent
 
 
@@ -51,6 +54,7 @@ class Sockets(Protocol):
         endpoints: The addresses as really bound.
         room: Connections get descriptors below this one.
         max_message_size: Bytes that a frame may have.
+        send_queue: Messages that libzmq holds for one connection; others wait in the outbox.
         counters: What the kernel counts of the connections; None without a kernel.
     """
 
@@ -60,6 +64,7 @@ class Sockets(Protocol):
     endpoints: tuple[str, ...]
     room: int
     max_message_size: int
+    send_queue: int
     counters: KernelCounters | None
 
     def hold(self, descriptor: int) -> HeldConnection | None:
@@ -99,11 +104,12 @@ class BoundSockets:
         self._files: list[endpoints.BoundFile] = []
         self.room = _room()
         self.max_message_size = max_message_size
+        self.send_queue = min(send_queue, IN_LIBZMQ)
         self.counters: KernelCounters | None = KernelCounters()
         # One I/O thread: with more, libzmq does not promise the order that the table needs.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:
-            self._router = self._open_router(heartbeat, max_message_size, send_queue)
+            self._router = self._open_router(heartbeat, max_message_size)
             self._router.plain_server = plain
             if curve is not None:
                 self._router.curve_server = True
@@ -118,9 +124,7 @@ class BoundSockets:
             self._context.destroy(linger=0)
             raise
 
-    def _open_router(
-        self, heartbeat: float | None, max_message_size: int, send_queue: int
-    ) -> zmq.Socket[bytes]:
+    def _open_router(self, heartbeat: float | None, max_message_size: int) -> zmq.Socket[bytes]:
         _hide_routing_ids()
         router = self._context.socket(zmq.ROUTER)
         router.zap_domain = DOMAIN
@@ -128,7 +132,7 @@ class BoundSockets:
         # Before it is bound: a connection that breaks while the socket is closed takes the linger
         # that its listener was bound with. Without a limit it can wait for ever.
         router.linger = round(LINGER * 1000)
-        router.sndhwm = send_queue
+        router.sndhwm = self.send_queue
         router.maxmsgsize = max_message_size
         router.backlog = BACKLOG
         router.handshake_ivl = round(HANDSHAKE * 1000)

@@ -16,6 +16,7 @@ from .._server.handlers import Handler
 from .._server.serve import serve
 from .._server.server import Server
 from .._transport.network import Network
+from .._transport.server_sockets import IN_LIBZMQ
 from ._client import SOCKET_TYPES, MemoryClient, MemoryLine, body_of
 from ._inline import InlineThreads
 from ._libzmq import Connection, MemorySockets, Peer
@@ -133,7 +134,7 @@ class MemoryNetwork(Network):
             self._timers,
             heartbeat=heartbeat,
             max_message_size=max_message_size,
-            send_queue=send_queue,
+            send_queue=min(send_queue, IN_LIBZMQ),
             closed=self._closed,
         )
         self._bound.set()

@@ -68,6 +68,7 @@ class Outbox:
         self._corked = False
         self._packing = False
         self._most_unsent = most_unsent
+        self._closed = False
         self.sent = 0
         self.dropped = 0
         self.unsent: dict[Connection, Unsent] = {}
@@ -110,7 +111,11 @@ class Outbox:
             self.dropped += packs.messages_in(frames)
         elif self.unsent and connection in self.unsent:
             self._keep(connection, self.unsent[connection], frames)  # behind the others
-        elif not self._accepts(connection, frames):
+        elif self._accepts(connection, frames):
+            pass
+        elif self._closed:
+            self.dropped += packs.messages_in(frames)
+        else:
             unsent = self.unsent[connection] = Unsent(trio.current_time())
             self.has_unsent.value = True
             self._keep(connection, unsent, frames)
@@ -167,7 +172,8 @@ class Outbox:
             self.has_unsent.value = bool(self.unsent)
 
     def close(self) -> None:
-        """Send what was kept for the last time."""
+        """Send what was kept for the last time: from now on nothing is."""
+        self._closed = True
         self.retry()
         for connection in tuple(self.unsent):
             self.forget(connection)

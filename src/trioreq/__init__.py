@@ -20,7 +20,7 @@ from ._protocol.zap import Applicant
 from ._request import Peer, Request, check_cancelled
 from ._server.serve import serve
 from ._server.server import Server
-from ._statistics import ClientStatistics, RepliesDropped, Statistics, Timings
+from ._statistics import ClientStatistics, Statistics, Timings
 from ._transport import messages
 from ._transport.allow_list import AllowList
 from ._transport.curve import CurveClient, CurveServer
@@ -42,7 +42,6 @@ __all__ = [
     "NotConnected",
     "Peer",
     "Refused",
-    "RepliesDropped",
     "ReplyError",
     "Request",
     "RequestCancelled",

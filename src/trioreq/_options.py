@@ -41,6 +41,7 @@ class Options:
     heartbeat: float | None = 15.0
     max_message_size: int = 16 * 1024 * 1024
     send_queue: int = 1000
+    stall_timeout: float | None = 10.0
     watchdog: float | None = 1.0
     curve: CurveServer | None = None
     plain_insecure: bool = False
@@ -56,6 +57,7 @@ class Options:
         check_count("send_queue", self.send_queue, 1)
         check_seconds("timeout", self.timeout)
         check_seconds("heartbeat", self.heartbeat)
+        check_seconds("stall_timeout", self.stall_timeout)
         check_seconds("watchdog", self.watchdog)
         check_limit("max_connections", self.max_connections)
         check_limit("max_connections_per_address", self.max_connections_per_address)

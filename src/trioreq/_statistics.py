@@ -6,16 +6,6 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class RepliesDropped:
-    """Replies that were ready and were not sent, by reason."""
-
-    client_gone: int = 0
-    """The client had disconnected, or just then disconnected, when the reply was ready."""
-    queue_full: int = 0
-    """The client does not read, and had `send_queue` replies waiting already."""
-
-
-@dataclass(frozen=True, slots=True)
 class Statistics:
     """A snapshot of what a server has done since it started.
 
@@ -57,8 +47,12 @@ class Statistics:
     """Connections now, also those that have sent nothing."""
     replies_sent: int
     """Messages handed to connections: replies, errors, and the hellos that clients ask for."""
-    replies_dropped: RepliesDropped
-    """Messages that were not."""
+    replies_waiting: int
+    """Messages that wait now for connections that accept no more: their clients are slow to read. A
+    pack counts as one."""
+    replies_dropped: int
+    """Messages that were never handed over: the client had disconnected, or was disconnected for
+    not reading."""
     unattributed: int
     """Of `never_started`, those whose connection was forgotten when they were read."""
     abandoned_threads: int
@@ -66,7 +60,10 @@ class Statistics:
     refused: int
     """Connections that were refused."""
     thrown_out: int
-    """Connections that were evicted: a key off the allow-list, or a message without end."""
+    """Connections that were evicted: a key off the allow-list, a message without end, or a client
+    that does not read."""
+    evicted_slow: int
+    """Of `thrown_out`, those of clients that do not read their replies."""
 
 
 @dataclass(frozen=True, slots=True)

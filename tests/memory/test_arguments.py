@@ -137,6 +137,7 @@ ROWS: dict[str, Row] = {
     "serve.heartbeat": (serve("heartbeat"), SECONDS),
     "serve.max_message_size": (serve("max_message_size"), {"int"}),
     "serve.send_queue": (serve("send_queue"), {"int"}),
+    "serve.stall_timeout": (serve("stall_timeout"), SECONDS),
     "serve.watchdog": (serve("watchdog"), SECONDS),
     "serve.curve": (serve("curve"), {"None"}),
     "serve.plain_insecure": (serve("plain_insecure"), {"bool"}),

@@ -32,6 +32,7 @@ async def serve(
     heartbeat: float | None = 15.0,
     max_message_size: int = 16 * 1024 * 1024,
     send_queue: int = 1000,
+    stall_timeout: float | None = 10.0,
     watchdog: float | None = 1.0,
     curve: CurveServer | None = None,
     plain_insecure: bool = False,
@@ -68,7 +69,10 @@ async def serve(
         max_message_size: Bytes that a frame may have; a client that sends more is disconnected. On
             tcp a message may have 512 KiB more than that in all its frames together. At least 41,
             44 with `plain_insecure`, and 259 with CURVE, for the handshake.
-        send_queue: Replies that may wait for a client that does not read. More are dropped.
+        send_queue: Replies that may wait for a client that does not read. If there are more, it is
+            disconnected.
+        stall_timeout: Seconds after which a client is disconnected that has replies waiting and
+            reads none of them. None for no limit.
         watchdog: Seconds that a handler may block the event loop before the log names it and shows
             its stack. None for no watchdog; there is none with a `Network` either.
         curve: The server's keys and its allow-list: everything is encrypted then, and clients
@@ -109,6 +113,7 @@ async def serve(
         heartbeat=heartbeat,
         max_message_size=max_message_size,
         send_queue=send_queue,
+        stall_timeout=stall_timeout,
         watchdog=None if isinstance(addr, Network) else watchdog,  # its time is not real
         curve=curve,
         plain_insecure=plain_insecure,

@@ -24,7 +24,7 @@ from .._protocol.connection_limits import ConnectionLimits
 from .._protocol.connection_table import Connection
 from .._protocol.endings import DISCONNECTED, SHUT_DOWN
 from .._protocol.fair_queue import FairQueue, SharedFairQueue
-from .._statistics import RepliesDropped, Statistics
+from .._statistics import Statistics
 from .._transport.router import Router
 from .._transport.server_sockets import Sockets
 from .._transport.zap_handler import AccessRules, ZapHandler
@@ -36,6 +36,7 @@ from .observer import Counters, Observer, RequestLog
 from .pending_request import PendingRequest
 from .reader import Reader
 from .requests import Requests
+from .slow_clients import SlowClients
 from .tasks import HandlerTasks
 from .threads import ThreadPool
 from .watchdog import Watchdog
@@ -78,7 +79,9 @@ class Server:
                 lambda: self._workers.processor_times(),
             )
             observers.append(self._watchdog)
-        self._router = Router(sockets, limits, self._disconnected, self._refused)
+        most_unsent = options.send_queue - sockets.send_queue
+        self._router = Router(sockets, limits, most_unsent, self._disconnected, self._refused)
+        self._slow_clients = SlowClients(self._router, sockets.counters, options.stall_timeout)
         self._requests = Requests(
             options, queue, self._router.outbox, self._router.own_max_pack_size, observers
         )
@@ -126,20 +129,21 @@ class Server:
             running=queue.slots - queue.free,
             connections=len(self._router),
             replies_sent=outbox.sent,
-            replies_dropped=RepliesDropped(
-                outbox.dropped_gone + self._requests.late_replies, outbox.dropped_full
-            ),
+            replies_waiting=sum(len(unsent.messages) for unsent in outbox.unsent.values()),
+            replies_dropped=outbox.dropped + self._requests.late_replies,
             unattributed=unattributed,
             abandoned_threads=self._workers.abandoned,
             refused=self._admission.refused,
             thrown_out=self._router.evicted,
+            evicted_slow=self._slow_clients.evicted,
         )
 
     async def drain(self, grace: float) -> None:
         """Shut down gently: accept no new requests, and let those in flight finish.
 
-        New requests are answered ``shutting-down``. Requests in flight have `grace` seconds; those
-        that have not ended by then are cancelled and answered the same. Then `serve` returns.
+        New requests are answered ``shutting-down``. Requests in flight have `grace` seconds, and so
+        have replies that wait for slow clients; requests that have not ended by then are cancelled
+        and answered the same. Then `serve` returns.
 
         Args:
             grace: Seconds; 0 for at once, `math.inf` for no limit.
@@ -153,9 +157,10 @@ class Server:
         if not requests.closing:
             log.info("draining: %d requests in flight, %s s for them", requests.in_flight, grace)
         requests.close()
-        if requests.in_flight:
-            with trio.move_on_after(grace):
+        with trio.move_on_after(grace):
+            if requests.in_flight:
                 await requests.idle.wait()
+            await self._router.outbox.has_unsent.wait_value(False)
         self._drained.set()
         await self._closed.wait()
 
@@ -166,6 +171,7 @@ class Server:
         self._start_task("ZAP handler", self._admission.run)
         self._start_task("deadlines", self._requests.deadlines.run)
         self._start_task("disconnects", self._handle_departed)
+        self._start_task("slow clients", self._slow_clients.run)
         if self._rules.allow is not None:
             self._start_task("allow-list", self._rules.allow.watch, self._evict_revoked)
         if self._sockets.counters is not None:
@@ -208,6 +214,7 @@ class Server:
                 if connection.client is not None:
                     requests.cancel_all(connection.client, SHUT_DOWN)
             outbox.flush()
+            outbox.close()
         finally:  # the nursery is shielded: nothing else cancels it
             self._router.close()
             self._nursery.cancel_scope.cancel(reason="the server is shutting down")

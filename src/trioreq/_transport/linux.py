@@ -141,13 +141,20 @@ class KernelCounters:
 
     def received(self, descriptor: int) -> int:
         """Bytes that the kernel has received on a tcp connection; 0 if it is not one."""
+        return self._count(descriptor, BYTES_RECEIVED)
+
+    def acked(self, descriptor: int) -> int:
+        """Bytes that the peer's system has acknowledged on a tcp connection; 0 if it is not one."""
+        return self._count(descriptor, BYTES_ACKNOWLEDGED)
+
+    def _count(self, descriptor: int, offset: int) -> int:
         self._size.value = TCP_INFO_SIZE
         failed = _getsockopt(
             descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, self._info, self._size_ref
         )
         if failed or self._size.value < TCP_INFO_SIZE:
             return 0
-        count: int = COUNTER.unpack_from(self._info, BYTES_RECEIVED)[0]
+        count: int = COUNTER.unpack_from(self._info, offset)[0]
         return count
 
     def read_by_owner(self, descriptor: int) -> tuple[int, int]:

@@ -44,6 +44,7 @@ class Router:
     Args:
         sockets: The server's sockets.
         limits: How many connections are accepted.
+        most_unsent: Messages that the outbox keeps for one connection.
         disconnected: Called with connections that are gone, and already marked so.
         refused: Called with the address of a connection that a limit refuses, and the reason. These
             two are calls upwards: what they report takes effect in the step in which it is read,
@@ -60,6 +61,7 @@ class Router:
         self,
         sockets: Sockets,
         limits: ConnectionLimits,
+        most_unsent: int,
         disconnected: Callable[[list[Connection]], object],
         refused: Callable[[str, str], object],
     ) -> None:
@@ -72,7 +74,7 @@ class Router:
         self._table = ConnectionTable()
         self._automatic: dict[bytes, Connection] = {}  # by routing id, while they live
         self.own_max_pack_size = packs.max_size(sockets.max_message_size)
-        self.outbox = Outbox(sockets.router, self.read_monitor, self.own_max_pack_size)
+        self.outbox = Outbox(sockets.router, self.read_monitor, self.own_max_pack_size, most_unsent)
         self.guard = MessageGuard(sockets.max_message_size)
         self.unattributed = 0
         self.evicted = 0
@@ -155,6 +157,7 @@ class Router:
         self._held.release(connection)
         self._limits.leave(connection)
         self.guard.forget(connection)
+        self.outbox.forget(connection)
         if connection.automatic:
             del self._automatic[connection.routing_id]  # type: ignore[arg-type]
 
@@ -207,6 +210,7 @@ class Router:
             The messages of connections that live, or have just gone, which may be none; None if
             there was nothing to read.
         """
+        self.outbox.retry()  # libzmq has perhaps reported that it accepts more
         receive_from = self._socket.receive_from
         known = self._automatic
         batch: list[Message] = []

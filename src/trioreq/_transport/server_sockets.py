@@ -30,6 +30,9 @@ MONITOR = "inproc://trioreq.monitor"
 BACKLOG = 4096  # connections that the kernel may hold for libzmq; it caps this itself
 HANDSHAKE = 10.0  # seconds that a handshake may take
 SPARE = 64  # descriptors that no connection gets, unless the limit is very low
+# Messages that libzmq holds for one connection. It accepts more when it has sent half of them: a
+# small number shows sooner whether the client reads.
+IN_LIBZMQ = 256
 LINGER = 0.5  # seconds in which the last messages are sent
 
 
@@ -66,6 +69,7 @@ class Sockets(Protocol):
         endpoints: The addresses as really bound.
         room: Connections get descriptors below this one.
         max_message_size: Bytes that a frame may have.
+        send_queue: Messages that libzmq holds for one connection; others wait in the outbox.
         counters: What the kernel counts of the connections; None without a kernel.
     """
 
@@ -75,6 +79,7 @@ class Sockets(Protocol):
     endpoints: tuple[str, ...]
     room: int
     max_message_size: int
+    send_queue: int
     counters: KernelCounters | None
 
     def hold(self, descriptor: int) -> HeldConnection | None:
@@ -118,12 +123,13 @@ class BoundSockets:
         mechanism: Mechanism = "CURVE" if curve is not None else "PLAIN" if plain else "NULL"
         self._handshake = SENT_IN_HANDSHAKE[mechanism]
         self._patience = math.inf if heartbeat is None else heartbeat_times(heartbeat)[1]
+        self.send_queue = min(send_queue, IN_LIBZMQ)
         self.counters: KernelCounters | None = KernelCounters()
         # One I/O thread: with more, libzmq does not promise the order that the table needs.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:
             largest = on_wire(max_message_size, encrypted=curve is not None)
-            self._router = self._open_router(heartbeat, largest, send_queue)
+            self._router = self._open_router(heartbeat, largest)
             self._router.plain_server = plain
             if curve is not None:
                 self._router.curve_server = True
@@ -137,9 +143,7 @@ class BoundSockets:
             self._context.destroy(linger=0)
             raise
 
-    def _open_router(
-        self, heartbeat: float | None, largest_frame: int, send_queue: int
-    ) -> zmq.Socket[bytes]:
+    def _open_router(self, heartbeat: float | None, largest_frame: int) -> zmq.Socket[bytes]:
         _hide_routing_ids()
         router = self._context.socket(zmq.ROUTER)
         router.zap_domain = DOMAIN
@@ -147,7 +151,7 @@ class BoundSockets:
         # Before it is bound: a connection that breaks while the socket is closed takes the linger
         # that its listener was bound with. Without a limit it can wait for ever.
         router.linger = round(LINGER * 1000)
-        router.sndhwm = send_queue
+        router.sndhwm = self.send_queue
         router.maxmsgsize = largest_frame
         router.backlog = BACKLOG
         router.handshake_ivl = round(HANDSHAKE * 1000)

@@ -178,6 +178,7 @@ class RouterSocket(MemorySocket):
             self.refused.append(routing_id)
             return EHOSTUNREACH
         if connection.to_client.blocked and len(connection.held) >= self._send_queue:
+            connection.full = True
             return EAGAIN
         connection.hand_over(list(frames))
         return 0
@@ -210,6 +211,7 @@ class MemorySockets:
         self.timers: Timers = timers
         self.heartbeat: float | None = heartbeat
         self.max_message_size: int = max_message_size
+        self.send_queue: int = send_queue
         self._closed = closed
         self._connections: dict[int, Connection] = {}  # by descriptor
         self.raw_router: RouterSocket = RouterSocket(send_queue)
@@ -305,6 +307,7 @@ class Connection:
         routing_id: Of the ROUTER; None before the gate's answer, and if the wanted one is taken.
         ended: Whether it is gone, as libzmq at the server sees it.
         cut_off: Whether that was for what the client has sent.
+        full: Whether a message was not accepted since the last one went out.
     """
 
     def __init__(
@@ -334,6 +337,7 @@ class Connection:
         self.routing_id: bytes | None = None
         self.ended: bool = False
         self.cut_off: bool = False
+        self.full: bool = False
         self.sent: list[list[bytes]] = []
         self.unread: deque[list[bytes]] = deque()
         self.unflushed: list[list[bytes]] | None = None
@@ -446,6 +450,9 @@ class Connection:
             self._sockets.raw_router.arrived(self, item)
 
     def _at_client(self, item: Item) -> None:
+        if self.full:
+            self.full = False
+            self._sockets.raw_router.happened()
         if item is END:
             self._watches[1].heard()
             self._peer.down(self._reason)

@@ -18,6 +18,7 @@ from .._server.serve import serve
 from .._server.server import Server
 from .._transport.allow_list import check_user_id
 from .._transport.network import Network
+from .._transport.server_sockets import IN_LIBZMQ
 from ._client import SOCKET_TYPES, MemoryClient, MemoryLine, body_of
 from ._inline import InlineThreads
 from ._libzmq import Connection, MemorySockets, Peer
@@ -141,7 +142,7 @@ class MemoryNetwork(Network):
             self._timers,
             heartbeat=heartbeat,
             max_message_size=max_message_size,
-            send_queue=send_queue,
+            send_queue=min(send_queue, IN_LIBZMQ),
             closed=self._closed,
         )
         self._bound.set()

@@ -6,6 +6,7 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from .._nursery import open_own_nursery
 from .._options import check_count, check_seconds
 from .._transport.curve import CurveClient
 from .._transport.dealer import Dealer
@@ -13,7 +14,6 @@ from .._transport.line import Line
 from .._transport.network import Network
 from .client import Client
 from .multiplexer import Multiplexer
-from .nursery import open_own_nursery
 
 
 @asynccontextmanager

@@ -10,10 +10,10 @@ from typing import Any
 import trio
 
 from .._client.client import Client
-from .._client.nursery import open_own_nursery
 from .._errors import EndpointError
+from .._nursery import open_own_nursery
 from .._server.handlers import Handler
-from .._server.serve import serve
+from .._server.open_server import open_server
 from .._server.server import Server
 from .._transport.network import Network
 from ._client import SOCKET_TYPES, MemoryClient, MemoryLine, body_of
@@ -239,10 +239,8 @@ async def open_memory_server(
         ...         client.send(b"work")
         ...         client.crash()
     """
-    async with open_memory_network(seed=seed) as net, open_own_nursery() as nursery:
-
-        async def run(task_status: trio.TaskStatus[Server]) -> None:
-            await serve(handler, net, task_status=task_status, **options)
-
-        net.server = await nursery.start(run)
+    async with (
+        open_memory_network(seed=seed) as net,
+        open_server(handler, net, **options) as net.server,
+    ):
         yield net

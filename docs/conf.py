@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import trioreq
+import trioreq.testing
 
 project = "trioreq"
 author = "the authors of trioreq"
@@ -24,10 +25,13 @@ napoleon_numpy_docstring = False
 html_theme = "furo"
 html_title = f"trioreq {release}"
 
-# The package makes its names look as if defined in trioreq itself; autodoc finds their members'
-# docstrings only where they really are.
-for _module in [sys.modules[name] for name in list(sys.modules) if name.startswith("trioreq._")]:
-    for _node in ast.parse(Path(_module.__file__).read_text()).body:
+# The package makes its names look as if defined in trioreq or trioreq.testing; autodoc finds their
+# members' docstrings only where they really are.
+for _name, _module in list(sys.modules.items()):
+    _path = Path(getattr(_module, "__file__", None) or "")
+    if not _name.startswith("trioreq.") or _path.suffix != ".py":  # an extension has no source
+        continue
+    for _node in ast.parse(_path.read_text()).body:
         if isinstance(_node, ast.ClassDef | ast.AsyncFunctionDef | ast.FunctionDef):
             getattr(_module, _node.name).__module__ = _module.__name__
 

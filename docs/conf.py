@@ -1,6 +1,7 @@
-"""How Sphinx builds the docs: sphinx-build -W docs docs/_build."""
+"""How Sphinx builds the docs: `sphinx-build -n -W docs docs/_build`."""
 
 import ast
+import inspect
 import sys
 from pathlib import Path
 
@@ -21,6 +22,19 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
+# Of what `sphinx-build -n` looks up: other projects' names, for which no network is needed, and two
+# private ones in public signatures. And the names of parameters.
+nitpick_ignore_regex = [
+    ("py:.*", r"(collections\.abc|enum|math|os|pathlib|random|time|trio)(\..+)?"),
+    ("py:.*", r"(trioreq\._transport\.network\.)?Network|Frames"),
+]
+nitpick_ignore = [
+    ("py:obj", parameter)
+    for owner in (trioreq, *(getattr(trioreq, name) for name in trioreq.__all__))
+    for function in vars(owner).values()
+    if inspect.isfunction(function)
+    for parameter in inspect.signature(function).parameters
+]
 
 html_theme = "furo"
 html_title = f"trioreq {release}"

@@ -56,7 +56,7 @@ class Statistics:
     connections: int
     """Connections now, also those that have sent nothing."""
     replies_sent: int
-    """Messages handed to connections: replies, errors, and the hellos that clients ask for."""
+    """Replies, errors, and hellos that clients ask for, which were handed to connections."""
     replies_dropped: RepliesDropped
     """Messages that were not."""
     unattributed: int
@@ -66,7 +66,7 @@ class Statistics:
     refused: int
     """Connections that were refused."""
     thrown_out: int
-    """Connections that were evicted: a key off the allow-list, or a message without end."""
+    """Connections that were evicted, for a key off the allow-list or a message without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class ClientStatistics:
     retried: int
     """Of `requests`, those that were tries after the first."""
     stale: int
-    """Messages that match no pending request: late, or not understood."""
+    """Messages that match no pending request, since they are late or not understood."""
     connections: int
     """Connections made."""
 

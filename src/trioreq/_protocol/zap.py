@@ -20,15 +20,15 @@ class Applicant:
     """
 
     mechanism: Mechanism
-    """How it authenticates: ``NULL`` is not at all."""
+    """How it authenticates, ``NULL`` is not at all."""
     address: str
     """Its IP address, or ``localhost:uid:gid:pid`` (ipc)."""
     public_key: str = ""
-    """With CURVE: the key that it has proved to own."""
+    """The key that it has proved to own; empty without CURVE."""
     username: str = ""
-    """With PLAIN: its user name."""
+    """Its user name; empty without PLAIN."""
     password: str = field(default="", repr=False)
-    """With PLAIN: its password."""
+    """Its password; empty without PLAIN."""
 
 
 Admit = Callable[[Applicant], Awaitable[str | None]]

@@ -20,7 +20,7 @@ class Applicant:
     """
 
     mechanism: Mechanism
-    """How it authenticates, ``NULL`` is not at all."""
+    """How it authenticates; ``NULL`` is not at all."""
     address: str
     """Its IP address, or ``localhost:uid:gid:pid`` (ipc)."""
     public_key: str = ""

@@ -6,11 +6,17 @@ import logging
 from typing import TYPE_CHECKING
 
 from .._protocol.endings import ENDINGS, MALFORMED, OVERLOADED, Ending
+from .handlers import is_cancelled
 
 if TYPE_CHECKING:
     from .pending_request import PendingRequest
 
 log = logging.getLogger("trioreq")
+
+FOREIGN_CANCELLED = (
+    "this trio.Cancelled does not belong to the handler that raised it: a handler must not keep a "
+    "Cancelled and raise it elsewhere"
+)
 
 
 class Observer:
@@ -27,6 +33,9 @@ class Observer:
 
     def started(self, request: PendingRequest) -> None:
         """Its handler is about to be called. Plain functions: in the thread that calls it."""
+
+    def failed(self, request: PendingRequest, error: BaseException) -> None:
+        """Its handler has failed. It ends next, if it has not ended before."""
 
     def ended(self, request: PendingRequest, ending: Ending) -> None:
         """It has ended. Its handler may still run."""
@@ -55,7 +64,10 @@ class Counters(Observer):
 
 
 class RequestLog(Observer):
-    """Logs how requests end: each at level DEBUG, and a client's first fault at WARNING."""
+    """Logs how requests end: each at level DEBUG, and a client's first fault at WARNING.
+
+    Each handler that fails is logged at level ERROR.
+    """
 
     def __init__(self) -> None:
         self._debug = False
@@ -63,6 +75,15 @@ class RequestLog(Observer):
     def batch_read(self) -> None:
         """As in `Observer`."""
         self._debug = log.isEnabledFor(logging.DEBUG)
+
+    def failed(self, request: PendingRequest, error: BaseException) -> None:
+        """As in `Observer`."""
+        advice = ""
+        if request.ended:
+            advice = f" after its request had ended ({request.cancel_reason})"
+        elif is_cancelled(error):
+            advice = ": " + FOREIGN_CANCELLED
+        log.error("client %d: the handler failed%s", request.client.id, advice, exc_info=error)
 
     def ended(self, request: PendingRequest, ending: Ending) -> None:
         """As in `Observer`."""

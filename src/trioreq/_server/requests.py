@@ -12,7 +12,6 @@ raises because of what a handler returned or raised.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 
@@ -58,19 +57,11 @@ from .handlers import (
     close_unawaited,
     ends_program,
     is_cancellation,
-    is_cancelled,
     only_error,
     reply_body,
 )
 from .observer import Observer
 from .pending_request import PendingRequest
-
-log = logging.getLogger("trioreq")
-
-FOREIGN_CANCELLED = (
-    "this trio.Cancelled does not belong to the handler that raised it: a handler must not keep a "
-    "Cancelled and raise it elsewhere"
-)
 
 
 class Requests:
@@ -114,6 +105,7 @@ class Requests:
         self._batch_read = [o.batch_read for o in observers if _overrides(o, "batch_read")]
         self._arrived = [o.arrived for o in observers if _overrides(o, "arrived")]
         self._started = [o.started for o in observers if _overrides(o, "started")]
+        self._failed = [o.failed for o in observers if _overrides(o, "failed")]
         self._ended = [o.ended for o in observers if _overrides(o, "ended")]
 
     # How a request begins.
@@ -260,12 +252,7 @@ class Requests:
         """Its handler has raised what does not end the program."""
         if self.has_ended(request):
             if not is_cancellation(error):
-                log.error(
-                    "client %d: the handler failed after its request had ended (%s)",
-                    request.client.id,
-                    request.cancel_reason,
-                    exc_info=error,
-                )
+                self._report_failure(request, error)
             return
         reason = only_error(error)
         if isinstance(reason, ReplyError):
@@ -285,10 +272,13 @@ class Requests:
             self._fail(request, error)
 
     def _fail(self, request: PendingRequest, error: BaseException) -> None:
-        advice = ": " + FOREIGN_CANCELLED if is_cancelled(error) else ""
-        log.error("client %d: the handler failed%s", request.client.id, advice, exc_info=error)
+        self._report_failure(request, error)
         text = FAILED.text.format(error=type(error).__name__)
         self._end(request, FAILED, error_body(Code.HANDLER_FAILED, text), FAILED.status)
+
+    def _report_failure(self, request: PendingRequest, error: BaseException) -> None:
+        for failed in self._failed:
+            failed(request, error)
 
     @trio.lowlevel.enable_ki_protection
     def cancel(self, request: PendingRequest, ending: Ending) -> None:

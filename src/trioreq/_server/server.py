@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 import trio
@@ -51,6 +51,7 @@ class Server:
         sockets: Sockets,
         options: Options,
         thread_pool: Callable[..., Any],
+        observers: Sequence[Observer],
         nursery: trio.Nursery,
     ) -> None:
         slots, per_client = options.max_in_flight, options.max_queued_per_client
@@ -68,7 +69,7 @@ class Server:
         self._queue = queue
         self._rules = rules
         self._counters = Counters()
-        observers: list[Observer] = [self._counters, RequestLog()]
+        observers = [self._counters, RequestLog(), *observers]
         self._watchdog: Watchdog | None = None
         if options.watchdog is not None:
             self._watchdog = Watchdog(options.watchdog, lambda: queue.free < queue.slots)

@@ -51,7 +51,7 @@ class Sockets(Protocol):
         endpoints: The addresses as really bound.
         room: Connections get descriptors below this one.
         max_message_size: Bytes that a frame may have.
-        counters: What the kernel counts of the connections; None without a kernel.
+        counters: What the kernel counts of the connections; None if it does not.
     """
 
     router: ZSocket
@@ -99,7 +99,7 @@ class BoundSockets:
         self._files: list[endpoints.BoundFile] = []
         self.room = _room()
         self.max_message_size = max_message_size
-        self.counters: KernelCounters | None = KernelCounters()
+        self.counters = KernelCounters() if linux.LINUX else None
         # One I/O thread: with more, libzmq does not promise the order that the table needs.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:

@@ -368,7 +368,7 @@ async def test_what_a_handler_raises_ends_the_block_with_that(
         async with open_memory_server(handler, timeout=5) as net:
             net.connect().send(b"x")
             try:
-                await trio.sleep_forever()
+                await trio.sleep(60)
             finally:
                 cancelled = True
     assert cancelled
@@ -380,7 +380,7 @@ async def test_what_a_handler_raises_in_a_nursery_stays_in_its_group(
     with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  # the handler ends the block
         async with open_memory_server(fail_in_a_nursery) as net:
             net.connect().send(b"x")
-            await trio.sleep_forever()
+            await trio.sleep(60)
     assert caught.group_contains(ZeroDivisionError, depth=1)
 
 
@@ -390,7 +390,7 @@ async def test_what_a_handler_raises_ends_the_network_of_a_server_of_ones_own(
     with pytest.raises(ZeroDivisionError):  # noqa: PT012  # the handler ends the block
         async with open_memory_network() as net, trioreq.open_server(fail, net):
             net.connect().send(b"x")
-            await trio.sleep_forever()
+            await trio.sleep(60)
 
 
 async def test_an_error_that_is_a_reply_ends_nothing(autojump_clock: MockClock) -> None:

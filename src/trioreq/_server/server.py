@@ -43,7 +43,7 @@ AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loo
 
 
 class Server:
-    """A running server: what `open_server` yields, and what `nursery.start` returns of `serve`."""
+    """A running server: what `open_server` yields, and what ``nursery.start`` returns for `serve`."""
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loo
 
 
 class Server:
-    """A running server: what `open_server` yields, and what ``nursery.start`` returns for `serve`."""
+    """A running server: `open_server` yields it, and ``nursery.start`` returns it for `serve`."""
 
     def __init__(
         self,

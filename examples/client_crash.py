@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 
 import trio
 import zmq
@@ -111,9 +110,9 @@ class Demo:
     async def play(self) -> trioreq.Statistics:
         """Start the server and the clients, and let happen what is to happen."""
         alice, bob, carol, dave = self.clients.values()
-        async with trio.open_nursery() as nursery:
-            serve = partial(trioreq.serve, heartbeat=HEARTBEAT)
-            server: trioreq.Server = await nursery.start(serve, self.report, "tcp://127.0.0.1:0")
+        async with trioreq.open_server(
+            self.report, "tcp://127.0.0.1:0", heartbeat=HEARTBEAT
+        ) as server:
             (endpoint,) = server.endpoints
             print(f"A server at {endpoint}, heartbeat {HEARTBEAT:g} s, and four clients\n")
             print(paint("seconds  client  where    what", DIM))

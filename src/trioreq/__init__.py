@@ -18,6 +18,7 @@ from ._errors import (
 )
 from ._protocol.zap import Applicant
 from ._request import Peer, Request, check_cancelled
+from ._server.open_server import open_server
 from ._server.serve import serve
 from ._server.server import Server
 from ._statistics import ClientStatistics, Statistics, Timings
@@ -54,6 +55,7 @@ __all__ = [
     "check_cancelled",
     "load_public_key",
     "open_client",
+    "open_server",
     "serve",
 ]
 

@@ -46,13 +46,13 @@ class Statistics:
     connections: int
     """Connections now, also those that have sent nothing."""
     replies_sent: int
-    """Messages handed to connections: replies, errors, and the hellos that clients ask for."""
+    """Replies, errors, and hellos that clients ask for, which were handed to connections."""
     replies_waiting: int
-    """Messages that wait now for connections that accept no more: their clients are slow to read. A
-    pack counts as one."""
+    """Messages that wait now for connections that accept no more, since their clients are slow to
+    read. A pack counts as one."""
     replies_dropped: int
-    """Messages that were never handed over: the client had disconnected, or was disconnected for
-    not reading."""
+    """Messages that were never handed over, since the client had disconnected, or was disconnected
+    for not reading."""
     unattributed: int
     """Of `never_started`, those whose connection was forgotten when they were read."""
     abandoned_threads: int
@@ -60,8 +60,8 @@ class Statistics:
     refused: int
     """Connections that were refused."""
     thrown_out: int
-    """Connections that were evicted: a key off the allow-list, a message without end, or a client
-    that does not read."""
+    """Connections that were evicted, for a key off the allow-list, a message without end, or not
+    reading."""
     evicted_slow: int
     """Of `thrown_out`, those of clients that do not read their replies."""
 
@@ -91,7 +91,7 @@ class ClientStatistics:
     retried: int
     """Of `requests`, those that were tries after the first."""
     stale: int
-    """Messages that match no pending request: late, or not understood."""
+    """Messages that match no pending request, since they are late or not understood."""
     connections: int
     """Connections made."""
 

@@ -121,6 +121,7 @@ class World:
             self.sockets,
             Options(max_in_flight=10, watchdog=None),
             self._make_workers,
+            (),
             nursery,
         )
         self._router = self._server._router

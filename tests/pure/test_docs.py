@@ -144,7 +144,7 @@ def test_the_first_example_is_the_same_everywhere() -> None:
     assert blocks("docs/index.md", "python")[0] == blocks("README.md", "python")[0]
 
 
-@pytest.mark.parametrize("name", ["run", "test"])
+@pytest.mark.parametrize("name", ["run", "test", "docs"])
 def test_the_readme_has_each_command_as_one_line(name: str) -> None:
     marked = re.findall(
         rf"^<!-- command: {name} -->\n```sh\n(.*)\n```$", text_of("README.md"), re.MULTILINE

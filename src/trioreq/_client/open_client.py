@@ -14,6 +14,7 @@ from .._checks import (
     check_message_size,
     check_seconds,
 )
+from .._nursery import open_own_nursery
 from .._protocol.frame_sizes import LEAST_AT_CLIENT
 from .._protocol.zap import Mechanism
 from .._transport.curve import CurveClient
@@ -22,7 +23,6 @@ from .._transport.line import Line
 from .._transport.network import Network
 from .client import Client
 from .multiplexer import Multiplexer
-from .nursery import open_own_nursery
 
 
 @asynccontextmanager

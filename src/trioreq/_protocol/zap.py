@@ -22,16 +22,16 @@ class Applicant:
     """
 
     mechanism: Mechanism
-    """How it authenticates: ``NULL`` is not at all."""
+    """How it authenticates; ``NULL`` is not at all."""
     address: str
     """Its IP address, or ``localhost:uid:gid:pid`` (ipc). One of IPv4 is written so on a socket of
     IPv6 too, and a link-local one has its zone: ``fe80::1%eth0``."""
     public_key: str = ""
-    """With CURVE: the key that it has proved to own."""
+    """The key that it has proved to own; empty without CURVE."""
     username: str = ""
-    """With PLAIN: its user name."""
+    """Its user name; empty without PLAIN."""
     password: str = field(default="", repr=False)
-    """With PLAIN: its password."""
+    """Its password; empty without PLAIN."""
 
 
 Admit = Callable[[Applicant], Awaitable[str | None]]

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 import trio
 
 from .._errors import CancelReason, Code, ReplyError, RequestCancelled
-from .._log import log
 from .._options import Options
 from .._protocol import packs
 from .._protocol.endings import (
@@ -55,21 +54,14 @@ from .._transport.outbox import Outbox
 from .client import Client, Name
 from .deadlines import Deadlines
 from .handlers import (
-    ResultError,
     close_unawaited,
     ends_program,
     is_cancellation,
-    is_cancelled,
     only_error,
     reply_body,
 )
-from .observer import Observer
+from .observer import Observer, log_failure
 from .pending_request import PendingRequest
-
-FOREIGN_CANCELLED = (
-    "this trio.Cancelled does not belong to the handler that raised it: a handler must not keep a "
-    "Cancelled and raise it elsewhere"
-)
 
 
 class Requests:
@@ -115,6 +107,7 @@ class Requests:
         self._batch_read = [o.batch_read for o in observers if _overrides(o, "batch_read")]
         self._arrived = [o.arrived for o in observers if _overrides(o, "arrived")]
         self._started = [o.started for o in observers if _overrides(o, "started")]
+        self._failed = [o.failed for o in observers if _overrides(o, "failed")]
         self._ended = [o.ended for o in observers if _overrides(o, "ended")]
 
     # How a request begins.
@@ -261,12 +254,7 @@ class Requests:
         """Its handler has raised what does not end the program."""
         if self.has_ended(request):
             if not is_cancellation(error):
-                log.error(
-                    "client %d: the handler failed after its request had ended (%s)",
-                    request.client.id,
-                    request.cancel_reason,
-                    exc_info=error,
-                )
+                self._report_failure(request, error)
             return
         reason = only_error(error)
         if isinstance(reason, ReplyError):
@@ -286,7 +274,7 @@ class Requests:
             self._fail(request, error)
 
     def _fail(self, request: PendingRequest, error: BaseException) -> None:
-        _log_failure(f"client {request.client.id}: the handler failed", error)
+        self._report_failure(request, error)
         text = FAILED.text.format(error=type(error).__name__)
         body = self._error_body(request, Code.HANDLER_FAILED, text)
         self._end(request, FAILED, body, FAILED.status)
@@ -307,8 +295,12 @@ class Requests:
                 raise
             if not self._error_reply_failed:
                 self._error_reply_failed = True
-                _log_failure("error_reply failed (further failures are not logged)", error)
+                log_failure("error_reply failed (further failures are not logged)", error)
             return standard
+
+    def _report_failure(self, request: PendingRequest, error: BaseException) -> None:
+        for failed in self._failed:
+            failed(request, error)
 
     @trio.lowlevel.enable_ki_protection
     def cancel(self, request: PendingRequest, ending: Ending) -> None:
@@ -398,15 +390,6 @@ class Requests:
         self.closing = True
         if not self.in_flight:
             self.idle.set()
-
-
-def _log_failure(what: str, error: BaseException) -> None:
-    """Log that the user's code has failed, with a traceback if that has anything of it."""
-    if isinstance(error, ResultError):
-        log.error("%s: TypeError: %s", what, error)
-    else:
-        advice = ": " + FOREIGN_CANCELLED if is_cancelled(error) else ""
-        log.error("%s%s", what, advice, exc_info=error)
 
 
 def _name(envelope: Frames, header: Header) -> Name:

@@ -127,17 +127,18 @@ async def serve(
     if isinstance(addr, Network):
         if mechanism != "NULL":
             raise ValueError("a network in memory has no mechanism but NULL: leave the option out")
-        bind, thread_pool = addr.bind, addr.thread_pool
+        bind, thread_pool, observers = addr.bind, addr.thread_pool, addr.observers
     else:
         addresses = check_endpoints("addr", addr)
         keys = None if curve is None else curve.keys
         bind = partial(BoundSockets, addresses, curve=keys, plain=plain_insecure)
-        thread_pool = ThreadPool
+        thread_pool, observers = ThreadPool, ()
     sockets = bind(heartbeat=heartbeat, max_message_size=max_message_size, send_queue=send_queue)
     if mechanism != "CURVE":
         _warn_of_exposed(sockets.endpoints, mechanism)
     try:
-        await _serve(partial(Server, handler, sockets, options, thread_pool), sockets, task_status)
+        new_server = partial(Server, handler, sockets, options, thread_pool, observers)
+        await _serve(new_server, sockets, task_status)
     except BaseExceptionGroup as group:
         error = only_error(group)
         raise error from error.__cause__

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 import trio
@@ -45,7 +45,7 @@ AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loo
 
 
 class Server:
-    """A running server; `serve` gives it to ``task_status.started``."""
+    """A running server: `open_server` yields it, and ``nursery.start`` returns it for `serve`."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Server:
         sockets: Sockets,
         options: Options,
         thread_pool: Callable[..., Any],
+        observers: Sequence[Observer],
         nursery: trio.Nursery,
     ) -> None:
         slots, per_client = options.max_in_flight, options.max_queued_per_client
@@ -70,7 +71,7 @@ class Server:
         self._queue = queue
         self._rules = rules
         self._counters = Counters()
-        observers: list[Observer] = [self._counters, RequestLog()]
+        observers = [self._counters, RequestLog(), *observers]
         self._watchdog: Watchdog | None = None
         if options.watchdog is not None:
             self._watchdog = Watchdog(

@@ -262,8 +262,8 @@ def _peer(number: int, properties: tuple[str, ...]) -> Peer:
     """What libzmq and the ZAP handler know of a message's sender."""
     _epoch, address, socket_type, user_id, public_key = properties
     uid = pid = None
-    if address.startswith("localhost:"):  # ipc: localhost:uid:gid:pid
-        uid, _gid, pid = (int(part) for part in address.split(":")[1:])
+    if address.startswith("localhost:"):  # ipc: localhost:uid:gid:pid, on macOS without the pid
+        uid, _gid, pid = (int(part) if part else None for part in address.split(":")[1:])
     return Peer(
         id=number,
         address=canonical(address),

@@ -70,7 +70,7 @@ class Sockets(Protocol):
         room: Connections get descriptors below this one.
         max_message_size: Bytes that a frame may have.
         send_queue: Messages that libzmq holds for one connection; others wait in the outbox.
-        counters: What the kernel counts of the connections; None without a kernel.
+        counters: What the kernel counts of the connections; None if it does not.
     """
 
     router: ZSocket
@@ -124,7 +124,7 @@ class BoundSockets:
         self._handshake = SENT_IN_HANDSHAKE[mechanism]
         self._patience = math.inf if heartbeat is None else heartbeat_times(heartbeat)[1]
         self.send_queue = min(send_queue, IN_LIBZMQ)
-        self.counters: KernelCounters | None = KernelCounters()
+        self.counters = KernelCounters() if linux.LINUX else None
         # One I/O thread: with more, libzmq does not promise the order that the table needs.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:

@@ -75,7 +75,7 @@ class MemoryClient(Peer):
         """Wait for a message.
 
         Returns:
-            The frames of its body, as a plain client sees them: an error has the three frames
+            The frames of its body, as a plain client sees them. An error has the three frames
             ``trioreq-error``, a code and a text.
 
         Raises:

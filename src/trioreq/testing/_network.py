@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
 from .._checks import check_duration, check_in_trio, check_instance
 from .._client.client import Client
-from .._client.nursery import open_own_nursery
 from .._errors import EndpointError
+from .._nursery import open_own_nursery
 from .._server.handlers import Handler
-from .._server.serve import serve
+from .._server.observer import Observer
+from .._server.open_server import open_server
+from .._server.pending_request import PendingRequest
 from .._server.server import Server
 from .._transport.allow_list import check_user_id
 from .._transport.network import Network
@@ -24,6 +26,23 @@ from ._inline import InlineThreads
 from ._libzmq import Connection, MemorySockets, Peer
 from ._schedule import scheduled
 from ._ways import open_timers
+
+
+class HandlerErrors(Observer):
+    """Raises what handlers raise, beside the server: in the block that the network is open for."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    def failed(self, request: PendingRequest, error: BaseException) -> None:
+        """As in `Observer`."""
+        self._nursery.start_soon(self._raise, error)
+
+    async def _raise(self, error: BaseException) -> NoReturn:
+        if isinstance(error, Exception):
+            raise error
+        # One that steers a program, such as a Cancelled that is not the handler's own.
+        raise RuntimeError(f"the handler failed with {type(error).__name__}") from error
 
 
 class MemoryNetwork(Network):
@@ -38,8 +57,9 @@ class MemoryNetwork(Network):
 
     server: Server
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, *, raise_handler_errors: bool = True) -> None:
         self._nursery = nursery
+        self._observers = [HandlerErrors(nursery)] if raise_handler_errors else []
         self._timers = open_timers()
         self._sockets: MemorySockets | None = None
         self._bound = trio.Event()
@@ -153,6 +173,11 @@ class MemoryNetwork(Network):
         """Run plain functions in the event loop (`serve` asks for this)."""
         return partial(InlineThreads, outer=self._nursery)
 
+    @property
+    def observers(self) -> Sequence[Observer]:
+        """See to errors of handlers (`serve` asks for this)."""
+        return self._observers
+
     def line(self, *, heartbeat: float | None, max_message_size: int) -> MemoryLine:
         """Make a client's way to the server (`open_client` calls this)."""
 
@@ -204,13 +229,18 @@ def _connection(client: MemoryClient | Client) -> Connection:
 
 
 @asynccontextmanager
-async def open_memory_network(*, seed: int = 0) -> AsyncIterator[MemoryNetwork]:
+async def open_memory_network(
+    *, seed: int = 0, raise_handler_errors: bool = True
+) -> AsyncIterator[MemoryNetwork]:
     """Open a network in memory; `trioreq.serve` and `trioreq.open_client` take it as an address.
 
     Args:
         seed: Decides in which order trio runs tasks that are ready at the same time, and what
             Python's `random` gives, for as long as the network is open. So each run of a test
             is the same, and another seed is another run.
+        raise_handler_errors: Whether a handler that fails ends the block, with what it raised.
+            Else only its client is told, as by a server that users have. An error that is a reply,
+            `trioreq.ReplyError`, never ends the block.
 
     Example:
         >>> async def main():
@@ -223,7 +253,7 @@ async def open_memory_network(*, seed: int = 0) -> AsyncIterator[MemoryNetwork]:
     check_in_trio("trio.run(main), and open_memory_network in main")
     with scheduled(seed):
         async with open_own_nursery() as nursery:
-            yield MemoryNetwork(nursery)
+            yield MemoryNetwork(nursery, raise_handler_errors=raise_handler_errors)
 
 
 @asynccontextmanager
@@ -231,6 +261,7 @@ async def open_memory_server(
     handler: Handler,
     *,
     seed: int = 0,
+    raise_handler_errors: bool = True,
     **options: Any,  # noqa: ANN401  # of `serve`
 ) -> AsyncIterator[MemoryNetwork]:
     """Serve on a network in memory, which is made for it; leaving the block stops the server.
@@ -241,6 +272,7 @@ async def open_memory_server(
     Args:
         handler: As for `trioreq.serve`.
         seed: As for `open_memory_network`.
+        raise_handler_errors: As for `open_memory_network`.
         options: As for `trioreq.serve`.
 
     Example:
@@ -250,10 +282,8 @@ async def open_memory_server(
         ...         client.send(b"work")
         ...         client.crash()
     """
-    async with open_memory_network(seed=seed) as net, open_own_nursery() as nursery:
-
-        async def run(task_status: trio.TaskStatus[Server]) -> None:
-            await serve(handler, net, task_status=task_status, **options)
-
-        net.server = await nursery.start(run)
+    async with (
+        open_memory_network(seed=seed, raise_handler_errors=raise_handler_errors) as net,
+        open_server(handler, net, **options) as net.server,
+    ):
         yield net

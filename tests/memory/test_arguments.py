@@ -120,6 +120,11 @@ def serve(name: str) -> Call:
     return lambda _, value: trioreq.serve(async_one, "tcp://127.0.0.1:0", **{name: value})
 
 
+def open_server(name: str) -> Call:
+    right: dict[str, Any] = {"handler": async_one, "addr": "tcp://127.0.0.1:0"}
+    return lambda _, value: trioreq.open_server(**right | {name: value})
+
+
 def open_client(name: str) -> Call:
     return lambda _, value: trioreq.open_client("tcp://127.0.0.1:1", **{name: value})
 
@@ -230,6 +235,23 @@ ROWS: dict[str, Row] = {
         lambda _, value: kit.open_memory_server(async_one, seed=value),
         {"zero", "negative", "int", "huge"},
     ),
+    "testing.open_memory_server.raise_handler_errors": (
+        lambda _, value: kit.open_memory_server(async_one, raise_handler_errors=value),
+        {"bool"},
+    ),
+    "testing.open_memory_network.raise_handler_errors": (
+        lambda _, value: kit.open_memory_network(raise_handler_errors=value),
+        {"bool"},
+    ),
+    "testing.make_request.body": (
+        lambda _, value: kit.make_request(value),
+        FRAMES | {"list of bytes", "tuple of bytes"},
+    ),
+    "testing.make_request.client": (lambda _, value: kit.make_request(client=value), set()),
+    "testing.make_request.deadline": (
+        lambda _, value: kit.make_request(deadline=value),
+        DURATION | {"negative", "huge", "nan", "inf"},
+    ),
     "testing.sleep.seconds": (lambda _, value: kit.sleep(value), DURATION),
     "testing.MemoryNetwork.connect.routing_id": (
         lambda at, value: at.net.connect(routing_id=value),
@@ -261,6 +283,11 @@ ROWS: dict[str, Row] = {
     "testing.MemoryClient.request.frames": (lambda at, value: at.plain.request(value), FRAMES),
 }
 """For each argument a call with a value for it, and the values that are not of a wrong type."""
+
+for _name, (_, _right) in tuple(ROWS.items()):
+    _function, _, _argument = _name.partition(".")
+    if _function == "serve" and _argument != "task_status":
+        ROWS[f"open_server.{_argument}"] = (open_server(_argument), _right)
 
 INTERNAL = {
     "Server": "`serve` makes it",

@@ -356,7 +356,7 @@ async def keep_a_cancelled(request: trioreq.Request) -> bytes:
     [
         (fail, ZeroDivisionError, "b'x'"),
         (fail_plainly, ZeroDivisionError, "b'x'"),
-        (reply_with_text, TypeError, "the handler returned str"),
+        (reply_with_text, TypeError, "its result must be bytes"),
         (fail_after_the_end, ZeroDivisionError, "deadline"),
         (keep_a_cancelled, RuntimeError, "the handler failed with Cancelled"),
     ],

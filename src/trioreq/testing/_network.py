@@ -251,6 +251,7 @@ async def open_memory_network(
         ...         nursery.cancel_scope.cancel()
     """
     check_in_trio("trio.run(main), and open_memory_network in main")
+    check_instance("raise_handler_errors", raise_handler_errors, bool, "a bool")
     with scheduled(seed):
         async with open_own_nursery() as nursery:
             yield MemoryNetwork(nursery, raise_handler_errors=raise_handler_errors)

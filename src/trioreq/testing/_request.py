@@ -34,4 +34,4 @@ def make_request(
         >>> async def test_a_picture_is_resized():
         ...     assert await resize(make_request(b"cat")) == b"small cat"
     """
-    return Request(client, body_of("the request is", body), deadline)
+    return Request(client, body_of("body", body), deadline)

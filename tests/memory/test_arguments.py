@@ -284,10 +284,10 @@ ROWS: dict[str, Row] = {
 }
 """For each argument a call with a value for it, and the values that are not of a wrong type."""
 
-for _name, (_, _right) in tuple(ROWS.items()):
-    _function, _, _argument = _name.partition(".")
-    if _function == "serve" and _argument != "task_status":
-        ROWS[f"open_server.{_argument}"] = (open_server(_argument), _right)
+for _name, _row in tuple(ROWS.items()):
+    _of_serve = _name.removeprefix("serve.")
+    if _of_serve not in (_name, "task_status"):
+        ROWS[f"open_server.{_of_serve}"] = (open_server(_of_serve), _row[1])
 
 INTERNAL = {
     "Server": "`serve` makes it",

@@ -61,7 +61,8 @@ async def test_a_client_that_reads_nothing_is_evicted(
         slow = await connect_slow(net, 4)
         other = net.connect()
         other.send(b"wait")
-        await until(lambda: net.server.statistics().evicted_slow == 1)
+        with trio.fail_after(10):
+            await until(lambda: net.server.statistics().evicted_slow == 1)
         assert 5 <= trio.current_time() - start < 5.5
         stats = net.server.statistics()
         assert (stats.evicted_slow, stats.thrown_out) == (1, 1)

@@ -69,7 +69,7 @@ def _escape_json(text: str) -> str:
 
 def _colour_token(token: re.Match[str]) -> str:
     kind = str(token.lastgroup)
-    return click.style(token[0], fg=COLOURS[kind], bold=kind == "key")
+    return click.style(token[0], fg=COLOURS[kind], bold=True if kind == "key" else None)
 
 
 def _dump(frame: bytes) -> str:

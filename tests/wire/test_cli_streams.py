@@ -140,7 +140,7 @@ def is_nonblocking(descriptor: int) -> bool:
         ("RUN 2>&-", ["fail"], 1, ""),
         ("RUN 2>/dev/full", ["fail"], 1, ""),
         ("RUN 2>/dev/full", ["--no-such-option"], 2, ""),
-        ("ulimit -f 16; RUN >file", ["long"], 8, "File too large"),
+        ("ulimit -f 1024; RUN >file", ["long"], 8, "File too large"),
     ],
 )
 async def test_a_stream_that_cannot_be_used_is_told_with_a_code(

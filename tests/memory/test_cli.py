@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import signal
 from array import array
 from collections import Counter
 from pathlib import Path
+from typing import NoReturn
 
+import click
 import pytest
 import trio
 from support.line import FakeLine, asking
 from trio.testing import MockClock
 
+from trioreq.cli import _program
 from trioreq.cli._ask import Ask
 from trioreq.cli._bench import LINE, Load, Result, show_progress, table
 from trioreq.cli._output import pretty_json
@@ -109,3 +113,21 @@ def test_a_request_is_read_up_to_a_limit(size: int, fits: bool, tmp_path: Path) 
         else:
             with pytest.raises(CannotRead, match="and there are more"):
                 read_all(file.fileno(), limit=2 * CHUNK)
+
+
+def test_a_second_ctrl_c_while_the_first_is_told_ends_it_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_program, "open_streams", lambda: None)
+    monkeypatch.setattr(_program, "code_of", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            _program.run_program("trioreq-client", click.Command("x", callback=interrupted))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 130

@@ -79,11 +79,11 @@ async def running(
         with trio.fail_after(LIMIT):
             yield process
     finally:
-        if process.returncode is None:
+        with trio.CancelScope(shield=True):
             process.kill()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                with trio.CancelScope(shield=True):
+            await process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
                     await stream.aclose()
 
 
@@ -370,6 +370,22 @@ async def test_ctrl_c_while_nobody_reads_the_output(nonblocking: bool) -> None:
             os.set_blocking(writing, not nonblocking)
             async with running(server.endpoints[0], "long", stdout=writing) as process:
                 await trio.lowlevel.wait_readable(reading)
+                process.send_signal(signal.SIGINT)
+                assert await process.wait() == 130
+                assert await errors(process) == b""
+
+
+async def test_ctrl_c_while_nobody_reads_the_lines_of_a_repeat() -> None:
+    """A full pipe takes neither the first line nor the summary."""
+    shop = Shop()
+    async with serving(shop) as server:
+        with pipe() as (_, writing):
+            os.set_blocking(writing, False)
+            os.write(writing, b"x" * SIZE)
+            os.set_blocking(writing, True)
+            arguments = ["--repeat", "0", server.endpoints[0], "echo"]
+            async with running(*arguments, stdout=writing) as process:
+                await shop.log.wait("ended echo")
                 process.send_signal(signal.SIGINT)
                 assert await process.wait() == 130
                 assert await errors(process) == b""

@@ -16,7 +16,7 @@ import trioreq
 
 from . import _output, _program
 from ._program import describe
-from ._streams import INPUT, OUTPUT, CannotRead, read_all, while_read
+from ._streams import INPUT, OUTPUT, CannotRead, has_room, read_all, while_read
 
 
 @dataclass
@@ -51,8 +51,11 @@ class Ask:
         """Ask, print what came, and return the exit code."""
         try:
             trio.run(while_read, self.main)
-        finally:
-            self.summarize()
+        except BaseException:
+            if has_room(OUTPUT):  # a reader that does not read does not hold Ctrl-C up
+                self.summarize()
+            raise
+        self.summarize()
         if self.repeat is None:
             show(self.reply, self)
         return 0 if self.took else 1
@@ -107,10 +110,11 @@ class Ask:
         try:
             reply = await self.ask(client, frames)
         except trioreq.TrioreqError as error:
-            write(f"{self.sent}: {describe(error)}\n".encode())
+            text = describe(error)
         else:
-            size = sum(map(len, reply))
-            write(f"{self.sent}: {size} bytes, {self.took[-1] * 1e3:.2f} ms\n".encode())
+            text = f"{sum(map(len, reply))} bytes, {self.took[-1] * 1e3:.2f} ms"
+        line = f"{self.sent}: {text}\n".encode()
+        await trio.to_thread.run_sync(write, line, abandon_on_cancel=True)
 
     def summarize(self) -> None:
         """Print what came of all repeated requests."""

@@ -14,6 +14,7 @@ import fcntl
 import io
 import os
 import select
+import signal
 import stat
 import sys
 from collections.abc import Awaitable, Callable
@@ -137,6 +138,13 @@ def wait_for(descriptor: int, event: int) -> None:
     poll.poll()
 
 
+def has_room(descriptor: int) -> bool:
+    """Whether a line can be written at once, and there is somebody to read it."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return poll.poll(0) == [(descriptor, select.POLLOUT)]
+
+
 async def while_read(main: Callable[[], Awaitable[None]]) -> None:
     """Run, but no longer than somebody reads standard output, if it is a pipe.
 
@@ -144,17 +152,23 @@ async def while_read(main: Callable[[], Awaitable[None]]) -> None:
         CannotWrite: Nobody reads it any more; `main` was cancelled.
     """
     done = False
-    async with trio.open_nursery() as nursery:
+    try:
+        async with trio.open_nursery() as nursery:
 
-        async def watch() -> None:
-            await trio.lowlevel.wait_readable(OUTPUT)  # of a pipe's writing end: its reader is gone
+            async def watch() -> None:
+                await trio.lowlevel.wait_readable(OUTPUT)  # of a writing end: its reader is gone
+                nursery.cancel_scope.cancel()
+
+            if _is_writing_end(OUTPUT):
+                nursery.start_soon(watch)
+            await main()
+            done = True
             nursery.cancel_scope.cancel()
-
-        if _is_writing_end(OUTPUT):
-            nursery.start_soon(watch)
-        await main()
-        done = True
-        nursery.cancel_scope.cancel()
+    except* KeyboardInterrupt:
+        # While trio ends, Python would print an error about a second one: trio closes the
+        # descriptor to which Python writes a signal's number before it takes it back.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise
     if not done:
         raise CannotWrite("standard output is not read any more", reader_gone=True)
 

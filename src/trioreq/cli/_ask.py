@@ -114,6 +114,7 @@ class Ask:
         else:
             text = f"{sum(map(len, reply))} bytes, {self.took[-1] * 1e3:.2f} ms"
         line = f"{self.sent}: {text}\n".encode()
+        # In a thread, so that Ctrl-C and the client's tasks do not wait for whoever reads it.
         await trio.to_thread.run_sync(write, line, abandon_on_cancel=True)
 
     def summarize(self) -> None:

@@ -218,7 +218,7 @@ async def test_a_pipe_in_nonblocking_mode_gets_the_whole_reply() -> None:
                 reply = await trio.to_thread.run_sync(_read_to_the_end, reading)
                 assert await process.wait() == 0
                 assert reply == b"y" * SIZE
-                assert await errors(process) == b""
+                assert (await errors(process)).decode() == ""
 
 
 def _read_to_the_end(descriptor: int) -> bytes:
@@ -290,7 +290,7 @@ async def test_ctrl_c_while_standard_input_is_read() -> None:
         await until(lambda: server.statistics().connections == 1)
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
-        assert await errors(process) == b""
+        assert (await errors(process)).decode() == ""
 
 
 async def test_a_reader_that_goes_while_standard_input_is_read() -> None:
@@ -302,7 +302,7 @@ async def test_a_reader_that_goes_while_standard_input_is_read() -> None:
         assert process.stdout is not None
         await process.stdout.aclose()
         assert await process.wait() == 141
-        assert await errors(process) == b""
+        assert (await errors(process)).decode() == ""
 
 
 async def test_ctrl_c_while_a_file_is_waited_for(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ async def test_ctrl_c_while_a_file_is_waited_for(tmp_path: Path) -> None:
         await until(lambda: server.statistics().connections == 1)
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
-        assert await errors(process) == b""
+        assert (await errors(process)).decode() == ""
 
 
 async def test_a_request_on_a_terminal_ends_with_ctrl_d() -> None:
@@ -341,7 +341,7 @@ async def test_ctrl_c_while_it_connects() -> None:
             await trio.lowlevel.wait_readable(listener)
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 130
-            assert await errors(process) == b""
+            assert (await errors(process)).decode() == ""
 
 
 @pytest.mark.parametrize("bench", [False, True])
@@ -360,7 +360,7 @@ async def test_ctrl_c_twice_while_it_waits(bench: bool) -> None:
             await until(lambda: server.statistics().running == 0)
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 130
-            assert await errors(process) == b""
+            assert (await errors(process)).decode() == ""
 
 
 @pytest.mark.parametrize("nonblocking", [False, True])
@@ -372,7 +372,7 @@ async def test_ctrl_c_while_nobody_reads_the_output(nonblocking: bool) -> None:
                 await trio.lowlevel.wait_readable(reading)
                 process.send_signal(signal.SIGINT)
                 assert await process.wait() == 130
-                assert await errors(process) == b""
+                assert (await errors(process)).decode() == ""
 
 
 async def test_ctrl_c_while_nobody_reads_the_lines_of_a_repeat() -> None:
@@ -388,7 +388,7 @@ async def test_ctrl_c_while_nobody_reads_the_lines_of_a_repeat() -> None:
                 await shop.log.wait("ended echo")
                 process.send_signal(signal.SIGINT)
                 assert await process.wait() == 130
-                assert await errors(process) == b""
+                assert (await errors(process)).decode() == ""
 
 
 async def test_ctrl_c_in_the_background_is_ignored() -> None:
@@ -429,7 +429,7 @@ async def test_a_signal_that_kills_ends_the_request_too(number: signal.Signals) 
         await shop.log.wait("started wait")
         process.send_signal(number)
         assert await process.wait() == -number
-        assert await errors(process) == b""
+        assert (await errors(process)).decode() == ""
         await shop.log.wait("cancelled wait: disconnected")
 
 

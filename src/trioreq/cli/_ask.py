@@ -16,7 +16,7 @@ import trioreq
 
 from . import _output, _program
 from ._program import describe
-from ._streams import INPUT, OUTPUT, CannotRead, has_room, read_all, while_read
+from ._streams import INPUT, OUTPUT, CannotRead, has_room, in_thread, read_all, run_while_read
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Ask:
     def run(self) -> int:
         """Ask, print what came, and return the exit code."""
         try:
-            trio.run(while_read, self.main)
+            run_while_read(self.main)
         except BaseException:
             if has_room(OUTPUT):  # a reader that does not read does not hold Ctrl-C up
                 self.summarize()
@@ -69,7 +69,7 @@ class Ask:
             connect_timeout=self.connect_timeout,
             curve=self.curve,
         ) as client:
-            frames = await trio.to_thread.run_sync(self.frames, abandon_on_cancel=True)
+            frames = await in_thread(self.frames)
             if self.repeat is None:
                 self.reply = await self.ask(client, frames)
                 return
@@ -98,11 +98,13 @@ class Ask:
         self.took.append(now - begun)
         if self.verbose and client.timings:
             if self.sent == 1:
-                tell(
+                await in_thread(
+                    tell,
                     f"connected to {self.endpoint} in {client.timings.connect * 1e3:.2f} ms, "
-                    f"handshake {client.timings.handshake * 1e3:.2f} ms"
+                    f"handshake {client.timings.handshake * 1e3:.2f} ms",
                 )
-            tell(f"reply in {self.took[-1] * 1e3:.2f} ms, {sum(map(len, reply))} bytes")
+            size = sum(map(len, reply))
+            await in_thread(tell, f"reply in {self.took[-1] * 1e3:.2f} ms, {size} bytes")
         return reply
 
     async def ping(self, client: trioreq.Client, frames: list[bytes]) -> None:
@@ -113,9 +115,7 @@ class Ask:
             text = describe(error)
         else:
             text = f"{sum(map(len, reply))} bytes, {self.took[-1] * 1e3:.2f} ms"
-        line = f"{self.sent}: {text}\n".encode()
-        # In a thread, so that Ctrl-C and the client's tasks do not wait for whoever reads it.
-        await trio.to_thread.run_sync(write, line, abandon_on_cancel=True)
+        await in_thread(write, f"{self.sent}: {text}\n".encode())
 
     def summarize(self) -> None:
         """Print what came of all repeated requests."""

@@ -18,7 +18,7 @@ import trio
 import trioreq
 
 from ._output import colours_wanted
-from ._streams import ERRORS, while_read
+from ._streams import ERRORS, in_thread, run_while_read
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 DURATION = 5.0  # seconds, if nothing else is said
@@ -84,11 +84,11 @@ def run_bench(load: Load, *, as_json: bool) -> int:
     result = Result()
     if os.isatty(ERRORS):
         try:
-            trio.run(while_read, partial(make_load, load, result, show_progress))
+            run_while_read(partial(make_load, load, result, show_progress))
         finally:
             click.echo("\r" + " " * LINE + "\r", nl=False, err=True)
     else:
-        trio.run(while_read, partial(make_load, load, result, lambda *_: None))
+        run_while_read(partial(make_load, load, result, lambda *_: None))
     figures = result.figures()
     if as_json:
         told = {name: value for name, value in vars(load).items() if name != "curve"}
@@ -136,7 +136,7 @@ async def make_load(load: Load, result: Result, show: Callable[[Load, int, float
 
     async def tell(begun: float) -> None:
         while True:
-            show(load, len(result.took), trio.current_time() - begun)
+            await in_thread(show, load, len(result.took), trio.current_time() - begun)
             await trio.sleep(0.1)
 
     async with trio.open_nursery() as connections:

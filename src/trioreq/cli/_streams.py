@@ -18,12 +18,15 @@ import signal
 import stat
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar, TypeVarTuple, Unpack
 
 import trio
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+Args = TypeVarTuple("Args")
+Result = TypeVar("Result")
 
 INPUT, OUTPUT, ERRORS = range(3)
 CHUNK = 2**20  # bytes that are read at once
@@ -145,12 +148,23 @@ def has_room(descriptor: int) -> bool:
     return poll.poll(0) == [(descriptor, select.POLLOUT)]
 
 
-async def while_read(main: Callable[[], Awaitable[None]]) -> None:
-    """Run, but no longer than somebody reads standard output, if it is a pipe.
+async def in_thread(wait: Callable[[Unpack[Args]], Result], *args: *Args) -> Result:
+    """Call what may have to wait for a stream's other end. Ctrl-C and the event loop do not."""
+    return await trio.to_thread.run_sync(wait, *args, abandon_on_cancel=True)
+
+
+def run_while_read(main: Callable[[], Awaitable[None]]) -> None:
+    """Run an async function, but no longer than somebody reads standard output, if it is a pipe.
+
+    It must not block. Ctrl-C comes at its checkpoints, and interrupts no task half-way.
 
     Raises:
         CannotWrite: Nobody reads it any more; `main` was cancelled.
     """
+    trio.run(_while_read, main, restrict_keyboard_interrupt_to_checkpoints=True)
+
+
+async def _while_read(main: Callable[[], Awaitable[None]]) -> None:
     done = False
     try:
         async with trio.open_nursery() as nursery:

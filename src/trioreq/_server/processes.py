@@ -15,6 +15,7 @@ import atexit
 import logging
 import math
 import os
+import pickle
 import signal
 import time
 from collections import deque
@@ -242,12 +243,11 @@ class Processes:
                 process.kill_group()
 
     async def _start(self, context: trio_parallel.WorkerContext, place: int) -> Process:
-        root = logging.root
         setup = Setup(
             functions=self._functions,
             cell=None if self._memory is None else (self._memory.name, place),
-            log_level=root.level if root.handlers else None,
-            log_format=root.handlers[0].formatter if root.handlers else None,
+            log_level=logging.root.level if logging.root.handlers else None,
+            log_format=_log_format(),
         )
         try:
             started: Outcome[int] = await self._call(context, start, setup, kill_on_cancel=True)
@@ -332,6 +332,15 @@ class Processes:
             kill_on_cancel=kill_on_cancel,
             limiter=nullcontext(),  # there is one call at a time
         )
+
+
+def _log_format() -> logging.Formatter | None:
+    """The first formatter of the root logger that can be pickled."""
+    for handler in logging.root.handlers:
+        with suppress(Exception):  # what a formatter of the user's raises as it is pickled
+            pickle.dumps(handler.formatter)
+            return handler.formatter
+    return None
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext, suppres
 from functools import update_wrapper
 from itertools import count
 from multiprocessing.shared_memory import SharedMemory
+from operator import attrgetter
 from typing import Any, Final, cast
 
 import trio
@@ -33,11 +34,11 @@ from .._errors import Code, ReplyError, WorkersFailed
 from .._log import log
 from .._nursery import open_own_nursery
 from .._protocol.envelope import Frames
-from .._request import Request
+from .._request import Peer, Request
 from .._statistics import WorkerStatistics
 from .._workers import ProcessWorkers, pickled
 from .handlers import Handler, name_of
-from .worker import CELL, Setup, call, start, write_cell
+from .worker import CELL, Answer, Setup, call, start, write_cell
 
 try:
     import trio_parallel
@@ -50,6 +51,7 @@ TRIES: Final = 5  # starts in a row that may fail, until the server does
 PAUSE: Final = 0.1  # seconds after the first that failed; twice as long after each further one
 DIED_IDLE: Final = "worker died between two requests"
 CLOSING: Final = 5.0  # seconds that an idle process has to end by itself
+peer_fields: Callable[[Peer], Any] = attrgetter(*Peer.__dataclass_fields__)
 
 
 class Job:
@@ -58,18 +60,20 @@ class Job:
     Attributes:
         args: Those of `worker.call`.
         done: Whether it has ended.
-        outcome: What it has returned or raised; None if the handler was not called.
+        answer: What it has returned or raised; None if the handler was not called.
     """
 
-    __slots__ = ("args", "done", "number", "outcome")
+    __slots__ = ("answer", "args", "client", "done", "number")
 
     def __init__(self, request: Request, number: int) -> None:
-        left = request.deadline - trio.current_time()
-        deadline = math.inf if left == math.inf else time.monotonic() + left
-        self.args = (request.client, request.frames, deadline, number)
+        deadline = request.deadline
+        if deadline != math.inf:
+            deadline += time.monotonic() - trio.current_time()
+        self.client = request.client.id
         self.number = number
+        self.args = (peer_fields(request.client), request.frames, deadline, number)
         self.done = trio.Event()
-        self.outcome: Outcome[Frames] | None = None
+        self.answer: Answer = None
 
 
 class Process:
@@ -169,8 +173,11 @@ class Processes:
             except trio.Cancelled:
                 self._end_early(process, job, request)
                 raise
-            if job.outcome is not None:
-                return job.outcome.unwrap()
+            answer = job.answer
+            if isinstance(answer, Error):
+                answer.unwrap()
+            elif answer is not None:
+                return answer
 
     def _end_early(self, process: Process, job: Job, request: Request) -> None:
         """A job's request has ended."""
@@ -290,7 +297,7 @@ class Processes:
     async def _do(self, context: trio_parallel.WorkerContext, process: Process, job: Job) -> bool:
         """Do a job; returns whether the process can do another."""
         try:
-            job.outcome = await self._call(context, call, *job.args)
+            job.answer = await self._call(context, call, *job.args)
         except (trio_parallel.BrokenWorkerError, OSError) as error:
             if process.was_killed:
                 self.killed += 1
@@ -298,15 +305,15 @@ class Processes:
             else:
                 self.died += 1
                 cause = cause_of_death(error)
-                log.error("worker died: %s (client %d)", cause, job.args[0].id)  # noqa: TRY400
-                job.outcome = Error(ReplyError(Code.HANDLER_FAILED, f"worker died: {cause}"))
+                log.error("worker died: %s (client %d)", cause, job.client)  # noqa: TRY400
+                job.answer = Error(ReplyError(Code.HANDLER_FAILED, f"worker died: {cause}"))
             return False
         finally:
             job.done.set()
-        if job.outcome is None:
+        if job.answer is None:
             self.died += 1
             log.error(DIED_IDLE)
-        return job.outcome is not None
+        return job.answer is not None
 
     async def _watch(self, process: Process, scope: trio.CancelScope) -> None:
         """Notice the death of an idle process, where the system tells."""

@@ -36,6 +36,12 @@ from .handlers import Handler, reply_body
 REASONS: Final = tuple(CancelReason)
 CELL: Final = struct.Struct("=Q")
 
+PeerFields = tuple[int, str, str, str, int | None, int | None, str]
+"""What a `Peer` is made of, which is sent in its place: to pickle a dataclass is slow."""
+Answer = Frames | Error | None
+"""The body of a reply, or what the handler has raised. None if this process was not started as a
+worker: trio-parallel has made it in the place of one that had died, and no handler was called."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:
@@ -148,18 +154,13 @@ def start(setup: Setup) -> Outcome[int]:
     return Value(os.getpid())
 
 
-def call(client: Peer, frames: Frames, deadline: float, number: int) -> Outcome[Frames] | None:
-    """Call the handler.
-
-    Returns:
-        The body of the reply, or what the handler has raised; None if this process was not started
-        as a worker: it was made in the place of one that had died, and has not called the handler.
-    """
+def call(peer: PeerFields, frames: Frames, deadline: float, number: int) -> Answer:
+    """Call the handler."""
     if _worker is None:
         return None
-    request = WorkerRequest(client, frames, deadline, number, _worker.cell)
+    request = WorkerRequest(Peer(*peer), frames, deadline, number, _worker.cell)
     try:
-        return Value(copy_context().run(_call, _worker.handler, request))
+        return copy_context().run(_call, _worker.handler, request)
     except BaseException as error:  # noqa: BLE001  # raised in the server
         return Error(_portable(error))
 

@@ -2,11 +2,11 @@
 
     python -m benchmarks workers [--kills 300] [--mixed 200] [--others 2000]
 
-A client, a process of its own, asks for a power that is computed in one call into C, and is killed.
-The end of its worker is seen by a pidfd. Another client's request has waited for the slot meanwhile;
-a spare answers it. Then kills are mixed with requests of others, each of which is counted where it
-runs. Last, calls and throughput are compared with trio-parallel alone, with `concurrent.futures`,
-and with threads.
+A client, a process of its own, asks for a power, which is computed in one call into C, and is
+killed. The end of its worker is seen by a pidfd. Another client's request has waited for the slot
+meanwhile, and a spare answers it. Then kills are mixed with requests of others, each of which is
+counted where it runs. Last, calls and throughput are compared with trio-parallel alone, with
+`concurrent.futures`, and with threads.
 """
 
 from __future__ import annotations
@@ -103,12 +103,12 @@ async def gone(pid: int) -> float:
 
 async def spares_are_ready(server: trioreq.Server, many: int) -> None:
     """Wait until all killed processes have been replaced."""
-    while server.statistics().workers.spare < many:
+    while server.statistics().workers.spare < many:  # noqa: ASYNC110  # no event tells
         await trio.sleep(0.005)
 
 
 async def measure_kills(kills: int) -> dict[str, list[float]]:
-    """Seconds from SIGKILL of a client to the end of its worker, and to the next request's reply."""
+    """Seconds from a client's SIGKILL to the end of its worker, and to the next one's reply."""
     deaths, slots = list[float](), list[float]()
     with reports() as receiver:
         workers = trioreq.ProcessWorkers(1, spares=1)

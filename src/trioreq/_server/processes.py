@@ -25,7 +25,7 @@ from functools import update_wrapper
 from itertools import count
 from multiprocessing.shared_memory import SharedMemory
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import trio
 from outcome import Error, Outcome
@@ -49,7 +49,7 @@ except ModuleNotFoundError:  # pragma: no cover  # what is needed for processes 
 
 TRIES: Final = 5  # starts in a row that may fail, until the server does
 PAUSE: Final = 0.1  # seconds after the first that failed; twice as long after each further one
-DIED_IDLE: Final = "worker died between two requests"
+ALONE: Final = nullcontext()  # in the place of a limiter: a process has one call at a time
 CLOSING: Final = 5.0  # seconds that an idle process has to end by itself
 peer_fields: Callable[[Peer], Any] = attrgetter(*Peer.__dataclass_fields__)
 
@@ -63,13 +63,12 @@ class Job:
         answer: What it has returned or raised; None if the handler was not called.
     """
 
-    __slots__ = ("answer", "args", "client", "done", "number")
+    __slots__ = ("answer", "args", "done", "number")
 
     def __init__(self, request: Request, number: int) -> None:
         deadline = request.deadline
         if deadline != math.inf:
             deadline += time.monotonic() - trio.current_time()
-        self.client = request.client.id
         self.number = number
         self.args = (peer_fields(request.client), request.frames, deadline, number)
         self.done = trio.Event()
@@ -98,7 +97,6 @@ class Process:
     def begin(self, job: Job) -> None:
         """Do a job: its task does."""
         self.job = job
-        self.called += 1
         self.wake.set()
 
     def kill_group(self) -> None:
@@ -145,6 +143,7 @@ class Processes:
         self._has_failed = False
         self.killed = self.died = self.retired = 0
 
+        @trio.lowlevel.enable_ki_protection
         async def run(request: Request) -> Frames:
             return await self._run(request)
 
@@ -159,7 +158,6 @@ class Processes:
 
     # In the handlers' tasks.
 
-    @trio.lowlevel.enable_ki_protection
     async def _run(self, request: Request) -> Frames:
         """Handle a request in a process."""
         while True:
@@ -181,9 +179,11 @@ class Processes:
 
     def _end_early(self, process: Process, job: Job, request: Request) -> None:
         """A job's request has ended."""
-        if job.done.is_set():
-            return
-        if self._memory is None or request.cancel_reason is None:
+        if process.job is job:  # it has not begun
+            process.job = None
+        elif job.done.is_set():
+            pass
+        elif self._memory is None or request.cancel_reason is None:
             self._kill(process, job)
         else:
             write_cell(self._memory, process.place, job.number, request.cancel_reason)
@@ -257,7 +257,9 @@ class Processes:
             log_format=_log_format(),
         )
         try:
-            started: Outcome[int] = await self._call(context, start, setup, kill_on_cancel=True)
+            started: Outcome[int] = await context.run_sync(
+                start, setup, kill_on_cancel=True, limiter=ALONE
+            )
         except (trio_parallel.BrokenWorkerError, OSError) as error:
             raise WorkersFailed(
                 f"a worker process cannot be started: {cause_of_death(error)}"
@@ -275,45 +277,51 @@ class Processes:
             nursery.start_soon(self._watch, process, nursery.cancel_scope)
             while process.called != self._workers.retire_after:
                 job = await self._next_job(process)
-                if not await self._do(context, process, job):
+                if job is not None and not await self._do(context, process, job):
                     return
             self.retired += 1
 
-    async def _next_job(self, process: Process) -> Job:
+    async def _next_job(self, process: Process) -> Job | None:
+        """Wait for a job; returns None if its request has ended meanwhile."""
         self._idle.append(process)
         self._waiting.unpark()
         try:
             await process.wake.wait()
         except trio.Cancelled:
-            if process.job is None:
+            if process in self._idle:
                 self._idle.remove(process)
-            else:  # it was given one in the same moment, which another process takes
+            elif process.job is not None:  # given in the same moment; another process takes it
                 process.job.done.set()
             raise
         process.wake = trio.Event()
         job, process.job = process.job, None
-        return cast("Job", job)
+        return job
 
     async def _do(self, context: trio_parallel.WorkerContext, process: Process, job: Job) -> bool:
         """Do a job; returns whether the process can do another."""
+        process.called += 1
+        cause = "between two requests"
         try:
-            job.answer = await self._call(context, call, *job.args)
+            job.answer = await context.run_sync(call, *job.args, limiter=ALONE)
         except (trio_parallel.BrokenWorkerError, OSError) as error:
-            if process.was_killed:
-                self.killed += 1
-                log.debug("a worker process was killed, since its request had ended")
-            else:
-                self.died += 1
-                cause = cause_of_death(error)
-                log.error("worker died: %s (client %d)", cause, job.client)  # noqa: TRY400
+            cause = cause_of_death(error)
+            if not process.was_killed:
                 job.answer = Error(ReplyError(Code.HANDLER_FAILED, f"worker died: {cause}"))
-            return False
+        else:
+            if job.answer is not None:
+                return True
         finally:
             job.done.set()
-        if job.answer is None:
-            self.died += 1
-            log.error(DIED_IDLE)
-        return job.answer is not None
+        if process.was_killed:
+            self.killed += 1
+            log.debug("a worker process was killed, since its request had ended")
+        else:
+            self._report_death(cause)
+        return False
+
+    def _report_death(self, cause: str) -> None:
+        self.died += 1
+        log.error("worker died: %s", cause)
 
     async def _watch(self, process: Process, scope: trio.CancelScope) -> None:
         """Notice the death of an idle process, where the system tells."""
@@ -322,23 +330,8 @@ class Processes:
         with _pidfd(process.pid) as descriptor:
             await trio.lowlevel.wait_readable(descriptor)
         if process in self._idle:
-            self.died += 1
-            log.error(DIED_IDLE)
+            self._report_death("between two requests")
             scope.cancel()
-
-    async def _call(
-        self,
-        context: trio_parallel.WorkerContext,
-        function: Callable[..., Any],
-        *args: object,
-        kill_on_cancel: bool = False,
-    ) -> Any:  # noqa: ANN401  # whatever the function returns
-        return await context.run_sync(
-            function,
-            *args,
-            kill_on_cancel=kill_on_cancel,
-            limiter=nullcontext(),  # there is one call at a time
-        )
 
 
 def _log_format() -> logging.Formatter | None:

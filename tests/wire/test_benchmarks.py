@@ -31,6 +31,7 @@ COMMANDS = {
     "cancel_latency": "--kills 1",
     "client_cancel": "--times 2",
     "dying": "--rounds 1 --clients 20",
+    "workers": "--kills 1 --mixed 1 --others 20 --rounds 1 --seconds 0.1",
 }
 ON_ANOTHER_PAGE = {"dying"}
 SERVERS = {
@@ -41,7 +42,7 @@ SERVERS = {
     "plain-sleep": {"proxy", "naive trio"},
     "plain-compute": {"proxy", "naive trio"},
 }  # by handler, beside trioreq
-PYTHON_ONLY = {"throughput", "client_cancel"}  # these need no compiler
+PYTHON_ONLY = {"throughput", "client_cancel", "workers"}  # these need no compiler
 
 
 def run(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:

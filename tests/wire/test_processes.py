@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 import trio
+import trio_parallel
 from support import jobs
 from support.jobs import Reports, open_reports
 from support.serving import LIMIT, until
@@ -27,6 +28,7 @@ import trioreq
 from harness.children import open_child, open_process
 from harness.clients import open_client_process
 from trioreq._server import processes
+from trioreq._server.worker import call
 
 pytestmark = pytest.mark.slow
 
@@ -140,6 +142,35 @@ async def test_a_kill_affects_no_other_request(reports: Reports, tmp_path: Path)
         assert replies == [b"ended"]
         await until(lambda: server.statistics().killed == 3)
     assert reports.rest() == []  # none has run twice
+
+
+async def test_a_worker_that_is_killed_as_its_answer_comes_gets_no_other_request(
+    reports: Reports, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_sync = trio_parallel.WorkerContext.run_sync
+    answered = trio.Event()
+    calls = []
+
+    async def late(self: Any, function: Any, *args: Any, **options: Any) -> Any:
+        answer = await run_sync(self, function, *args, **options)
+        if function is call:
+            calls.append(answer)
+        if function is call and not answered.is_set():
+            answered.set()
+            await gone(int(answer[0]))
+        return answer
+
+    monkeypatch.setattr(trio_parallel.WorkerContext, "run_sync", late)
+    async with working(One()) as (server, client):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.request, b"pid")
+            await answered.wait()
+            nursery.cancel_scope.cancel()
+        assert await client.request(b"check") == b"goes on"
+        counted = server.statistics()
+        assert (counted.killed, counted.died) == (1, 0)
+    assert calls[1:] == [(b"goes on",)]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_a_spare_takes_the_next_request_while_the_killed_one_is_replaced(

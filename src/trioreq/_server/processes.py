@@ -308,7 +308,7 @@ class Processes:
             if not process.was_killed:
                 job.answer = Error(ReplyError(Code.HANDLER_FAILED, f"worker died: {cause}"))
         else:
-            if job.answer is not None:
+            if job.answer is not None and not process.was_killed:  # it may be both
                 return True
         finally:
             job.done.set()

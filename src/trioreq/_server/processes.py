@@ -141,7 +141,9 @@ class Processes:
         self._alive: set[Process] = set()
         self._numbers = count(1)
         self._has_failed = False
-        self.killed = self.died = self.retired = 0
+        self.killed: int = 0
+        self.died: int = 0
+        self.retired: int = 0
 
         @trio.lowlevel.enable_ki_protection
         async def run(request: Request) -> Frames:

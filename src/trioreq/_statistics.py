@@ -83,7 +83,7 @@ class Statistics:
     died: int
     """Worker processes that ended by themselves, as by a segmentation fault."""
     retired: int
-    """Worker processes that were replaced after `ProcessWorkers.retire_after` requests."""
+    """Worker processes that were replaced, after so many requests or above so much memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
-from ._checks import check_count, check_duration, check_limit, wrong
+from ._checks import check_count, check_duration, check_instance, check_limit, shown, wrong
 from ._functions import check_function, is_async
 
 DEF: Final = "define it with def at the top of a module, or use threads: workers=40"
@@ -66,6 +67,9 @@ class ProcessWorkers:
     in the function. With 0 it is killed at once."""
     retire_after: int | None = None
     """Requests after which a process is replaced; None for no limit."""
+    retire_above: int | None = None
+    """Bytes of resident memory above which a process is replaced after a request; None for no
+    limit. On Linux."""
     initializer: Callable[[], object] | None = None
     """Called once in each process before its first request, for example to load a model."""
 
@@ -74,6 +78,12 @@ class ProcessWorkers:
         check_count("spares", self.spares, 0)
         check_duration("grace", self.grace)
         check_limit("retire_after", self.retire_after)
+        if self.retire_above is not None:
+            check_instance("retire_above", self.retire_above, int, "an int or None")
+            if self.retire_above < 1:
+                raise ValueError(f"retire_above must be above 0, got {shown(self.retire_above)}")
+            if not sys.platform.startswith("linux"):
+                raise ValueError("retire_above needs Linux, which tells the memory of a process")
         if self.initializer is not None:
             check_function("initializer", self.initializer)
             if is_async(self.initializer):

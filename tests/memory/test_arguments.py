@@ -200,6 +200,10 @@ ROWS: dict[str, Row] = {
         lambda _, value: trioreq.ProcessWorkers(1, retire_after=value),
         {"None", "int"},
     ),
+    "ProcessWorkers.retire_above": (
+        lambda _, value: trioreq.ProcessWorkers(1, retire_above=value),
+        {"None", "int", "huge"},
+    ),
     "ProcessWorkers.initializer": (
         lambda _, value: trioreq.ProcessWorkers(1, initializer=value),
         {"None", "function of none", "class"},

@@ -252,6 +252,12 @@ def what_is_loaded(_: trioreq.Request, __: str) -> str:
     return ",".join(loaded)
 
 
+def grow(_: trioreq.Request, size: str) -> str:
+    """Leak memory, which is used."""
+    loaded.append("x" * int(size))
+    return str(os.getpid())
+
+
 def big(request: trioreq.Request, _: str) -> bytes:
     return request.frames[1]
 
@@ -279,6 +285,7 @@ JOBS: dict[str, Callable[[trioreq.Request, str], Any]] = {
         say,
         what_is_loaded,
         big,
+        grow,
     )
 }
 

@@ -404,6 +404,17 @@ async def test_a_worker_is_retired_after_so_many_requests() -> None:
         assert server.statistics().died == 0
 
 
+async def test_a_worker_that_has_too_much_memory_is_retired() -> None:
+    most = 300 * 1024 * 1024
+    async with working(One(retire_above=most)) as (server, client):
+        first = int(await client.request(b"pid"))
+        assert processes.resident_memory(first) < most
+        assert int(await client.request(b"grow %d" % most)) == first
+        assert int(await client.request(b"pid")) != first
+        assert server.statistics().retired == 1
+    assert processes.resident_memory(first) == 0
+
+
 # The server's own process.
 
 

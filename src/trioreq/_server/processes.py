@@ -25,6 +25,7 @@ from functools import update_wrapper
 from itertools import count
 from multiprocessing.shared_memory import SharedMemory
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Final
 
 import trio
@@ -122,7 +123,7 @@ class Processes:
         run: The async handler.
         killed: Processes that were killed, since their requests had ended early.
         died: Those that ended by themselves.
-        retired: Those that were replaced after `retire_after` requests.
+        retired: Those that were replaced between two requests, as `ProcessWorkers` says.
     """
 
     def __init__(
@@ -277,11 +278,18 @@ class Processes:
         """Do the jobs of a process until it ends, or is to be replaced."""
         async with open_own_nursery() as nursery:
             nursery.start_soon(self._watch, process, nursery.cancel_scope)
-            while process.called != self._workers.retire_after:
+            while not self._is_used_up(process):
                 job = await self._next_job(process)
                 if job is not None and not await self._do(context, process, job):
                     return
             self.retired += 1
+
+    def _is_used_up(self, process: Process) -> bool:
+        """Whether it is to be replaced between two requests."""
+        after, above = self._workers.retire_after, self._workers.retire_above
+        if process.called == after:
+            return True
+        return above is not None and process.called > 0 and resident_memory(process.pid) > above
 
     async def _next_job(self, process: Process) -> Job | None:
         """Wait for a job; returns None if its request has ended meanwhile."""
@@ -334,6 +342,14 @@ class Processes:
         if process in self._idle:
             self._report_death("between two requests")
             scope.cancel()
+
+
+def resident_memory(pid: int) -> int:
+    """Bytes that a process has resident; 0 if it has ended."""
+    with suppress(OSError):
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def _log_format() -> logging.Formatter | None:

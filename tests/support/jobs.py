@@ -28,6 +28,7 @@ from trioreq.testing import sleep
 
 PATH = "TRIOREQ_TEST_REPORTS"
 STUBBORN = 20  # seconds after which what ignores its end does end
+ORPHANED = 60  # seconds after which a program ends that should have been killed
 EXPONENT = 10**8  # of a power that takes longer to compute than any test, in one call into C
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
@@ -163,7 +164,7 @@ def compute(_: trioreq.Request, name: str) -> str:
 
 def spawn(_: trioreq.Request, __: str) -> str:
     """Start another program, and wait for it."""
-    child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({STUBBORN})"])
+    child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({ORPHANED})"])
     report(f"started {child.pid}")
     child.wait()
     return ""
@@ -171,7 +172,7 @@ def spawn(_: trioreq.Request, __: str) -> str:
 
 def leave(_: trioreq.Request, __: str) -> str:
     """Start another program, and do not wait for it."""
-    child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({STUBBORN})"])
+    child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({ORPHANED})"])
     child.returncode = 0  # else Python warns
     return str(child.pid)
 
@@ -248,6 +249,11 @@ def say(_: trioreq.Request, text: str) -> str:
     return ""
 
 
+def say_and_die(_: trioreq.Request, text: str) -> NoReturn:
+    print(text * 50)
+    os._exit(1)
+
+
 def what_is_loaded(_: trioreq.Request, __: str) -> str:
     return ",".join(loaded)
 
@@ -283,6 +289,7 @@ JOBS: dict[str, Callable[[trioreq.Request, str], Any]] = {
         loop,
         run_asyncio,
         say,
+        say_and_die,
         what_is_loaded,
         big,
         grow,

@@ -32,6 +32,7 @@ from trioreq._server.worker import call
 
 pytestmark = pytest.mark.slow
 
+SOON = 10  # seconds, on a busy machine
 One = partial(trioreq.ProcessWorkers, 1, spares=0)
 
 
@@ -57,13 +58,14 @@ async def working(
 
 
 async def gone(pid: int, pidfd_open: Callable[[int], int] = os.pidfd_open) -> None:
-    """Wait until a process has ended, which need not be a child of this one."""
+    """Wait until a process has ended, as it soon must; it need not be a child of this one."""
     try:
         descriptor = pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
-        await trio.lowlevel.wait_readable(descriptor)
+        with trio.fail_after(SOON):
+            await trio.lowlevel.wait_readable(descriptor)
     finally:
         os.close(descriptor)
 
@@ -508,11 +510,13 @@ async def test_what_is_printed_and_logged_reaches_the_servers_streams_in_whole_l
             endpoint, output = output.decode().strip(), b""
             async with trioreq.open_client(endpoint) as client:
                 await client.request_many([b"say %d" % n for n in range(many)])
+                with pytest.raises(trioreq.ReplyError, match="worker died"):
+                    await client.request(b"say_and_die last")
             process.terminate()
             async for some in process.stdout:
                 output += some
     lines = output.decode().splitlines()
-    assert sorted(lines[:-1]) == sorted(str(n) * 50 for n in range(many))
+    assert sorted(lines[:-1]) == sorted(str(n) * 50 for n in [*range(many), "last"])
     logged = [
         line
         for line in (tmp_path / "stderr").read_text().splitlines()

@@ -445,6 +445,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command of a server in a process of its own."""
     (tmp_path / "program.py").write_text(PROGRAM)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     return [sys.executable, str(tmp_path / "program.py")]
 
 

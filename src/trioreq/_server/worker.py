@@ -223,7 +223,7 @@ def _leave_signals_to_server() -> None:
 def _write_whole_lines() -> None:
     """Else what is printed to a pipe or a file is cut anywhere, and lost in a kill."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
+        sys.stdout.reconfigure(line_buffering=True, write_through=False)
 
 
 def _log_as_server(setup: Setup) -> None:

@@ -52,7 +52,7 @@ def tell(text: str) -> None:
 
 def work(request: trioreq.Request) -> bytes:
     """The handler."""
-    match request.body.split(b" "):
+    match request.body[:20].split(b" "):
         case [b"compute"]:
             tell("compute")
             pow(7, EXPONENT)
@@ -141,7 +141,7 @@ async def measure_kills(kills: int) -> dict[str, list[float]]:
 async def measure_mixed(kills: int, others: int) -> dict[str, Any]:
     """Kills among requests of others: what becomes of these, and what stays of those."""
     me = psutil.Process()
-    counts, outcomes = Counter[str](), Counter[str]()
+    counts, outcomes, computing = Counter[str](), Counter[str](), trio.Event()
     with reports() as receiver:
         workers = trioreq.ProcessWorkers(2, spares=2)
         before = descriptors = memory = 0
@@ -155,15 +155,20 @@ async def measure_mixed(kills: int, others: int) -> dict[str, Any]:
                     outcomes["answered" if reply == b"count %d" % number else "wrong"] += 1
 
             async def kill() -> None:
-                async with trioreq.open_client(endpoint) as client:
-                    with trio.move_on_after(0.02):
-                        await client.request(b"compute")
+                nonlocal computing
+                computing = trio.Event()
+                async with trioreq.open_client(endpoint) as client, trio.open_nursery() as asking:
+                    asking.start_soon(client.request, b"compute")
+                    await computing.wait()
+                    asking.cancel_scope.cancel()
 
             async def count() -> None:
                 while True:
                     await trio.lowlevel.wait_readable(receiver)
                     text, _, _ = receiver.recv(100).decode().rpartition(" ")
                     counts[text] += 1
+                    if text == "compute":
+                        computing.set()
 
             async with trioreq.open_client(endpoint) as client, trio.open_nursery() as nursery:
                 nursery.start_soon(count)

@@ -30,6 +30,7 @@ from harness.clients import Clients
 from harness.servers import open_server
 from harness.zmtp import MORE, RawPeer, frame, message
 from trioreq._protocol.message_guard import EXTRA
+from trioreq._protocol.unheard import UnheardGuard
 from trioreq._server import guard
 from trioreq._server.guard import Guard
 from trioreq._transport.linux import KernelCounters
@@ -234,7 +235,7 @@ async def test_what_has_come_is_read_before_any_connection_is_evicted() -> None:
     """The loop does not turn from here to the last look, so nothing is read in between."""
     async with serving(Worker(), max_message_size=1000) as server:
         router, counters = server._router, KernelCounters()
-        looking = Guard(router, counters, server._catch_up)
+        looking = Guard(router, counters, UnheardGuard("NULL", 10, 15), server._catch_up)
         with RawPeer(server.endpoints[0]) as peer:
             await trio.to_thread.run_sync(peer.shake_hands)
             [connection] = router.connections

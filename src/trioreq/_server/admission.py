@@ -17,12 +17,12 @@ from .._protocol.zap import Applicant, Verdict, ZapRequest, accept, postpone, re
 from .._transport.allow_list import check_user_id
 from .._transport.zap_handler import AccessRules, ZapHandler
 from .handlers import ends_program, is_cancelled
+from .limited_log import LimitedLog
 
 log = logging.getLogger("trioreq")
 
 ADMISSIONS = 100  # calls of `admit` in progress
 ADMISSION_TIME = 5.0  # seconds that each may take, of those that a handshake has
-LOG_EVERY = 1.0  # seconds between two log lines about refusals
 
 
 class Admission:
@@ -51,8 +51,7 @@ class Admission:
         self._nursery = nursery
         self.refused = 0
         self._asking = 0
-        self._unlogged = 0
-        self._silent_until = -1.0
+        self._log = LimitedLog()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> NoReturn:
@@ -120,14 +119,7 @@ class Admission:
     def count_refused(self, address: str, reason: str) -> None:
         """Count a connection that is refused, and log it unless another was logged just now."""
         self.refused += 1
-        now = trio.current_time()
-        if now < self._silent_until:
-            self._unlogged += 1
-            return
-        more = f" ({self._unlogged} more since the last such line)" if self._unlogged else ""
-        log.warning("refused %s: %s%s", address, reason, more)
-        self._unlogged = 0
-        self._silent_until = now + LOG_EVERY
+        self._log.warning("refused %s: %s", address, reason)
 
 
 def _place(error: BaseException) -> str:

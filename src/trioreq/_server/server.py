@@ -21,7 +21,10 @@ from .._protocol.connection_limits import ConnectionLimits
 from .._protocol.connection_table import Connection
 from .._protocol.endings import DISCONNECTED, SHUT_DOWN
 from .._protocol.fair_queue import FairQueue, SharedFairQueue
+from .._protocol.handshakes import Failure
+from .._protocol.unheard import UnheardGuard
 from .._statistics import RepliesDropped, Statistics
+from .._transport.heartbeats import heartbeat_times
 from .._transport.router import Router
 from .._transport.server_sockets import Sockets
 from .._transport.zap_handler import AccessRules, ZapHandler
@@ -29,6 +32,7 @@ from .admission import Admission
 from .client import Client
 from .guard import Guard
 from .handlers import Handler, is_async, name_of
+from .limited_log import LimitedLog
 from .observer import Counters, Observer, RequestLog
 from .pending_request import PendingRequest
 from .reader import Reader
@@ -39,6 +43,7 @@ from .watchdog import Watchdog
 
 log = logging.getLogger("trioreq")
 
+UNHEARD_PATIENCE: Final = 15.0  # seconds, without heartbeats
 AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
 
 
@@ -73,7 +78,10 @@ class Server:
         if options.watchdog is not None:
             self._watchdog = Watchdog(options.watchdog, lambda: queue.free < queue.slots)
             observers.append(self._watchdog)
-        self._router = Router(sockets, limits, self._disconnected, self._refused)
+        self._failed_handshakes = LimitedLog()
+        self._router = Router(
+            sockets, limits, self._disconnected, self._refused, self._handshake_failed
+        )
         self._requests = Requests(
             options, queue, self._router.outbox, self._router.own_max_pack_size, observers
         )
@@ -88,6 +96,10 @@ class Server:
             self._crashed,
         )
         self._admission = Admission(ZapHandler(sockets.zap), rules, self._epoch, nursery)
+        self._guard: Guard | None = None
+        if sockets.counters is not None:
+            unheard = unheard_guard(options, rules)
+            self._guard = Guard(self._router, sockets.counters, unheard, self._catch_up)
         self._departed: deque[Client] = deque()  # clients whose disconnect is to be handled
         self._has_departed = AsyncBool(False)
         self._stopped = False
@@ -119,6 +131,7 @@ class Server:
             unattributed=unattributed,
             abandoned_threads=self._workers.abandoned,
             refused=self._admission.refused,
+            handshakes_failed=self._router.handshakes.failed,
             thrown_out=self._router.evicted,
         )
 
@@ -155,9 +168,8 @@ class Server:
         self._start_task("disconnects", self._handle_departed)
         if self._rules.allow is not None:
             self._start_task("allow-list", self._rules.allow.watch, self._evict_revoked)
-        if self._sockets.counters is not None:
-            guard = Guard(self._router, self._sockets.counters, self._catch_up)
-            self._start_task("message guard", guard.run)
+        if self._guard is not None:
+            self._start_task("message guard", self._guard.run)
         if self._watchdog is not None:
             self._start_task("watchdog", self._watchdog.run)
 
@@ -212,7 +224,10 @@ class Server:
     def _epoch(self) -> int:
         """Catch up with what has come, and with which connections are gone."""
         self._catch_up()
-        return self._router.read_monitor()
+        epoch = self._router.read_monitor()
+        if self._guard is not None:
+            self._guard.look_at_handshakes()
+        return epoch
 
     def _catch_up(self) -> bool:
         """Read what has come by now, and start it; returns whether that was all."""
@@ -247,6 +262,10 @@ class Server:
     def _refused(self, address: str, reason: str) -> None:
         self._admission.count_refused(address, reason)
 
+    def _handshake_failed(self, address: str, failure: Failure) -> None:
+        write = log.debug if failure is Failure.LEFT else self._failed_handshakes.warning
+        write("handshake failed with %s: %s", address or "an unknown address", failure.value)
+
     def _evict_revoked(self) -> None:
         """The allow-list has changed."""
         for connection in self._router.connections:
@@ -259,3 +278,11 @@ def access_rules(options: Options) -> AccessRules:
     if options.curve is not None:
         return AccessRules("CURVE", options.curve.allow, options.admit)
     return AccessRules("PLAIN" if options.plain_insecure else "NULL", admit=options.admit)
+
+
+def unheard_guard(options: Options, rules: AccessRules) -> UnheardGuard:
+    """What judges the connections from which nothing was read."""
+    if options.heartbeat is None:
+        return UnheardGuard(rules.mechanism, None, UNHEARD_PATIENCE)
+    interval, _ = heartbeat_times(options.heartbeat)
+    return UnheardGuard(rules.mechanism, interval, options.heartbeat)

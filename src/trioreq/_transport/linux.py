@@ -13,13 +13,17 @@ import mmap
 import os
 import socket
 import struct
+import sys
 import termios
 from contextlib import suppress
 
 PEER_CREDENTIALS = struct.Struct("3i")  # process, user, group
-BYTES_RECEIVED = 128  # its offset in struct tcp_info
+BYTES_RECEIVED = 128  # offsets in struct tcp_info
+NOT_SENT = 144
+BYTES_SENT = 200  # and behind it, how many of those were sent again
 COUNTER = struct.Struct("=Q")
-TCP_INFO_SIZE = BYTES_RECEIVED + COUNTER.size
+WAITING = struct.Struct("=I")
+TCP_INFO_SIZE = BYTES_SENT + 2 * COUNTER.size
 
 # By the number of the descriptor, which is not ours to wrap in an object; and with the GIL kept:
 # the call takes a microsecond, and to get the GIL back can take thousands.
@@ -88,19 +92,44 @@ class KernelCounters:
 
     def received(self, descriptor: int) -> int:
         """Bytes that the kernel has received on a tcp connection; 0 if it is not one."""
+        if self._read_info(descriptor) < BYTES_RECEIVED + COUNTER.size:
+            return 0
+        return self._counter(BYTES_RECEIVED)
+
+    def traffic(self, descriptor: int) -> tuple[int, int] | None:
+        """Bytes that the process has read from a tcp connection, and written to it.
+
+        Returns:
+            Both at one instant. None if not all that has come is read, or if they are not counted:
+            before Linux 4.19, and if it is not a tcp connection.
+        """
+        if self._unread(descriptor) or self._read_info(descriptor) < TCP_INFO_SIZE:
+            return None
+        again = self._counter(BYTES_SENT + COUNTER.size)
+        waiting: int = WAITING.unpack_from(self._info, NOT_SENT)[0]
+        return self._counter(BYTES_RECEIVED), self._counter(BYTES_SENT) - again + waiting
+
+    def _read_info(self, descriptor: int) -> int:
+        """Have the kernel fill in its struct tcp_info; returns how much of it there is."""
         self._size.value = TCP_INFO_SIZE
         failed = _getsockopt(
             descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, self._info, self._size_ref
         )
-        if failed or self._size.value < TCP_INFO_SIZE:
-            return 0
-        count: int = COUNTER.unpack_from(self._info, BYTES_RECEIVED)[0]
+        return 0 if failed else self._size.value
+
+    def _counter(self, offset: int) -> int:
+        count: int = COUNTER.unpack_from(self._info, offset)[0]
         return count
+
+    def _unread(self, descriptor: int) -> int:
+        """Bytes that have come and were not read."""
+        with suppress(OSError):
+            unread = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
+            return int.from_bytes(unread, sys.byteorder)
+        return 0
 
     def read_by_owner(self, descriptor: int) -> tuple[int, int]:
         """Of those, how many the process has read: at least and at most, at one instant."""
         before = self.received(descriptor)
-        unread = 0
-        with suppress(OSError):
-            unread = int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), "little")
+        unread = self._unread(descriptor)
         return before - unread, self.received(descriptor) - unread

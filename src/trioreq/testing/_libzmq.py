@@ -12,7 +12,7 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from errno import EAGAIN, EHOSTUNREACH
+from errno import EAGAIN, EHOSTUNREACH, EPIPE
 
 import trio
 import zmq
@@ -236,6 +236,10 @@ class MemorySockets:
         question = [b"trioreq", connection.address.encode(), b"", b"NULL"]
         self.raw_zap.ask(question, connection.answered)
 
+    def handshake_ended(self, event: int, connection: Connection, value: int = 0) -> None:
+        """Tell the monitor how the handshake of a connection has ended."""
+        self._tell(event, connection, value)
+
     def ended(self, connection: Connection) -> None:
         """A connection is gone: tell the monitor, and then free its descriptor."""
         self._tell(zmq.EVENT_DISCONNECTED, connection)
@@ -254,8 +258,10 @@ class MemorySockets:
         self._closed()
         await trio.lowlevel.cancel_shielded_checkpoint()  # as on real sockets
 
-    def _tell(self, event: int, connection: Connection) -> None:
-        self.raw_monitor.put([EVENT.pack(event, connection.descriptor), b"memory"])
+    def _tell(self, event: int, connection: Connection, value: int | None = None) -> None:
+        """Put an event; its value is the connection's descriptor, unless it is another."""
+        value = connection.descriptor if value is None else value
+        self.raw_monitor.put([EVENT.pack(event, value), b"memory"])
 
 
 class HeldConnection:
@@ -329,7 +335,7 @@ class Connection:
         self.sent: list[list[bytes]] = []
         self.unread: deque[list[bytes]] = deque()
         self.unflushed: list[list[bytes]] | None = None
-        self._admitted = False
+        self._admitted = self._refused = self._through = False
         self.to_server: Way[Item] = Way(sockets.timers, self._at_server)
         self.to_client: Way[Item] = Way(sockets.timers, self._at_client)
         self.to_server.block("handshake")
@@ -351,6 +357,8 @@ class Connection:
         code, text, user_id, metadata = answer
         if code != b"200":
             why = f"the gate refused the client: {code.decode()} {text.decode()}"
+            self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_FAILED_AUTH, self, int(code))
+            self._refused = True
             self._peer.refused(why)
             self.end_at_server(why)
             return
@@ -402,6 +410,8 @@ class Connection:
         """For the server it is gone; the client hears of it when the end comes through."""
         if self.ended:
             return
+        if not self._through and not self._refused:
+            self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, self, EPIPE)
         self.ended = True
         self._reason = reason
         self._watches[0].heard()
@@ -427,7 +437,9 @@ class Connection:
             self.end_at_server()
         elif item is READY:
             if self._admitted:
+                self._through = True
                 self._sockets.raw_router.attach(self)
+                self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_SUCCEEDED, self)
         elif is_too_large(item, self._sockets.max_message_size):
             self.end_at_server("a frame was larger than max_message_size")
         else:

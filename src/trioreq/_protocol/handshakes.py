@@ -117,9 +117,9 @@ class Handshakes:
 
     def _known(self, failures: list[Failure]) -> list[Failure]:
         """Add those that ended without a report, and are too many to have succeeded."""
-        self._settle()
         surplus = max(0, self._ended - self._succeeded)
         self._ended -= surplus
+        self._settle()
         failures += [Failure.FOREIGN] * surplus
         self.failed += len(failures)
         return failures

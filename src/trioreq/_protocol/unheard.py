@@ -12,20 +12,23 @@ nothing but heartbeats has gone has
 where *ping* and *pong* are the sizes of the server's own, and *n* is how many PINGs the server has
 sent at least. For a PING of the client with its PONG leaves the left side as it is, or lowers it if
 the PING has a context; and a PING of the server with its PONG lowers it by the bracket. So what
-exceeds that is of messages.
+exceeds that is of messages. What was received is taken from the look before, so that libzmq has
+answered all PINGs among it.
 
-Such a message may still be on its way, all but its end. So a connection is only suspected until
-heartbeats went to and fro without other bytes after it: a PING or PONG is not sent inside a frame.
+Such a message may still be on its way, all but its end. So a connection is only suspected until, of
+two looks, the later one shows heartbeats and nothing else: they are not sent inside a frame.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple
 
 from .connection_table import Connection
 from .zap import Mechanism
 
 ON_TIME = 0.98  # libzmq's timers are late, by a millisecond or so each time
+LOOKS = 8  # that are compared: a PONG may take longer than the time between two
 
 
 class Sizes(NamedTuple):
@@ -53,18 +56,18 @@ class Silence:
     Attributes:
         since: When `received` and `sent` were counted, in seconds.
         received, sent: Bytes at the end of its handshake.
-        suspected: By how much its bytes exceeded heartbeats, and how many were sent then; None if
-            they did not.
+        before: Bytes received at the look before.
+        looks: What was seen since it has been suspected, as `UnheardGuard` compares it.
         proven: Whether heartbeats have followed the messages.
     """
 
-    __slots__ = ("proven", "received", "sent", "since", "suspected")
+    __slots__ = ("before", "looks", "proven", "received", "sent", "since")
 
     def __init__(self, since: float, received: int, sent: int) -> None:
         self.since = since
-        self.received = received
+        self.received = self.before = received
         self.sent = sent
-        self.suspected: tuple[int, int] | None = None
+        self.looks: deque[tuple[int, int]] | None = None
         self.proven = False
 
 
@@ -104,20 +107,24 @@ class UnheardGuard:
         """
         silence = connection.silence
         if silence is None:
-            connection.silence = Silence(now, received, sent)
+            # What was sent may have a PING that is not answered yet, so it is not taken from now.
+            connection.silence = Silence(now, received, self._sizes.sent)
             return False
         ping, pong, *_ = self._sizes
         pair = ping**2 - pong**2
-        surplus = pong * (received - silence.received) - ping * (sent - silence.sent)
-        if surplus + pair * self._pings(now - silence.since) <= 0:
-            return False
-        if silence.suspected is None:
-            silence.suspected = surplus, sent
-            return False
-        fallen, heartbeats = silence.suspected[0] - surplus, sent - silence.suspected[1]
-        if heartbeats and fallen >= 0 and not fallen % pair:
-            silence.proven = True
-        silence.suspected = surplus, sent
+        out = ping * (sent - silence.sent)
+        surplus = pong * (silence.before - silence.received) - out
+        silence.before = received
+        if silence.looks is None:
+            if surplus + pair * self._pings(now - silence.since) <= 0:
+                return False
+            silence.looks = deque(maxlen=LOOKS)
+        balance = pong * received - out
+        for balance_then, sent_then in silence.looks:
+            fallen = balance_then - balance
+            if sent > sent_then and fallen >= 0 and not fallen % pair:
+                silence.proven = True
+        silence.looks.append((balance, sent))
         return silence.proven and now - silence.since >= self._patience
 
     def _pings(self, seconds: float) -> int:

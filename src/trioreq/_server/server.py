@@ -21,7 +21,6 @@ from .._protocol.connection_limits import ConnectionLimits
 from .._protocol.connection_table import Connection
 from .._protocol.endings import DISCONNECTED, SHUT_DOWN
 from .._protocol.fair_queue import FairQueue, SharedFairQueue
-from .._protocol.handshakes import Failure
 from .._protocol.unheard import UnheardGuard
 from .._statistics import RepliesDropped, Statistics
 from .._transport.heartbeats import heartbeat_times
@@ -32,7 +31,7 @@ from .admission import Admission
 from .client import Client
 from .guard import Guard
 from .handlers import Handler, is_async, name_of
-from .limited_log import LimitedLog
+from .handshake_log import HandshakeLog
 from .observer import Counters, Observer, RequestLog
 from .pending_request import PendingRequest
 from .reader import Reader
@@ -78,9 +77,8 @@ class Server:
         if options.watchdog is not None:
             self._watchdog = Watchdog(options.watchdog, lambda: queue.free < queue.slots)
             observers.append(self._watchdog)
-        self._failed_handshakes = LimitedLog()
         self._router = Router(
-            sockets, limits, self._disconnected, self._refused, self._handshake_failed
+            sockets, limits, self._disconnected, self._refused, HandshakeLog().failed
         )
         self._requests = Requests(
             options, queue, self._router.outbox, self._router.own_max_pack_size, observers
@@ -261,10 +259,6 @@ class Server:
 
     def _refused(self, address: str, reason: str) -> None:
         self._admission.count_refused(address, reason)
-
-    def _handshake_failed(self, address: str, failure: Failure) -> None:
-        write = log.debug if failure is Failure.LEFT else self._failed_handshakes.warning
-        write("handshake failed with %s: %s", address or "an unknown address", failure.value)
 
     def _evict_revoked(self) -> None:
         """The allow-list has changed."""

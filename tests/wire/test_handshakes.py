@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import trio
@@ -117,7 +118,7 @@ async def test_the_address_is_that_of_the_peer(
     assert failures(caplog) == [f"handshake with 127.0.0.7 failed: {Failure.FOREIGN.value}"]
 
 
-MECHANISMS: dict[str, dict[str, object]] = {
+MECHANISMS: dict[str, dict[str, Any]] = {
     "NULL": {},
     "PLAIN": {"plain_insecure": True, "admit": admit_all},
     "CURVE": {"curve": trioreq.CurveServer(KEYS, {KEYS.public: "user"})},

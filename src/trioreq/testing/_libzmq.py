@@ -303,6 +303,7 @@ class Connection:
         unread: What libzmq has of it that the server has not read.
         unflushed: What libzmq's I/O thread has of it and keeps to itself; None if it does not.
         routing_id: Of the ROUTER; None before the gate's answer, and if the wanted one is taken.
+        through: Whether its handshake was completed.
         ended: Whether it is gone, as libzmq at the server sees it.
     """
 
@@ -335,7 +336,8 @@ class Connection:
         self.sent: list[list[bytes]] = []
         self.unread: deque[list[bytes]] = deque()
         self.unflushed: list[list[bytes]] | None = None
-        self._admitted = self._refused = self._through = False
+        self._admitted = self._refused = False
+        self.through: bool = False
         self.to_server: Way[Item] = Way(sockets.timers, self._at_server)
         self.to_client: Way[Item] = Way(sockets.timers, self._at_client)
         self.to_server.block("handshake")
@@ -410,7 +412,7 @@ class Connection:
         """For the server it is gone; the client hears of it when the end comes through."""
         if self.ended:
             return
-        if not self._through and not self._refused:
+        if not self.through and not self._refused:
             self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, self, EPIPE)
         self.ended = True
         self._reason = reason
@@ -437,7 +439,7 @@ class Connection:
             self.end_at_server()
         elif item is READY:
             if self._admitted:
-                self._through = True
+                self.through = True
                 self._sockets.raw_router.attach(self)
                 self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_SUCCEEDED, self)
         elif is_too_large(item, self._sockets.max_message_size):

@@ -6,6 +6,8 @@ Deterministic: no kernel, and an autojump clock. The kernel's counts are made up
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -112,10 +114,17 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> Counters:
     return counters
 
 
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """A short limit: the guard looks four times a second, also when the clock jumps."""
+    with trio.fail_after(seconds):
+        yield
+
+
 async def test_a_connection_whose_routing_id_is_taken_is_ended_once_it_has_sent(
     autojump_clock: MockClock, counters: Counters, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serving(Worker()) as net:
+    async with serving(Worker()) as net, within(200):
         first = net.connect(routing_id=b"A")
         assert await first.request(b"echo") == [b"re:echo"]
         second = net.connect(routing_id=b"A")
@@ -134,7 +143,7 @@ async def test_a_connection_whose_routing_id_is_taken_is_ended_once_it_has_sent(
 async def test_a_client_whose_line_was_cut_is_served_when_it_connects_again(
     autojump_clock: MockClock, counters: Counters
 ) -> None:
-    async with serving(Worker(), heartbeat=15) as net:
+    async with serving(Worker(), heartbeat=15) as net, within(200):
         old = net.connect(routing_id=b"A")
         assert await old.request(b"echo") == [b"re:echo"]
         net.cut(old)
@@ -150,7 +159,7 @@ async def test_a_client_whose_line_was_cut_is_served_when_it_connects_again(
 async def test_a_connection_whose_message_is_read_just_then_is_not_ended(
     autojump_clock: MockClock, counters: Counters
 ) -> None:
-    async with serving(Worker()) as net:
+    async with serving(Worker()) as net, within(200):
         client = net.connect()
         await wait_all_tasks_blocked()
         counters.messages[client.connection.descriptor] = 8

@@ -248,6 +248,7 @@ async def test_who_is_accepted_refused_or_closed_by_the_server_is_not_counted(
                 await trio.to_thread.run_sync(beyond.read_end)
         await until(lambda: server.statistics().connections == 1)
         assert server.statistics().refused == 1
+        assert not server._router.handshakes._open
         refusing = True
         for greeting in (GREETING, GREETING + ready([(b"Socket-Type", b"DEALER")])):
             with RawPeer(endpoint) as refused:

@@ -268,6 +268,8 @@ async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
         newcomers: list[RawPeer] = []
 
         def hold_late(descriptor: int) -> Any:
+            if newcomers:
+                return hold(descriptor)
             peer.close()
             assert poll(router._monitor)
             newcomers.append(RawPeer(endpoint))
@@ -276,8 +278,9 @@ async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
             held.append(descriptor)
             return hold(descriptor)
 
-        monkeypatch.setattr(router._sockets, "hold", hold_late)
         await trio.to_thread.run_sync(peer.shake_hands)
+        await until(lambda: [one.address for one in router.connections] == ["127.0.0.1"])
+        monkeypatch.setattr(router._sockets, "hold", hold_late)
         while not held:
             peer.send(frame(bytes(1000), MORE) * 50)
             await looks.more(server)

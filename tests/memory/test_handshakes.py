@@ -148,6 +148,7 @@ async def test_a_client_whose_line_was_cut_is_served_when_it_connects_again(
         assert await old.request(b"echo") == [b"re:echo"]
         net.cut(old)
         new = net.connect(routing_id=b"A")
+        await wait_all_tasks_blocked()  # it sends nothing before its handshake is over
         new.send(b"echo")
         counters.messages[new.connection.descriptor] = 8
         with pytest.raises(trio.BrokenResourceError):

@@ -387,6 +387,8 @@ async def the_next_one_has_the_descriptor(
 
         def hold_late(descriptor: int) -> Any:
             """Alice goes and bob comes, just before the descriptor is held."""
+            if held:
+                return hold(descriptor)
             alice.close()
             assert poll(router._monitor)
             bob = clients.connect(endpoint, **options(BOB))

@@ -92,7 +92,7 @@ async def test_the_second_of_two_that_claim_one_routing_id_is_told_apart_and_end
             await until(lambda: server.statistics().connections == 2)
             *_, connection = server._router.connections
             await until(lambda: connection.silence is not None)
-        second.send_multipart([b"", b"a request"])
+        second.send_multipart([b"", b"a request" * 10])
         await until(lambda: server.statistics().thrown_out == 1)
         assert server.statistics().connections == 1
         assert await ask(first, b"echo") == b"re:echo"
@@ -114,7 +114,7 @@ async def test_a_client_whose_line_was_cut_is_heard_when_its_old_connection_has_
             await until(lambda: server.statistics().running == 1)
             # From here it is silent: it answers no PING. It has connected again before that shows.
             again = connect(context, server, "NULL", reconnect_ivl=10)
-            assert await ask(again, b"echo", timeout=1) is None
+            assert await ask(again, b"echo" * 20, timeout=1) is None
             await until(lambda: server.statistics().thrown_out == 1)
             assert server.statistics().cancelled_by_disconnect == 1  # the old one's request
             assert await ask(again, b"echo") == b"re:echo"

@@ -23,13 +23,13 @@ class Line:
         self.connection = Connection(1, 10)
         self.context = context
         self.now = 100.0
-        self.received = (self.sizes.admitted or 100) + 30
+        self.received = (self.sizes.complete or 100) + 30
         self.sent = self.sizes.sent
         self._pinged = self.now
 
-    def ask(self) -> None:
-        """The ZAP handler is asked."""
-        self.guard.asked(self.connection, self.received, self.now)
+    def ask(self) -> bool:
+        """The ZAP handler is asked; returns whether it should wait."""
+        return self.guard.asks(self.connection, self.received, self.now)
 
     def ping_from_client(self, *, answered: bool = True) -> None:
         self.received += self.sizes.ping + self.context
@@ -76,6 +76,17 @@ def test_a_message_right_behind_the_handshake_shows(mechanism: Mechanism) -> Non
     line.ask()
     line.received += 50
     assert line.is_mute_within(60)
+
+
+@pytest.mark.parametrize("mechanism", SIZES)
+def test_the_last_command_is_waited_for_if_it_is_the_next(mechanism: Mechanism) -> None:
+    line = Line(mechanism)
+    assert not line.ask()
+    for received in (0, 63, 64, 71):
+        line = Line(mechanism)
+        line.received = received
+        assert line.ask() is (mechanism == "NULL" and received >= 64)
+        assert line.connection.silence is None
 
 
 def test_the_last_command_of_the_handshake_may_be_late() -> None:

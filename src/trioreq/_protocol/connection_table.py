@@ -34,6 +34,7 @@ class Connection:
         gone: Whether it is disconnected. Nothing is sent to it then.
         address: Its IP address or, on ipc, its user; empty if it went before that was looked up.
         counted: Whether it counts among those that are limited.
+        slow: Whether the rest of its handshake was waited for, and did not come.
         spoke: Whether bytes had come when its address was looked up.
         routing_id: That of the ROUTER; None before its first message.
         automatic: Whether libzmq made the routing id, and so never uses it again.
@@ -58,6 +59,7 @@ class Connection:
         "peer",
         "routing_id",
         "silence",
+        "slow",
         "spoke",
         "stalled",
         "watch",
@@ -69,6 +71,7 @@ class Connection:
         self.gone = False
         self.address = ""
         self.counted = False
+        self.slow = False
         self.spoke = False
         self.routing_id: bytes | None = None
         self.automatic = False

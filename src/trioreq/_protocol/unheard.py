@@ -31,6 +31,9 @@ ON_TIME = 0.98  # libzmq's timers are late, by a millisecond or so each time
 LOOKS = 8  # that are compared: a PONG may take longer than the time between two
 
 
+GREETING = 64  # bytes
+
+
 class Sizes(NamedTuple):
     """Bytes on the wire, in one security mechanism."""
 
@@ -38,15 +41,15 @@ class Sizes(NamedTuple):
     pong: int
     sent: int
     """What the server sends in its handshake."""
-    admitted: int | None
-    """What a client has sent, at least, whose last command of the handshake has come, if that is
-    before the ZAP handler is asked; None if it is not."""
+    complete: int | None
+    """What a client has sent, at least, whose last command of the handshake has come; None if it
+    does not send that before the ZAP handler's reply."""
 
 
 SIZES: dict[Mechanism, Sizes] = {
-    "NULL": Sizes(ping=9, pong=7, sent=107, admitted=72),
-    "PLAIN": Sizes(ping=9, pong=7, sent=117, admitted=None),
-    "CURVE": Sizes(ping=42, pong=40, sent=301, admitted=525),
+    "NULL": Sizes(ping=9, pong=7, sent=107, complete=72),
+    "PLAIN": Sizes(ping=9, pong=7, sent=117, complete=None),
+    "CURVE": Sizes(ping=42, pong=40, sent=301, complete=525),
 }
 
 
@@ -86,15 +89,21 @@ class UnheardGuard:
         self._interval = interval
         self._patience = patience
 
-    def asked(self, connection: Connection, received: int, now: float) -> None:
+    def asks(self, connection: Connection, received: int, now: float) -> bool:
         """The ZAP handler is about to reply to some connections, of which this may be one.
 
         A client sends no message before that reply. So if the last command of its handshake is
         there, this is what its handshake has taken.
+
+        Returns:
+            Whether that command is the next to come, and is worth waiting for.
         """
-        sizes = self._sizes
-        if connection.silence is None and sizes.admitted is not None and received >= sizes.admitted:
-            connection.silence = Silence(now, received, sizes.sent)
+        complete = self._sizes.complete
+        if connection.silence is not None or complete is None:
+            return False
+        if received >= complete:
+            connection.silence = Silence(now, received, self._sizes.sent)
+        return self._sizes is SIZES["NULL"] and GREETING <= received < complete
 
     def is_mute(self, connection: Connection, received: int, sent: int, now: float) -> bool:
         """Whether its messages are not handed over, if all that was handed over is read.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn
 
 import trio
@@ -31,6 +31,7 @@ class Admission:
     Args:
         zap: Where libzmq asks.
         rules: What decides.
+        wait_complete: Waits until the handshakes of those that ask are complete, or for a moment.
         epoch: Catches up with all messages and events, and returns the epoch of that.
         nursery: Where `admit` is called.
 
@@ -42,11 +43,13 @@ class Admission:
         self,
         zap: ZapHandler,
         rules: AccessRules,
+        wait_complete: Callable[[], Awaitable[None]],
         epoch: Callable[[], int],
         nursery: trio.Nursery,
     ) -> None:
         self._zap = zap
         self._rules = rules
+        self._wait_complete = wait_complete
         self._epoch = epoch
         self._nursery = nursery
         self.refused = 0
@@ -57,6 +60,7 @@ class Admission:
     async def run(self) -> NoReturn:
         """Answer, until cancelled."""
         while True:
+            await self._wait_complete()
             self.answer()
             await self._zap.wait()
 

@@ -23,6 +23,7 @@ PAUSE = 0.25  # seconds between two looks
 BRIEF = 0.02  # seconds instead, while the process's memory grows
 GROWTH = 4 * 1024 * 1024  # bytes of growth that are worth looking at all connections
 SLICE = 100  # connections to look at in one step, one or two microseconds each
+COMPLETE = 0.1  # seconds that the ZAP handler may wait for the rest of a handshake
 UNHEARD = (
     "its messages are not delivered, since another connection has its routing id, or had it when "
     "this one came; if that was its own, whose line was cut, it is heard once it has connected "
@@ -77,12 +78,32 @@ class Guard:
                 pause += 10 * (trio.current_time() - begun)  # not all the time, with many
                 await trio.lowlevel.checkpoint()
 
-    def look_at_handshakes(self) -> None:
-        """Record what handshakes have taken, just before the ZAP handler replies to some."""
+    async def wait_complete(self) -> None:
+        """Before the ZAP handler replies, wait for the last commands of handshakes; not for long.
+
+        Only while a connection has a routing id of its own: without one nothing is ignored.
+        """
+        if not self._router.own_routing_ids:
+            return
+        end = trio.current_time() + COMPLETE
+        pause = COMPLETE / 256
+        while incomplete := self.look_at_handshakes():
+            if trio.current_time() >= end:
+                for connection in incomplete:
+                    connection.slow = True  # no other waits for it again
+                return
+            await trio.sleep(pause)  # nothing tells when it has come: libzmq reads it
+            pause *= 2
+
+    def look_at_handshakes(self) -> list[Connection]:
+        """Record what handshakes have taken; returns those that are about to be complete."""
         now = trio.current_time()
+        incomplete = []
         for connection in islice(self._router.handshakes.newest(), SLICE):
             received = self._counters.received(connection.descriptor)
-            self._unheard.asked(connection, received, now)
+            if self._unheard.asks(connection, received, now) and not connection.slow:
+                incomplete.append(connection)
+        return incomplete
 
     @trio.lowlevel.enable_ki_protection  # what is read may be answered at once
     def look(self, some: Sequence[Connection]) -> None:

@@ -93,7 +93,9 @@ class Server:
             nursery,
             self._crashed,
         )
-        self._admission = Admission(ZapHandler(sockets.zap), rules, self._epoch, nursery)
+        self._admission = Admission(
+            ZapHandler(sockets.zap), rules, self._wait_complete, self._epoch, nursery
+        )
         self._guard: Guard | None = None
         if sockets.counters is not None:
             unheard = unheard_guard(options, rules)
@@ -218,6 +220,10 @@ class Server:
         log.info("stopped: %s", self.statistics())
 
     # Connections that come and go.
+
+    async def _wait_complete(self) -> None:
+        if self._guard is not None:
+            await self._guard.wait_complete()
 
     def _epoch(self) -> int:
         """Catch up with what has come, and with which connections are gone."""

@@ -56,6 +56,7 @@ class Router:
         handshakes: The connections that have not completed theirs.
         unattributed: Messages that were read after their connection had gone, and was forgotten.
         evicted: Connections that were closed by the server.
+        own_routing_ids: Connections now that have a routing id which the client has set.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Router:
         self.handshakes = Handshakes()
         self.unattributed = 0
         self.evicted = 0
+        self.own_routing_ids = 0
         self._occupied = AsyncBool(False)
         self._new: deque[Connection] = deque()  # accepted, and not looked at
         self._first_heard: list[Connection] = []  # since the monitor was last read
@@ -186,6 +188,8 @@ class Router:
         self.guard.forget(connection)
         if connection.automatic:
             del self._automatic[connection.routing_id]  # type: ignore[arg-type]
+        elif connection.routing_id is not None:
+            self.own_routing_ids -= 1
 
     def _look_at(self, connection: Connection, hold: HeldConnection, *, spoke: bool) -> None:
         """Record a new connection's address, or close it if it would exceed a limit."""
@@ -280,6 +284,8 @@ class Router:
             if routing_id.startswith(b"\0"):  # libzmq made it
                 connection.automatic = True
                 self._automatic[routing_id] = connection
+            else:
+                self.own_routing_ids += 1
         return connection
 
 

@@ -34,8 +34,8 @@ class Failure(Enum):
     MALFORMED = "a command was malformed or came out of turn"
     TIMED_OUT = "it was not completed in time"
     BROKEN_OFF = (
-        "the peer closed the connection after it had begun, as a client does that has "
-        "another security mechanism than the server"
+        "the peer closed the connection in the middle, as a client does that has another security "
+        "mechanism or socket type, and sees it first"
     )
     LEFT = "the peer closed the connection"
     """As far as is known it sent nothing: a health check or a port scan. Not worth a warning."""

@@ -27,7 +27,7 @@ class Script:
         for name in names:
             connection = Connection(len(self._connections), len(self._connections))
             self._connections[name] = connection
-            self.handshakes.begun(connection)
+            self.handshakes.begun(connection, len(self._connections))
 
     def hear(self, name: str) -> list[Failure]:
         peer: Any = name
@@ -90,6 +90,19 @@ def test_it_may_be_open_which_of_two_failed_but_not_how_many(script: Script) -> 
     assert script.end("silent", Failure.TIMED_OUT) == [Failure.TIMED_OUT]
     assert script.end("idle") == []
     assert script.handshakes.failed == 2
+
+
+def test_who_is_there_after_the_time_for_a_handshake_is_through(script: Script) -> None:
+    script.begin("idle", "another", "http", "late")  # at 1, 2, 3 and 4
+    script.handshakes.succeeded()
+    script.handshakes.succeeded()
+    assert script.end("http") == []
+    assert script.handshakes.undecided
+    assert script.handshakes.outlasted(2) == []
+    assert script.is_open("another")
+    assert script.handshakes.outlasted(4) == [FOREIGN]
+    assert not script.handshakes.undecided
+    assert script.is_open("late")
 
 
 def test_of_two_that_ended_one_at_most_has_succeeded(script: Script) -> None:

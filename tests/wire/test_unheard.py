@@ -128,7 +128,7 @@ async def test_an_idle_connection_is_not_ended(
     mechanism: Mechanism, heartbeat_ivl: int, context: zmq.Context[zmq.Socket[bytes]]
 ) -> None:
     """Not under an id that is in use, and not with heartbeats of its own."""
-    async with serving(Worker(), heartbeat=0.4, **OPTIONS[mechanism]) as server:
+    async with serving(Worker(), heartbeat=HEARTBEAT, **OPTIONS[mechanism]) as server:
         first = connect(context, server, mechanism)
         assert await ask(first, b"echo") == b"re:echo"
         idle = [
@@ -136,11 +136,9 @@ async def test_an_idle_connection_is_not_ended(
             for name in (b"the-same", b"another", b"")
         ]
         await until(lambda: server.statistics().connections == 4)
-        present = set(server._router.connections)
         until_then = trio.current_time() + 3
         while trio.current_time() < until_then:
             assert await ask(first, b"echo") == b"re:echo"
-        assert set(server._router.connections) == present
         assert server.statistics().thrown_out == 0
         for peer in idle[1:]:
             assert await ask(peer, b"echo") == b"re:echo"

@@ -7,10 +7,11 @@ HTTP or has the wrong socket type, not at all. But each handshake has one end:
 - So of the connections that are not known to be through, as many have succeeded or were refused as
   libzmq has reported, and the others that are disconnected have failed.
 - When libzmq has reported as many as there are, all are through, and nothing is kept of them.
-- A connection that a message came from has succeeded.
+- A connection that a message came from has succeeded, and so has one that is open for longer than a
+  handshake may take.
 
-The number of failures is exact as soon as no handshake is in progress. While several are, it may be
-open for a while which of them failed, and then also whose address is logged.
+So the number of failures is exact in the end. While several handshakes are in progress, it may be
+open for a while whether one of them failed, and which, and then also whose address is logged.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Handshakes:
 
     def __init__(self) -> None:
         self.failed = 0
-        self._open: dict[Connection, None] = {}  # in the order of their accepts
+        self._open: dict[Connection, float] = {}  # since when, in the order of their accepts
         self._ended = 0  # disconnected connections of which it is not known how they fared
         self._succeeded = 0  # reported of the two above
         self._refused = 0
@@ -64,9 +65,23 @@ class Handshakes:
         """Those whose handshake may be in progress, the newest first."""
         return reversed(self._open)
 
-    def begun(self, connection: Connection) -> None:
-        """A connection was accepted."""
-        self._open[connection] = None
+    @property
+    def undecided(self) -> bool:
+        """Whether there are disconnected connections of which it is not known how they fared."""
+        return self._ended > 0
+
+    def begun(self, connection: Connection, now: float) -> None:
+        """A connection was accepted, at this time in seconds."""
+        self._open[connection] = now
+
+    def outlasted(self, begun: float) -> list[Failure]:
+        """Connections that were accepted before that time, and are open, are through."""
+        failures = []
+        for connection, since in tuple(self._open.items()):
+            if since >= begun:
+                break
+            failures += self.heard(connection)
+        return failures
 
     def succeeded(self) -> None:
         """A handshake succeeded."""

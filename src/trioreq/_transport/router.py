@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
 
+import trio
 import zmq
 from trio_util import AsyncBool
 
@@ -19,6 +20,7 @@ from .._protocol.connection_table import Connection, ConnectionTable
 from .._protocol.handshakes import Failure, Handshakes
 from .._protocol.message_guard import MessageGuard
 from .._request import Peer
+from . import server_sockets
 from .handshake_events import EVENT, failure_of
 from .messages import Origin
 from .outbox import Outbox
@@ -134,6 +136,9 @@ class Router:
             for connection in self._first_heard:
                 self._report("", self.handshakes.heard(connection))
             self._first_heard.clear()
+        if self.handshakes.undecided:
+            begun = trio.current_time() - 2 * server_sockets.HANDSHAKE  # libzmq may be late
+            self._report("", self.handshakes.outlasted(begun))
         if gone:
             self._disconnected(gone)
         return self._table.epoch
@@ -141,11 +146,12 @@ class Router:
     def _read_events(self, gone: list[Connection]) -> None:
         """Read the monitor until it is empty."""
         receive, handshakes = self._monitor.receive, self.handshakes
+        now = trio.current_time()
         while (frames := receive()) is not None:
             event, value = EVENT.unpack(frames[0])
             if event == zmq.EVENT_ACCEPTED:
                 connection, before = self._table.accepted(value)
-                handshakes.begun(connection)
+                handshakes.begun(connection, now)
                 self._new.append(connection)
                 if not self._occupied.value:
                     self._occupied.value = True

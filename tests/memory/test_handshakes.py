@@ -17,11 +17,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
 from trioreq._protocol.handshakes import Failure
-from trioreq._protocol.unheard import SIZES
+from trioreq._protocol.unheard import GREETING, SIZES
+from trioreq._server.guard import COMPLETE
 from trioreq._server.handshake_log import HandshakeLog
+from trioreq._transport import server_sockets
 from trioreq._transport.linux import KernelCounters
 from trioreq.testing._libzmq import MemorySockets
 
+HANDSHAKE_TIME = server_sockets.HANDSHAKE
 NULL = SIZES["NULL"]
 HANDSHAKE = 110  # bytes that a client sends in its handshake
 
@@ -89,17 +92,21 @@ class Counters(KernelCounters):
 
     Attributes:
         messages: Bytes of messages, by descriptor.
+        late: When the last command of a handshake comes, by descriptor.
         interval: Seconds between two PINGs, all of which are answered.
     """
 
     def __init__(self) -> None:
         self.messages: dict[int, int] = {}
+        self.late: dict[int, float] = {}
         self.interval = 10.0
 
     def memory(self) -> int:
         return 0
 
     def received(self, descriptor: int) -> int:
+        if trio.current_time() < self.late.get(descriptor, 0):
+            return GREETING
         return HANDSHAKE + self.messages.get(descriptor, 0)
 
     def traffic(self, descriptor: int) -> tuple[int, int] | None:
@@ -157,6 +164,26 @@ async def test_a_client_whose_line_was_cut_is_served_when_it_connects_again(
         assert await net.connect(routing_id=b"A").request(b"echo") == [b"re:echo"]
 
 
+@pytest.mark.parametrize("own_id", [True, False])
+async def test_an_answer_waits_for_the_rest_of_a_handshake_while_somebody_has_an_own_id(
+    autojump_clock: MockClock, counters: Counters, own_id: bool
+) -> None:
+    async with serving(Worker()) as net, within(200):
+        first = net.connect(routing_id=b"A" if own_id else None)
+        assert await first.request(b"echo") == [b"re:echo"]
+        begun = trio.current_time()
+        second, third = net.connect(), net.connect()
+        for client, seconds in ((second, 0.05), (third, 1e9)):
+            counters.late[client.connection.descriptor] = begun + seconds
+        assert await second.request(b"echo") == [b"re:echo"]
+        assert await third.request(b"echo") == [b"re:echo"]
+        waited = trio.current_time() - begun
+        assert (COMPLETE <= waited < 3 * COMPLETE) if own_id else waited == 0
+        begun = trio.current_time()
+        assert await net.connect().request(b"echo") == [b"re:echo"]  # it is not waited for again
+        assert trio.current_time() == begun
+
+
 async def test_a_connection_whose_message_is_read_just_then_is_not_ended(
     autojump_clock: MockClock, counters: Counters
 ) -> None:
@@ -177,3 +204,22 @@ async def test_a_connection_whose_message_is_read_just_then_is_not_ended(
         guard._unheard.__dict__["is_mute"] = judge_and_send
         assert await client.receive() == [b"re:echo"]
         assert net.server.statistics().thrown_out == 0
+
+
+async def test_a_failure_is_counted_though_an_idle_client_came_at_the_same_time(
+    autojump_clock: MockClock,
+) -> None:
+    """It is told of one success, and not whose; the idle one is there for long enough."""
+    async with serving(Worker()) as net:
+        idle, foreign = net.connect(), net.connect()
+        net.cut(idle)
+        net.cut(foreign)
+        await wait_all_tasks_blocked()
+        foreign.connection.through = True  # so that nothing is told but its end
+        net.mend(idle)
+        foreign.connection.end_at_server()
+        await wait_all_tasks_blocked()
+        assert net.server.statistics().handshakes_failed == 0  # it may have been this one
+        await trio.sleep(2 * HANDSHAKE_TIME + 1)
+        assert await net.connect().request(b"echo") == [b"re:echo"]  # the monitor is read
+        assert net.server.statistics().handshakes_failed == 1

@@ -71,10 +71,9 @@ def hide_constructor(_app, what, *_rest):
 
 
 def llms_txt(folder):
-    """The pages and their first paragraphs, in the order of the index, for language models."""
+    """The pages, each with its first sentence, in the order of the index; see llmstxt.org."""
     index = (folder / "index.md").read_text()
-    introduction = first_paragraph(index)
-    lines = [f"# {project}", "", f"> {introduction}"]
+    lines = [f"# {project}", "", f"> {first_paragraph(index)}"]
     toctrees = re.findall(r"^```{toctree}\n(.*?)^```$", index, re.DOTALL | re.MULTILINE)
     for toctree in toctrees:
         caption = re.search(r"^:caption: (.*)$", toctree, re.MULTILINE)
@@ -82,7 +81,8 @@ def llms_txt(folder):
         for name in re.findall(r"^[\w-]+$", toctree, re.MULTILINE):
             text = (folder / f"{name}.md").read_text()
             title = re.search(r"^# (.*)$", text, re.MULTILINE)[1]
-            lines.append(f"- [{title}]({name}.html): {first_paragraph(text)}")
+            summary = first_paragraph(text).partition(". ")[0].rstrip(".:")
+            lines.append(f"- [{title}]({name}.html): {summary}.")
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,8 @@
 """docs/tutorial.md, followed as a reader does: its files are written, its commands are run.
 
-Deterministic: every wait is for a line or an end of a process, under a limit that only a broken page
-reaches. The address is a socket file. Where the page kills a client after some seconds, the test
-kills it as soon as the server has printed that the request runs.
+Deterministic: every wait is for a line or an end of a process, under a limit that only a broken
+page reaches. The address is a socket file. Where the page kills a client after some seconds, the
+test kills it as soon as the server has printed that the request runs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Reader:
         self.printed: list[str] = []  # by the server, in the first terminal
 
     def write(self, code: str) -> None:
-        """Write a file, whose name is in its first line. A new server replaces the one that runs."""
+        """Write a file, named in its first line. A new server replaces the one that runs."""
         (name,) = re.findall(r"\A# (\w+\.py)\n", code)
         assert code.count(ADDRESS) == 1
         (self.folder / name).write_text(code.replace(ADDRESS, self.address))

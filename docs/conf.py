@@ -24,8 +24,8 @@ exclude_patterns = ["_build"]
 default_role = "py:obj"  # `name` in a docstring is a name
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
-# The names that the docs may link to are listed here, so that the build needs no network. A name that
-# is missing from a list is a warning: add a line.
+# The names that the docs may link to are listed in files, so that the build needs no network. A
+# name that is missing there is a warning: add a line.
 intersphinx_mapping = {
     "trio": ("https://trio.readthedocs.io/en/stable/", "inventories/trio.txt"),
     "pyzmq": ("https://pyzmq.readthedocs.io/en/stable/", "inventories/pyzmq.txt"),
@@ -35,8 +35,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
-# What `sphinx-build -n` does not look up: names of the standard library, two private names in public
-# signatures, and the names of parameters.
+# What `sphinx-build -n` does not look up: names of the standard library, two private names in
+# public signatures, and the names of parameters.
 nitpick_ignore_regex = [
     ("py:.*", r"(collections\.abc|enum|math|os|pathlib|random|time)(\..+)?"),
     ("py:.*", r"(trioreq\._transport\.network\.)?Network|Frames"),

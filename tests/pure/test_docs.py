@@ -33,7 +33,12 @@ PAGES = [
     "docs/handlers.md",
     "docs/protocol.md",
     "docs/design.md",
+    "docs/troubleshooting.md",
+    "docs/faq.md",
+    "docs/no-pickle.md",
+    "docs/coming-from.md",
 ]
+SERVES = re.compile(r"trioreq\.(serve|open_server)\b|\.bind\(")  # a block that is a server
 ADDRESS = "tcp://127.0.0.1:5555"
 ANY_CLIENT = f"""
 import zmq
@@ -67,7 +72,7 @@ def examples() -> dict[str, tuple[str, list[str]]]:
     for page in PAGES:
         cast: list[tuple[str, list[str]]] = []
         for block in blocks(page, "python"):
-            if "trio.run(" in block:
+            if SERVES.search(block):
                 cast.append((block, []))
             else:
                 cast[-1][1].append(block)
@@ -155,6 +160,23 @@ def test_the_readme_has_each_command_as_one_line(name: str) -> None:
 
 def test_the_readme_names_each_guarantee() -> None:
     assert re.findall(r"\((G\d)\)", text_of("README.md")) == [f"G{n}" for n in range(1, 8)]
+
+
+@pytest.mark.parametrize(
+    ("page", "figures", "source"),
+    [
+        ("docs/faq.md", ["11.6", "10,000 dead", "29"], "docs/reliability.md"),
+        ("docs/faq.md", ["1,400 short", "one\nmessage in seven"], "docs/design.md"),
+        ("docs/comparison.md", ["2,030 s", "83", "11.6 s", "up to 0.1"], "docs/reliability.md"),
+    ],
+)
+def test_figures_that_are_quoted_are_those_of_their_page(
+    page: str, figures: list[str], source: str
+) -> None:
+    quoting, quoted = (" ".join(text_of(name).split()) for name in (page, source))
+    for figure in (" ".join(figure.split()) for figure in figures):
+        assert figure in quoting
+        assert figure in quoted
 
 
 def test_the_table_of_options_is_complete() -> None:

@@ -83,7 +83,7 @@ def test_a_benchmark_runs(command: str, tmp_path: Path) -> None:
     assert done.returncode in ((0, 1) if command == "cancel_latency" else (0,)), done.stderr
     assert json.loads(figures.read_text())["figures"]
     assert "| ---: |" in page.read_text()
-    assert "old" not in page.read_text()
+    assert "\nold\n" not in page.read_text()
     assert "--plot" not in arguments or "<svg" in plot.read_text()
 
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "line": "experiments",
     "fuzz": "experiments",
     "endless": "experiments",
+    "rpc": "experiments",
 }
 
 

@@ -37,6 +37,10 @@ PAGES = [  # whose programs are servers, with the clients that follow them
     "docs/handlers.md",
     "docs/protocol.md",
     "docs/design.md",
+    "docs/troubleshooting.md",
+    "docs/faq.md",
+    "docs/no-pickle.md",
+    "docs/coming-from.md",
 ]
 OWN_TESTS = {  # of the code on other pages
     "docs/client.md": "test_the_page_of_the_client_is_a_program_that_runs",
@@ -60,6 +64,7 @@ PLAIN = [
     "docs/guide.md", "docs/glossary.md",
 ]  # fmt: skip
 NOT_PLAIN = r"(?<!there )\b(anew|nobody|somebody|is no|are no|who|whom|gone|let in|goes away)\b"
+SERVES = re.compile(r"trioreq\.(serve|open_server)\b|\.bind\(")  # a block that is a server
 ADDRESS = "tcp://127.0.0.1:5555"
 ANY_CLIENT = f"""
 import zmq
@@ -111,7 +116,7 @@ def examples() -> dict[str, tuple[str, list[str]]]:
     for page in PAGES:
         cast: list[tuple[str, list[str]]] = []
         for block in blocks(page, "python"):
-            if "trio.run(" in block:
+            if SERVES.search(block):
                 cast.append((block, []))
             else:
                 cast[-1][1].append(block)
@@ -378,6 +383,23 @@ def test_the_list_of_options_is_complete_and_has_the_defaults() -> None:
     assert parameters["max_message_size"].default == 16 * 2**20
     defaults |= {"handler": "", "addr": "", "task_status": "", "max_message_size": "16 MiB"}
     assert shown == list(defaults.items())
+
+
+@pytest.mark.parametrize(
+    ("page", "figures", "source"),
+    [
+        ("docs/faq.md", ["11.6", "10,000 dead", "29"], "docs/reliability.md"),
+        ("docs/faq.md", ["1,400 short", "one\nmessage in seven"], "docs/design.md"),
+        ("docs/comparison.md", ["2,030 s", "83", "11.6 s", "up to 0.1"], "docs/reliability.md"),
+    ],
+)
+def test_figures_that_are_quoted_are_those_of_their_page(
+    page: str, figures: list[str], source: str
+) -> None:
+    quoting, quoted = (" ".join(text_of(name).split()) for name in (page, source))
+    for figure in (" ".join(figure.split()) for figure in figures):
+        assert figure in quoting
+        assert figure in quoted
 
 
 def test_the_table_of_statistics_is_complete() -> None:

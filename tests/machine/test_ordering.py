@@ -112,6 +112,7 @@ class World:
             heartbeat=None,
             max_message_size=100,
             send_queue=10,
+            refuses=lambda: None,
             closed=lambda: None,
         )
         self.workers: Workers

@@ -42,7 +42,7 @@ async def test_several_addresses_are_one_server(tmp_path: Path, clients: Clients
         f"ipc://{tmp_path}/two",
         f"ipc://@trioreq-{os.getpid()}",
     ]
-    async with serving(Worker(), addrs) as server:  # type: ignore[arg-type]
+    async with serving(Worker(), addrs) as server:
         assert server.endpoints[1:] == tuple(addrs[1:])
         for endpoint in server.endpoints:
             assert await clients.connect(endpoint).request(b"echo") == [b"re:echo"]
@@ -106,7 +106,7 @@ async def test_a_path_that_is_chosen_is_absolute_and_removed(
     monkeypatch.chdir(tmp_path)
     for name in ("TMPDIR", "TEMPDIR", "TMP"):
         monkeypatch.delenv(name, raising=False)
-    async with serving(Worker(), ["ipc://*", "ipc://*"]) as server:  # type: ignore[arg-type]
+    async with serving(Worker(), ["ipc://*", "ipc://*"]) as server:
         paths = [Path(endpoint.removeprefix("ipc://")) for endpoint in server.endpoints]
         assert all(path.is_absolute() and path.is_socket() for path in paths)
         assert len(set(paths)) == 2

@@ -140,11 +140,12 @@ class Server:
         )
 
     async def drain(self, grace: float) -> None:
-        """Shut down gently: accept no new requests, and let those in flight finish.
+        """Shut down gently: accept no connections and no requests, and let those in flight finish.
 
-        New requests are answered ``shutting-down``. Requests in flight have `grace` seconds, and so
-        have replies that wait for slow clients; requests that have not ended by then are cancelled
-        and answered the same. Then `serve` returns.
+        New connections are refused, so a load balancer sends clients elsewhere. New requests
+        are answered ``shutting-down``. Requests in flight have `grace` seconds, and so have replies
+        that wait for slow clients; requests that have not ended by then are cancelled and answered
+        the same. Then `serve` returns.
 
         Args:
             grace: Seconds; 0 for at once, `math.inf` for no limit.
@@ -157,6 +158,7 @@ class Server:
         requests = self._requests
         if not requests.closing:
             log.info("draining: %d requests in flight, %s s for them", requests.in_flight, grace)
+            self._router.refuse_connections()
         requests.close()
         with trio.move_on_after(grace):
             if requests.in_flight:

@@ -26,6 +26,8 @@ from .._protocol.addresses import canonical
 
 NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 LINUX: bool = sys.platform == "linux"  # elsewhere the calls are missing, or give something else
+SO_BINDTOIFINDEX = 62
+NO_INTERFACE = 2**31 - 1  # the largest index, which no interface has
 PEER_CREDENTIALS = struct.Struct("3i")  # process, user, group
 LAST_DATA_RECEIVED, BYTES_ACKNOWLEDGED, BYTES_RECEIVED = 52, 120, 128  # in struct tcp_info
 MILLISECONDS, COUNTER = struct.Struct("=I"), struct.Struct("=Q")
@@ -128,6 +130,20 @@ def duplicate(descriptor: int, handshake: int, patience: float) -> DuplicatedCon
     except OSError:
         os.close(own)
         return None
+
+
+def refuse_connections(listener: int) -> None:
+    """Let the kernel refuse connections to a tcp socket that listens.
+
+    libzmq cannot stop accepting: if it unbinds, it closes the connections that it has accepted, and
+    if its listener is closed or shut down by somebody else, it aborts. So the listener is bound to
+    a network interface that does not exist. Then no packet matches it, and the kernel answers as if
+    nobody listened. This needs no privilege. Connections that were accepted are not affected.
+    """
+    if not LINUX:
+        return
+    with suppress(OSError), socket.socket(fileno=os.dup(listener)) as own:  # an old kernel, or ipc
+        own.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, NO_INTERFACE)
 
 
 class KernelCounters:

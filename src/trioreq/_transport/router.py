@@ -32,6 +32,7 @@ OUT_OF_DESCRIPTORS = (
     "the process has nearly as many file descriptors open as it may (ulimit -n): new connections "
     "are closed until some are free"
 )
+DRAINING = "the server drains, and accepts no more connections"
 EVENT = struct.Struct("=Hi")
 PROPERTIES: Final = (EPOCH, "Peer-Address", "Socket-Type", "User-Id", PUBLIC_KEY)
 
@@ -82,6 +83,8 @@ class Router:
         self._uncounted: deque[Connection] = deque()  # accepted, and not held yet
         self._held = HeldConnections(self._table, sockets.room, sockets.max_message_size)
         self._newest_reply = 0
+        self._listeners: list[int] = []  # descriptors
+        self._draining = False
 
     def __len__(self) -> int:
         """Connections that live, those included that have sent nothing."""
@@ -144,6 +147,9 @@ class Router:
                 if not self._occupied.value:
                     self._occupied.value = True
                 self._uncounted.append(connection)
+            elif event == zmq.EVENT_LISTENING:
+                self._listeners.append(descriptor)
+                continue
             else:
                 before = self._table.disconnected(descriptor)
                 if before is not None:
@@ -165,16 +171,28 @@ class Router:
         """Count a new connection, or close it if that would exceed a limit."""
         if not connection.gone:
             address = hold.address
-            reason = (
-                OUT_OF_DESCRIPTORS
-                if connection.descriptor >= self._sockets.room
-                else self._limits.enter(connection, address)
-            )
+            reason: str | None
+            if self._draining:
+                reason = DRAINING
+            elif connection.descriptor >= self._sockets.room:
+                reason = OUT_OF_DESCRIPTORS
+            else:
+                reason = self._limits.enter(connection, address)
             if reason is not None:
                 self._refused(address, reason)
                 self._table.evicted(connection)
                 hold.shut_down()
         self._held.keep(connection, hold)
+
+    def refuse_connections(self) -> None:
+        """Accept no connection from now on.
+
+        The system refuses them. Where it cannot, they are accepted and closed at once, as are those
+        that it has accepted already and libzmq has not.
+        """
+        self.read_monitor()  # those that libzmq has accepted may stay
+        self._draining = True
+        self._sockets.refuse_connections(self._listeners)
 
     def close(self) -> None:
         """Hold no connection any more."""

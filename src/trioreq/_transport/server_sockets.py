@@ -85,6 +85,13 @@ class Sockets(Protocol):
     def hold(self, descriptor: int) -> HeldConnection | None:
         """Hold the connection that has a descriptor now; None if it has none."""
 
+    def refuse_connections(self, listeners: Sequence[int]) -> None:
+        """Let the system refuse new connections, as far as it can.
+
+        Args:
+            listeners: The descriptors that the monitor has reported as listening.
+        """
+
     async def aclose(self) -> None:
         """Send what was handed over, for a bounded time, and close."""
 
@@ -161,7 +168,8 @@ class BoundSockets:
             interval, timeout = heartbeat_times(heartbeat)
             router.heartbeat_ivl = max(1, round(interval * 1000))
             router.heartbeat_timeout = max(1, round(timeout * 1000))
-        router.monitor(MONITOR, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        events = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+        router.monitor(MONITOR, events)
         return router
 
     def _open_monitor(self) -> zmq.Socket[bytes]:
@@ -217,6 +225,12 @@ class BoundSockets:
     def hold(self, descriptor: int) -> HeldConnection | None:
         """Hold the connection that has a descriptor now; None if it has none."""
         return linux.duplicate(descriptor, self._handshake, self._patience)
+
+    def refuse_connections(self, listeners: Sequence[int]) -> None:
+        """Let the system refuse new connections: on tcp by the kernel, on ipc there is no file."""
+        self._remove_files()
+        for listener in listeners:
+            linux.refuse_connections(listener)
 
     async def aclose(self) -> None:
         """Send what was handed over, for a bounded time, and close."""

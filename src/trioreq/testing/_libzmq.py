@@ -206,12 +206,15 @@ class MemorySockets:
         heartbeat: float | None,
         max_message_size: int,
         send_queue: int,
+        refuses: Callable[[], None],
         closed: Callable[[], None],
     ) -> None:
         self.timers: Timers = timers
         self.heartbeat: float | None = heartbeat
         self.max_message_size: int = max_message_size
         self.send_queue: int = send_queue
+        self.draining: bool = False
+        self._refuses = refuses
         self._closed = closed
         self._connections: dict[int, Connection] = {}  # by descriptor
         self.raw_router: RouterSocket = RouterSocket(send_queue)
@@ -249,6 +252,11 @@ class MemorySockets:
         """Hold the connection that has a descriptor now."""
         connection = self._connections.get(descriptor)
         return None if connection is None else HeldConnection(connection)
+
+    def refuse_connections(self, _: Sequence[int]) -> None:
+        """Refuse new connections."""
+        self.draining = True
+        self._refuses()
 
     async def aclose(self) -> None:
         """End all connections."""

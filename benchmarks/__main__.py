@@ -29,10 +29,12 @@ COMMANDS = {
     "slow": "experiments",
     "crowd": "experiments",
     "dying": "experiments",
+    "computing": "experiments",
     "misbehaving": "experiments",
     "line": "experiments",
     "fuzz": "experiments",
     "endless": "experiments",
+    "rpc": "experiments",
 }
 
 

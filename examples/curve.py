@@ -37,12 +37,7 @@ async def main(directory: Path) -> None:
                 print(f"the work for {request.client.user_id}: cancelled, {request.cancel_reason}")
         return f"hello, {request.client.user_id}".encode()
 
-    async with trio.open_nursery() as nursery:
-
-        async def start(task_status: trio.TaskStatus[trioreq.Server]) -> None:
-            await trioreq.serve(handler, "tcp://127.0.0.1:0", curve=curve, task_status=task_status)
-
-        server: trioreq.Server = await nursery.start(start)
+    async with trioreq.open_server(handler, "tcp://127.0.0.1:0", curve=curve) as server:
         (endpoint,) = server.endpoints
 
         async with trioreq.open_client(
@@ -62,16 +57,16 @@ async def main(directory: Path) -> None:
                 await working.wait()
                 await trio.Path(directory, "alice.key").unlink()  # seen within a second
 
-            nursery.start_soon(remove_her_key)
-            try:
-                await client.request(b"work")
-            except trioreq.ConnectionLost:
-                print("alice: thrown out")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(remove_her_key)
+                try:
+                    await client.request(b"work")
+                except trioreq.ConnectionLost:
+                    print("alice: thrown out")
             try:
                 await client.request(b"hello")
             except trioreq.Refused:
                 print("alice: refused")
-        nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":

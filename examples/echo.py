@@ -26,19 +26,18 @@ async def echo(request: trioreq.Request) -> tuple[bytes, ...]:
 async def main(addr: str) -> None:
     """Serve until SIGTERM."""
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            server: trioreq.Server = await nursery.start(trioreq.serve, echo, addr)
+        async with trioreq.open_server(echo, addr) as server:
             print("serving at", *server.endpoints, flush=True)
             await anext(signals)
-            await server.drain(GRACE)  # then serve returns, and the nursery is empty
+            await server.drain(GRACE)
 
 
 if __name__ == "__main__":
     status: int | str = 0
     try:
         trio.run(main, sys.argv[1] if sys.argv[1:] else "tcp://127.0.0.1:5555")
-    except* trioreq.EndpointError as errors:
-        status = str(errors.exceptions[0])
-    except* KeyboardInterrupt:
+    except trioreq.EndpointError as error:
+        status = str(error)
+    except KeyboardInterrupt:
         status = 130
     sys.exit(status)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -54,10 +53,10 @@ def thumbnail(request: trioreq.Request) -> bytes:
 
 async def main(addr: str) -> None:
     """Serve, with a thread for each processor."""
-    async with trio.open_nursery() as nursery:
-        serve = partial(trioreq.serve, workers=os.cpu_count() or 1, timeout=30)
-        server: trioreq.Server = await nursery.start(serve, thumbnail, addr)
+    workers = os.cpu_count() or 1
+    async with trioreq.open_server(thumbnail, addr, workers=workers, timeout=30) as server:
         print("serving at", *server.endpoints, flush=True)
+        await trio.sleep_forever()
 
 
 def ask(endpoint: str, source: str, target: str, *size: str) -> str | None:
@@ -92,8 +91,8 @@ if __name__ == "__main__":
                 outcome = __doc__
             case arguments:
                 trio.run(main, arguments[0] if arguments else "tcp://127.0.0.1:5555")
-    except* trioreq.EndpointError as errors:
-        outcome = str(errors.exceptions[0])
-    except* KeyboardInterrupt:
+    except trioreq.EndpointError as error:
+        outcome = str(error)
+    except KeyboardInterrupt:
         outcome = 130
     sys.exit(outcome)

@@ -15,14 +15,16 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import Any
 from unittest import mock
 
 from trioreq._protocol.connection_table import Connection, ConnectionTable
 from trioreq._server.client import Client
 from trioreq._server.pending_request import PendingRequest
 from trioreq._server.requests import Requests
-from trioreq._transport.messages import Known, Names, Origin, PyMessages, Received
+from trioreq._transport.messages import Known, Messages, Names, Origin, Received
 from trioreq._transport.router import Router
+from trioreq._transport.zsocket import ZSocket
 
 from .zmtp import GARBAGE, RawPeer, message
 
@@ -98,7 +100,7 @@ def watched() -> Iterator[Ledger]:
     ledger = Ledger()
     accepted, disconnected = ConnectionTable.accepted, ConnectionTable.disconnected
     sender_of, accept = Router._sender, Requests.accept
-    receive_from = PyMessages.receive_from
+    init = ZSocket.__init__
     newest = b""  # the first frame of the message that was read last
 
     def spy_accepted(
@@ -113,12 +115,19 @@ def watched() -> Iterator[Ledger]:
         ledger.disconnected(connection)
         return connection
 
-    def spy_receive_from(self: PyMessages, known: Known, names: Names, /) -> Received | None:
-        nonlocal newest
-        message = receive_from(self, known, names)
-        if message is not None:
-            newest = message[1][0]
-        return message
+    def spy_init(self: ZSocket, messages: Messages, *args: Any) -> None:
+        """Wrap what a socket calls, whichever implementation of `Messages` it is of."""
+        init(self, messages, *args)
+        receive_from = self.receive_from
+
+        def spy_receive_from(known: Known, names: Names) -> Received | None:
+            nonlocal newest
+            message = receive_from(known, names)
+            if message is not None:
+                newest = message[1][0]
+            return message
+
+        self.receive_from = spy_receive_from
 
     def spy_sender(self: Router, routing_id: bytes, origin: Origin) -> Connection | None:
         sender = sender_of(self, routing_id, origin)
@@ -134,7 +143,7 @@ def watched() -> Iterator[Ledger]:
     with (
         mock.patch.object(ConnectionTable, "accepted", spy_accepted),
         mock.patch.object(ConnectionTable, "disconnected", spy_disconnected),
-        mock.patch.object(PyMessages, "receive_from", spy_receive_from),
+        mock.patch.object(ZSocket, "__init__", spy_init),
         mock.patch.object(Router, "_sender", spy_sender),
         mock.patch.object(Requests, "accept", spy_accept),
     ):

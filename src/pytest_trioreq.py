@@ -59,7 +59,7 @@ async def _opener(
     """
     import trio
 
-    from trioreq._client.nursery import open_own_nursery
+    from trioreq._nursery import open_own_nursery
 
     async def hold(
         manager: AbstractAsyncContextManager[T], task_status: trio.TaskStatus[T]

@@ -43,7 +43,7 @@ class Report:
     beside: Waits
     grown: int
     allowed: int
-    dropped: int
+    evicted: int
     left: int
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Report:
             ("the others' p50 without, with them", self._both(50)),
             ("the others' p99 without, with them", self._both(99)),
             ("the longest wait", self._both(100)),
-            ("replies dropped, the queue being full", f"{self.dropped:,}"),
+            ("of them evicted, send_queue being full", f"{self.evicted:,}"),
             ("memory has grown by", f"{self.grown / 1e6:.1f} MB"),
             ("send_queue allows", f"{self.allowed / 1e6:.1f} MB"),
             ("and once they are gone", f"{self.left / 1e6:.1f} MB"),
@@ -89,7 +89,7 @@ async def measure(clients: int, seconds: float) -> Report:
         beside,
         state["memory"] - before,
         2 * clients * (SEND_QUEUE * PER_REPLY + BESIDE),
-        state["statistics"][0]["replies_dropped"]["queue_full"],
+        state["statistics"][0]["evicted_slow"],
         left,
     )
 

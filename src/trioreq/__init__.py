@@ -1,4 +1,4 @@
-"""A ZeroMQ request/reply server in trio: a client that is gone stops its work."""
+"""A ZeroMQ request/reply server in trio. When a client disconnects, its requests are cancelled."""
 
 from ._client.client import Client
 from ._client.open_client import open_client
@@ -18,9 +18,10 @@ from ._errors import (
 )
 from ._protocol.zap import Applicant
 from ._request import Peer, Request, check_cancelled
+from ._server.open_server import open_server
 from ._server.serve import serve
 from ._server.server import Server
-from ._statistics import ClientStatistics, RepliesDropped, Statistics, Timings
+from ._statistics import ClientStatistics, Statistics, Timings
 from ._transport import messages
 from ._transport.allow_list import AllowList
 from ._transport.curve import CurveClient, CurveServer
@@ -42,7 +43,6 @@ __all__ = [
     "NotConnected",
     "Peer",
     "Refused",
-    "RepliesDropped",
     "ReplyError",
     "Request",
     "RequestCancelled",
@@ -55,6 +55,7 @@ __all__ = [
     "check_cancelled",
     "load_public_key",
     "open_client",
+    "open_server",
     "serve",
 ]
 

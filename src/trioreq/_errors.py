@@ -16,9 +16,12 @@ BaseException
 
 from __future__ import annotations
 
+import copyreg
 from enum import StrEnum
 
 import trio
+
+from ._checks import check_instance, shown
 
 
 class Code(StrEnum):
@@ -48,6 +51,14 @@ class CancelReason(StrEnum):
 
 class TrioreqError(Exception):
     """The base of trioreq's exceptions."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy and pickle it as it is.
+
+        Python would call the class with `args`, which few classes with an `__init__` of their own
+        can be called with; a user's subclass of `ReplyError` is one.
+        """
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class EndpointError(TrioreqError):
@@ -81,15 +92,11 @@ class ReplyError(TrioreqError):
     """
 
     def __init__(self, code: str, text: str = "") -> None:
-        for name, value in (("code", code), ("text", text)):
-            if not isinstance(value, str):
-                raise TypeError(
-                    f"{name} must be a str, got {type(value).__name__}: use str() for an exception"
-                )
+        expected = "one word of printable ASCII, such as 'not-found'"
+        check_instance("code", code, str, expected)
         if not code or not all("!" <= letter <= "~" for letter in code):
-            raise ValueError(
-                f"code must be one word of printable ASCII, such as 'not-found', got {code!r}"
-            )
+            raise ValueError(f"code must be {expected}, got {shown(code)}")
+        check_instance("text", text, str, "a str", "use str() for an exception")
         super().__init__(code, text)
         self.code: str = str(code)
         self.text = text
@@ -124,12 +131,8 @@ class UnexpectedReply(TrioreqError):
     """The reply does not fit what was asked for; `frames` has it."""
 
     def __init__(self, text: str, frames: tuple[bytes, ...]) -> None:
-        super().__init__(text, frames)  # so that it can be copied and pickled
+        super().__init__(text)
         self.frames = frames
-
-    def __str__(self) -> str:
-        text: str = self.args[0]
-        return text
 
 
 class RequestCancelled(BaseException):

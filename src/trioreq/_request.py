@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ._checks import check_instance
 from ._errors import CancelReason, RequestCancelled
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Peer:
     id: int
     """Unique for the server's life."""
     address: str
-    """Its IP address, or ``localhost:uid:gid:pid`` (ipc)."""
+    """Its IP address, or ``localhost:uid:gid:pid`` (ipc); spelled as `Applicant.address` is."""
     socket_type: str
     """The socket type that it announces, such as ``REQ`` or ``DEALER``."""
     user_id: str = ""
@@ -40,11 +41,31 @@ class Peer:
 
 
 class Request:
-    """One request of one client, as a handler sees it. It cannot be changed."""
+    """One request of one client, as a handler sees it. It cannot be changed.
+
+    The server makes it. A test of a handler may make one too.
+
+    Args:
+        client: The client that sent it.
+        frames: The frames of the body, at least one.
+        deadline: When it times out, on trio's clock in seconds; `math.inf` for never.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: There are no frames.
+    """
 
     __slots__ = ("_cancel_reason", "_client", "_deadline", "_frames")
 
     def __init__(self, client: Peer, frames: Frames, deadline: float = math.inf) -> None:
+        check_instance("client", client, Peer, "a Peer")
+        expected = "a tuple of bytes, one for each frame"
+        check_instance("frames", frames, tuple, expected)
+        if not frames:
+            raise ValueError(f"frames must be {expected}, got (): there is at least one")
+        for frame in frames:
+            check_instance("each of frames", frame, bytes, "bytes")
+        check_instance("deadline", deadline, (int, float), "a time in seconds")
         self._client = client
         self._frames = frames
         self._deadline = deadline

@@ -6,16 +6,6 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class RepliesDropped:
-    """Replies that were ready and were not sent, by reason."""
-
-    client_gone: int = 0
-    """The client had disconnected, or just then disconnected, when the reply was ready."""
-    queue_full: int = 0
-    """The client does not read, and had `send_queue` replies waiting already."""
-
-
-@dataclass(frozen=True, slots=True)
 class Statistics:
     """A snapshot of what a server has done since it started.
 
@@ -56,9 +46,13 @@ class Statistics:
     connections: int
     """Connections now, also those that have sent nothing."""
     replies_sent: int
-    """Messages handed to connections: replies, errors, and the hellos that clients ask for."""
-    replies_dropped: RepliesDropped
-    """Messages that were not."""
+    """Replies, errors, and hellos that clients ask for, which were handed to connections."""
+    replies_waiting: int
+    """Messages that wait now for connections that accept no more, since their clients are slow to
+    read. A pack counts as one."""
+    replies_dropped: int
+    """Messages that were never handed over, since the client had disconnected, or was disconnected
+    for not reading."""
     unattributed: int
     """Of `never_started`, those whose connection was forgotten when they were read."""
     abandoned_threads: int
@@ -69,8 +63,10 @@ class Statistics:
     """Connections that ended before their handshake was complete, and were not refused; health
     checks and port scans are among them."""
     thrown_out: int
-    """Connections that were evicted: a key off the allow-list, a message without end, or messages
-    that libzmq does not deliver since another connection has the routing id."""
+    """Connections that were evicted: a key off the allow-list, a message without end, not reading,
+    or messages that libzmq does not deliver since another connection has the routing id."""
+    evicted_slow: int
+    """Of `thrown_out`, those of clients that do not read their replies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +94,7 @@ class ClientStatistics:
     retried: int
     """Of `requests`, those that were tries after the first."""
     stale: int
-    """Messages that match no pending request: late, or not understood."""
+    """Messages that match no pending request, since they are late or not understood."""
     connections: int
     """Connections made."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
+from typing import Any
 
 import pytest
 import trio
@@ -173,6 +175,48 @@ async def test_the_deadline_holds_on_both_ends(net: Net) -> None:
         assert reason in ("cancelled wait: deadline", "cancelled wait: cancelled")
         assert await client.request(b"echo") == b"re:echo"
         assert server.statistics().replies_sent == 2  # the hello counts
+
+
+@pytest.mark.parametrize("call", ["request", "request_multipart", "request_many"])
+@pytest.mark.parametrize(
+    ("around", "timeout", "earliest"),
+    [(20, None, 20), (20, 15, 15), (15, 20, 15), (math.inf, 15, 15), (math.inf, None, math.inf)],
+)
+async def test_the_earlier_of_the_callers_deadline_and_the_timeout_is_the_handlers(
+    net: Net, call: str, around: float, timeout: float | None, earliest: float
+) -> None:
+    """No caller of a request knows that of the scope which it is in."""
+
+    async def see(request: trioreq.Request) -> bytes:
+        seen.extend([trio.current_effective_deadline(), request.deadline])
+        return b""
+
+    seen: list[float] = []
+    await net.serve(see)
+    async with net.open_client() as client:
+        body: Any = b"x" if call == "request" else [b"x"]
+        with trio.CancelScope(shield=True), trio.move_on_after(around):
+            before = trio.current_time()
+            await getattr(client, call)(body, timeout=timeout)
+    assert len(seen) == 2
+    for deadline in seen:
+        assert before + earliest <= deadline <= before + earliest + net.tolerance + 0.001
+
+
+async def test_a_deadline_around_the_call_ends_the_handler(net: Net) -> None:
+    worker = Worker()
+    server = await net.serve(worker)
+    async with net.open_client() as client:
+        for call in (client.request(b"wait one"), client.request_many([b"wait many"])):
+            with pytest.raises(trio.TooSlowError) as caught, trio.fail_after(net.brief):
+                await call
+            assert type(caught.value) is trio.TooSlowError  # of the caller's own scope
+        await worker.log.wait("ended wait one")
+        await worker.log.wait("ended wait many")
+        assert client.statistics().timed_out == 2
+        await until(lambda: server.statistics().running == 0)
+        stats = server.statistics()
+        assert stats.timed_out + stats.cancelled_by_client == 2
 
 
 async def test_the_servers_own_timeout(net: Net) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import logging
 import mmap
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -359,6 +360,49 @@ async def test_a_result_that_is_not_a_reply_is_handler_failed(
 
     assert await code_of(net, as_kind(handler, plain)) == b"handler-failed"
     assert len(logged(caplog)) == 2
+
+
+HINTS: dict[str, tuple[object, str]] = {
+    "dict": ({"a": 1}, "its result must be bytes or a list of bytes, got dict: .*json.dumps(x)"),
+    "None": (None, "got NoneType: use b'' for an empty frame"),
+    "str": ("text", "got str: encode it first, as in text.encode()"),
+    "int": (17, "json.dumps(x).encode()"),
+    "set": ({b"x"}, "make a list of its frames"),
+    "str in a list": ([b"", "text"], "its result[1] must be bytes, got str: encode it first"),
+    "None in a list": ((b"", b"", None), "its result[2] must be bytes, got NoneType"),
+    "no frames": ([], "its result must have at least one frame, as in [b'']"),
+}
+
+
+@EACH_KIND
+@pytest.mark.parametrize("name", HINTS)
+async def test_one_line_of_the_log_says_what_to_return(
+    net: Net, plain: bool, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    result, hint = HINTS[name]
+
+    def handler(request: trioreq.Request) -> object:
+        return result
+
+    assert await code_of(net, as_kind(handler, plain)) == b"handler-failed"
+    for record in logged(caplog):
+        assert re.search(re.escape(hint).replace(r"\.\*", ".*"), record.getMessage())
+        assert record.exc_info is None  # its traceback would have nothing of the handler
+        assert "text" not in record.getMessage().replace("text.encode()", "")
+
+
+@EACH_KIND
+async def test_a_coroutine_among_frames_is_closed_and_named(
+    net: Net, plain: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Warnings are errors here, as that it was never awaited."""
+
+    def handler(request: trioreq.Request) -> object:
+        return [b"", echo(request)]
+
+    assert await code_of(net, as_kind(handler, plain)) == b"handler-failed"
+    for record in logged(caplog):
+        assert "result[1] must be bytes, got coroutine: an await is missing" in record.getMessage()
 
 
 @EACH_KIND

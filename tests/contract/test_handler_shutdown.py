@@ -6,8 +6,8 @@ client next makes the server call it.
 
 from __future__ import annotations
 
-import gc
-import time
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -212,49 +212,54 @@ async def test_each_handler_and_its_children_see_the_shutdown(net: Net) -> None:
     assert [await client.receive() for _ in range(many)] == [SHUTTING_DOWN] * many
 
 
+CRASH = """
+import time, trio, trio.testing, trioreq.testing
+
 class CrashingClock(trio.abc.Clock):
     crash = False
 
-    def start_clock(self) -> None:
+    def start_clock(self):
         pass
 
-    def current_time(self) -> float:
+    def current_time(self):
         return time.monotonic()
 
-    def deadline_to_sleep_time(self, deadline: float) -> float:
+    def deadline_to_sleep_time(self, deadline):
         if self.crash:
             raise LookupError("in trio itself")
         return deadline - time.monotonic()
 
+async def handler(request):
+    try:
+        await trio.sleep_forever()
+    except GeneratorExit:
+        print("closed", request.body)
+        raise
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # trio's own
-def test_a_crash_of_trio_closes_handlers_and_they_have_not_failed(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Python closes their coroutines when nothing runs any more: GeneratorExit."""
-    closed = []
-    clock = CrashingClock()
+async def main():
+    async with trioreq.testing.open_memory_server(handler) as net:
+        client = net.connect(socket_type="DEALER")
+        for body in (b"1", b"2"):
+            client.send(body)
+        await trio.testing.wait_all_tasks_blocked()
+        assert net.server.statistics().running == 2
+        clock.crash = True
+        await trio.sleep_forever()
 
-    async def handler(request: trioreq.Request) -> bytes:
-        try:
-            await trio.sleep_forever()
-        except GeneratorExit:
-            closed.append(request.body)
-            raise
-        raise AssertionError
+clock = CrashingClock()
+trio.run(main, clock=clock)
+"""
 
-    async def main() -> None:
-        async with trioreq.testing.open_memory_server(handler) as net:
-            client = net.connect(socket_type="DEALER")
-            for body in (b"1", b"2"):
-                client.send(body)
-            await until(lambda: net.server.statistics().running == 2)
-            await trio.testing.wait_all_tasks_blocked()
-            clock.crash = True
-            await trio.sleep_forever()
 
-    with pytest.raises(trio.TrioInternalError):
-        trio.run(main, clock=clock)
-    gc.collect()
-    assert sorted(closed) == [b"1", b"2"]
-    assert "the handler failed" not in caplog.text
+@pytest.mark.slow
+def test_a_crash_of_trio_closes_handlers_and_they_have_not_failed() -> None:
+    """Python closes their coroutines when nothing runs any more: GeneratorExit.
+
+    In a process of its own: what trio leaves behind is closed at any time.
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", CRASH], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert sorted(ran.stdout.splitlines()) == ["closed b'1'", "closed b'2'"]
+    assert "TrioInternalError" in ran.stderr
+    assert "the handler failed" not in ran.stderr  # where the log goes

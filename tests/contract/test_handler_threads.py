@@ -6,6 +6,7 @@ Everything waits for events.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,9 +21,10 @@ from support.places import EACH_PLACE, open_asker
 from support.serving import until
 
 import trioreq
-from trioreq._server import threads
+from trioreq._server import threads, watchdog
 from trioreq._server.admission import Admission
 from trioreq._server.guard import Guard
+from trioreq._server.switch_interval import INTERVAL
 from trioreq._server.watchdog import Watchdog
 from trioreq._transport.allow_list import AllowList
 from trioreq._transport.router import Router
@@ -285,3 +287,65 @@ async def test_a_task_of_the_server_that_fails_ends_serve_and_clients_are_told(
         with trio.fail_after(10):
             await ended.over.wait()
     assert ended.error is fault.error
+
+
+# Functions that compute.
+
+
+async def test_the_switch_interval_is_short_while_there_are_threads(net: Net) -> None:
+    before = sys.getswitchinterval()
+    assert before > INTERVAL
+    await net.serve(lambda _: str(sys.getswitchinterval()).encode())
+    client = await net.connect()
+    await client.send(b"")
+    assert await client.receive() == [str(INTERVAL).encode()]
+    await net.stop()
+    assert sys.getswitchinterval() == before
+
+
+async def test_the_log_tells_how_many_functions_compute(
+    net: Net, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that wait are not counted."""
+    monkeypatch.setattr(watchdog, "MANY", 2)
+    log = Log()
+
+    def handler(request: trioreq.Request) -> bytes:
+        log.add("started")
+        while True:
+            trioreq.check_cancelled()
+            if request.body == b"wait":
+                time.sleep(0.2)
+
+    await net.serve(handler, watchdog=0.1)
+    clients = [await net.connect() for _ in range(7)]
+    for client, body in zip(clients, [b"wait"] * 4 + [b"compute"] * 3, strict=True):
+        await client.send(body)
+    await log.wait("started", 7)
+    await until(lambda: bool(caplog.messages))
+    assert caplog.messages[0].startswith("3 plain functions compute at once:")
+    assert "set workers to about 2" in caplog.messages[0]
+
+
+async def test_a_few_functions_that_compute_are_not_warned_of(
+    net: Net, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    count = Watchdog._count_computing
+
+    def counted(self: Watchdog) -> int:
+        looks.append(count(self))
+        return looks[-1]
+
+    monkeypatch.setattr(watchdog, "MANY", 2)
+    monkeypatch.setattr(Watchdog, "_count_computing", counted)
+
+    def handler(_: trioreq.Request) -> bytes:
+        while True:
+            trioreq.check_cancelled()
+
+    await net.serve(handler, watchdog=0.1)
+    for _ in range(2):
+        await (await net.connect()).send(b"")
+    await until(lambda: looks.count(2) >= 3)
+    assert not any("compute" in message for message in caplog.messages)

@@ -6,6 +6,8 @@ In memory the clock jumps; on the wire time is real, and everything waits for ev
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from support.serving import until
 
 import trioreq
 import trioreq.testing
+from harness.outcomes import ended
+from trioreq._server.requests import Requests
 
 
 @pytest.mark.parametrize("worker_type", [Worker, ThreadWorker])
@@ -329,3 +333,54 @@ async def test_a_frame_as_large_as_allowed_passes_and_a_larger_one_ends_its_conn
     await other.send(b"echo")
     assert await other.receive() == [b"re:echo"]
     assert outcomes(server) == {"cancelled_by_disconnect": 1, "replied": 1}
+
+
+async def test_the_least_limit_is_what_a_handshake_needs(net: Net) -> None:
+    """With less, nobody could connect (libzmq#4436), so it is refused."""
+    with pytest.raises(ValueError, match=r"max_message_size must be from 41 to .* got 40"):
+        await trioreq.serve(Worker(), net._address(), max_message_size=40)
+    with pytest.raises(ValueError, match=r"max_message_size must be from 41 to .* got 40"):
+        async with net.open_client(max_message_size=40):
+            pass
+    await net.serve(Worker(), max_message_size=41)
+    client = await net.connect("DEALER")
+    await client.send(b"echo")
+    assert await client.receive() == [b"re:echo"]
+    async with net.open_client(max_message_size=41) as ours:
+        assert await ours.request(b"echo") == b"re:echo"
+
+
+async def test_a_routing_id_counts_in_the_handshake(net: Net) -> None:
+    server = await net.serve(Worker(), max_message_size=60)
+    short = await net.connect("DEALER", routing_id=b"x" * 19)
+    await short.send(b"echo")
+    assert await short.receive() == [b"re:echo"]
+    long = await net.connect("DEALER", routing_id=b"x" * 20)
+    await long.send(b"echo")
+    await until(lambda: server._router._table.epoch >= 3)  # it came, and it went
+    assert server.statistics().requests == 1
+
+
+async def test_statistics_may_be_taken_in_another_thread(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each snapshot adds up, also if requests end as it is taken. The loop waits for the thread."""
+    worker = Worker()
+    server = await net.serve(worker)
+    with ThreadPoolExecutor(1) as thread:
+        await (await net.connect()).send(b"wait")
+        await worker.log.wait("started wait")
+        assert thread.submit(server.statistics).result() == server.statistics()
+        left = [1]
+
+        def end(_: Requests) -> int:
+            left[0] -= 1
+            return left[0]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Requests, "in_flight", property(end), raising=False)
+            counted = thread.submit(server.statistics).result()
+        assert counted.requests == ended(asdict(counted)) + counted.in_flight
+        async with net.open_client() as client:
+            assert thread.submit(client.statistics).result() == client.statistics()
+    worker.release.set()

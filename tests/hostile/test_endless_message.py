@@ -268,8 +268,7 @@ async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
         newcomers: list[RawPeer] = []
 
         def hold_late(descriptor: int) -> Any:
-            if newcomers:
-                return hold(descriptor)
+            monkeypatch.setattr(router._sockets, "hold", hold)
             peer.close()
             assert poll(router._monitor)
             newcomers.append(RawPeer(endpoint))

@@ -113,6 +113,7 @@ class World:
             heartbeat=None,
             max_message_size=100,
             send_queue=10,
+            refuses=lambda: None,
             closed=lambda: None,
         )
         self.workers: Workers
@@ -122,6 +123,7 @@ class World:
             self.sockets,
             Options(max_in_flight=10, watchdog=None),
             self._make_workers,
+            (),
             nursery,
         )
         self._router = self._server._router

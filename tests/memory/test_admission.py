@@ -6,8 +6,12 @@ wait for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import trio
+import trio.lowlevel
 from support.handlers import Worker
 from support.memory import serving
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -19,6 +23,10 @@ from trioreq.testing import MemoryClient
 
 async def whoami(request: trioreq.Request) -> bytes:
     return request.client.user_id.encode()
+
+
+async def later() -> str:
+    return "alice"
 
 
 async def refused(client: MemoryClient) -> bool:
@@ -45,6 +53,24 @@ async def test_admit_is_asked(autojump_clock: MockClock) -> None:
         assert await refused(second)
         assert trio.current_time() - begun == 3  # both at once
         assert net.server.statistics().refused == 1
+
+
+@pytest.mark.parametrize("make", [lambda: True, lambda: b"alice", later])
+async def test_what_admit_is_to_return_is_in_the_log(
+    autojump_clock: MockClock, make: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Warnings are errors here, as that a coroutine was never awaited."""
+
+    async def admit(applicant: trioreq.Applicant) -> Any:
+        await trio.lowlevel.checkpoint()
+        return make()
+
+    async with serving(whoami, admit=admit) as net:
+        assert await refused(net.connect())
+    (record,) = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert "must return a user id, a str that may be empty, or None to refuse, got" in (
+        record.getMessage()
+    )
 
 
 async def test_a_user_id_without_admit_is_the_tests_own(autojump_clock: MockClock) -> None:

@@ -21,7 +21,7 @@ from trioreq._client.states import Connected
 from trioreq._protocol import envelope as wire
 from trioreq._protocol.envelope import Frames, Header
 from trioreq._transport.line import Accepted, Event, HandshakeFailed
-from trioreq.testing import open_memory_server
+from trioreq.testing import open_memory_network, open_memory_server
 from trioreq.testing._client import MemoryLine
 
 
@@ -101,6 +101,84 @@ async def test_the_time_is_up(autojump_clock: MockClock) -> None:
     line.answer(0, b"late")
     stats = line.client.statistics()
     assert (stats.timed_out, stats.stale, stats.in_flight) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_deadline_that_is_put_off_meanwhile_is_still_the_requests(
+    autojump_clock: MockClock, many: bool
+) -> None:
+    """The server stops at the one that it was told, and says nothing: nobody would end the wait."""
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        results: list[Any] = []
+        scope = trio.CancelScope(deadline=trio.current_time() + 10)
+
+        async def ask() -> None:
+            with scope:
+                if many:
+                    results.extend(await line.client.request_many([b"x"]))
+                else:
+                    with pytest.raises(trioreq.RequestTimeout) as caught:
+                        await line.client.request(b"x")
+                    results.append(caught.value)
+
+        nursery.start_soon(ask)
+        await trio.sleep(5)
+        assert line.sent[0][0].left == 10_000
+        scope.deadline = math.inf
+        await trio.sleep(6)
+        assert type(results[0]) is trioreq.RequestTimeout
+        assert str(results[0]) == "memory has not answered within 10 s"
+    assert not scope.cancelled_caught
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("noticed", [False, True])
+async def test_a_deadline_that_is_over_is_the_callers_cancel_and_nothing_is_sent(
+    autojump_clock: MockClock, noticed: bool, many: bool
+) -> None:
+    """Also if trio has had no time to look at its deadlines since."""
+    line = FakeLine()
+    async with asking(line):
+        line.connect()
+        with trio.move_on_after(10) as scope:
+            if noticed:
+                scope.cancel()
+            else:
+                autojump_clock.jump(11)
+            if many:
+                await line.client.request_many([b"x"])
+            else:
+                await line.client.request(b"x")
+        assert scope.cancelled_caught
+    assert not line.sent
+
+
+async def test_a_deadline_that_is_moved_forward_is_the_callers_cancel(
+    autojump_clock: MockClock,
+) -> None:
+    """And no later request of the same call is out of order."""
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        before = trio.current_time()
+        scope = trio.CancelScope(deadline=before + 10)
+
+        async def ask() -> None:
+            with scope:
+                await line.client.request_many([b"x"] * 3, in_flight=2)
+
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        scope.deadline = before + 5
+        line.answer(0, b"y")
+        await wait_all_tasks_blocked()
+        assert [header.left for header, _ in line.sent] == [10_000] * 3
+    assert trio.current_time() == before + 5
+    assert scope.cancelled_caught
+    stats = line.client.statistics()
+    assert stats.cancelled == 2
 
 
 async def test_a_cancelled_caller_takes_its_request_back(autojump_clock: MockClock) -> None:
@@ -267,7 +345,7 @@ class Pending:
 
     def __init__(self, body: bytes) -> None:
         self.body: Frames = (body,)
-        self.deadline = math.inf
+        self.deadline = self.seconds = math.inf
         self.correlation = 0
         self.error: Exception | None = None
         self.protected: bool | None = None
@@ -367,6 +445,49 @@ async def test_ctrl_c_does_not_come_while_a_request_begins_to_wait_for_a_connect
         await wait_all_tasks_blocked()
         line.answer(0, b"y")
     assert protected == [True]
+
+
+async def test_a_request_waits_10_seconds_for_a_connection_also_after_one_was_lost(
+    autojump_clock: MockClock,
+) -> None:
+    """It waited for ever, and a mistake in the address looked like a slow server."""
+    async with open_memory_network() as net, trioreq.open_client(net) as client:
+        for connections in range(2):
+            before = trio.current_time()
+            with pytest.raises(trioreq.NotConnected) as caught:
+                await client.request(b"x")
+            assert trio.current_time() == before + 10
+            assert str(caught.value) == (
+                "no connection to memory in 10 s: does a server listen there? "
+                "Check the address, and that the server runs"
+            )
+            async with trio.open_nursery() as nursery:
+                await nursery.start(trioreq.serve, echo, net)
+                assert await client.request(b"x") == b"x"
+                assert client.statistics().connections == connections + 1
+                nursery.cancel_scope.cancel()
+
+
+async def test_without_a_connect_timeout_a_request_waits_as_long_as_it_takes(
+    autojump_clock: MockClock,
+) -> None:
+    async with (
+        open_memory_network() as net,
+        trioreq.open_client(net, connect_timeout=None) as client,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def serve_late() -> None:
+            await trio.sleep(80_000)
+            await trioreq.serve(echo, net)
+
+        nursery.start_soon(serve_late)
+        assert await client.request(b"x") == b"x"
+        nursery.cancel_scope.cancel()
+
+
+async def echo(request: trioreq.Request) -> bytes:
+    return request.body
 
 
 async def test_retries_send_it_again_on_the_next_connection(autojump_clock: MockClock) -> None:

@@ -16,8 +16,9 @@ from support.memory import serving
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
+from trioreq._protocol.frame_sizes import GREETING
 from trioreq._protocol.handshakes import Failure
-from trioreq._protocol.unheard import GREETING, SIZES
+from trioreq._protocol.unheard import SIZES
 from trioreq._server.guard import COMPLETE
 from trioreq._server.handshake_log import HandshakeLog
 from trioreq._transport import server_sockets

@@ -128,7 +128,7 @@ async def test_g1_g2_a_reply_that_is_ready_is_not_even_tried_if_its_client_has_j
         old.send(b"old")
         await trio.testing.wait_all_tasks_blocked()
         assert await heirs[0].request(b"new") == [b"new"]
-        assert net.server.statistics().replies_dropped == trioreq.RepliesDropped(client_gone=1)
+        assert net.server.statistics().replies_dropped == 1
         assert net._sockets is not None
         assert not net._sockets.raw_router.refused
 
@@ -140,28 +140,6 @@ async def test_timers_of_requests_that_ended_are_thrown_out(autojump_clock: Mock
             client.send(b"echo")
             await client.receive()
         assert len(net.server._requests.deadlines._heap) < 100
-
-
-async def test_g6_a_full_client_loses_its_replies_and_nobody_waits(
-    autojump_clock: MockClock,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    worker = Worker()
-    async with serving(worker, send_queue=2) as net:
-        full, other = net.connect(socket_type="DEALER"), net.connect()
-        for _ in range(5):
-            full.send(b"wait")
-        await worker.log.wait("started wait", 5)
-        full.stall()
-        worker.release.set()
-        other.send(b"echo")
-        assert await other.receive() == [b"re:echo"]
-        await trio.testing.wait_all_tasks_blocked()
-        stats = net.server.statistics()
-        assert stats.replies_dropped == trioreq.RepliesDropped(queue_full=3)
-        assert stats.replies_sent == 3
-        assert net.held_for(full) == [[b"re:wait"]] * 2
-    assert sum("does not read" in record.message for record in caplog.records) == 1
 
 
 async def test_g5_nothing_is_kept_for_the_gone(autojump_clock: MockClock) -> None:
@@ -400,3 +378,21 @@ async def test_g4_a_client_can_cancel_one_of_its_requests_that_run_in_tasks_of_t
         await worker.log.wait("cancelled wait 1: cancelled")
         worker.release.set()
         assert await client.receive() == [b"re:wait 2"]
+
+
+async def test_a_server_that_drains_refuses_connections(autojump_clock: MockClock) -> None:
+    worker = Worker()
+    async with serving(worker) as net:
+        client = net.connect()
+        client.send(b"wait")
+        await worker.log.wait("started wait")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(net.server.drain, 100)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(ConnectionRefusedError, match="the server drains"):
+                net.connect()
+            with pytest.raises(trioreq.NotConnected):
+                async with trioreq.open_client(net, connect_timeout=1) as ours:
+                    await ours.request(b"echo")
+            worker.release.set()
+            assert await client.receive() == [b"re:wait"]

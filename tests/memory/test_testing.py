@@ -18,7 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
 from trioreq._client.multiplexer import Multiplexer
-from trioreq.testing import open_memory_network, open_memory_server, sleep
+from trioreq.testing import make_request, open_memory_network, open_memory_server, sleep
 from trioreq.testing._schedule import scheduled
 
 
@@ -118,9 +118,10 @@ async def test_both_ends_of_open_client_notice_a_cut(autojump_clock: MockClock) 
         await trio.testing.wait_all_tasks_blocked()
         cancelled = net.server.statistics().cancelled_by_client  # or it was timed out just before
         net.delay(client, 5)
-        before = trio.current_time()
-        with trio.move_on_after(100):
-            await client.request(b"x")
+        async with trio.open_nursery() as callers:
+            callers.start_soon(client.request, b"x")
+            await trio.sleep(100)
+            callers.cancel_scope.cancel()
         await trio.sleep(5)
         await trio.testing.wait_all_tasks_blocked()
         assert net.server.statistics().cancelled_by_client == cancelled + 1
@@ -233,7 +234,7 @@ async def test_only_clients_in_memory_can_be_cut(autojump_clock: MockClock) -> N
     multiplexer = Multiplexer(OnTheWire(), "", 1)  # type: ignore[arg-type]
     client = trioreq.Client(multiplexer, timeout=1, retries=0)
     async with serving(echo) as net:
-        with pytest.raises(TypeError, match="not connected to a network in memory"):
+        with pytest.raises(TypeError, match="must be connected to a network in memory"):
             net.cut(client)
 
 
@@ -312,3 +313,129 @@ def test_runs_in_other_processes_are_the_same(kind: str) -> None:
         for hash_seed in ("0", "1", "2", "3")
     }
     assert outputs == {"\n".join(run_traced(kind, seed=1)) + "\n"}
+
+
+# What a handler raises is raised in its test.
+
+
+async def fail(request: trioreq.Request) -> bytes:
+    raise ZeroDivisionError(request.body)
+
+
+def fail_plainly(request: trioreq.Request) -> bytes:
+    raise ZeroDivisionError(request.body)
+
+
+async def fail_in_a_nursery(request: trioreq.Request) -> bytes:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail, request)
+    return b""
+
+
+async def reply_with_text(request: trioreq.Request) -> Any:
+    return "text"
+
+
+async def fail_after_the_end(request: trioreq.Request) -> bytes:
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise ZeroDivisionError(request.cancel_reason)
+
+
+async def keep_a_cancelled(request: trioreq.Request) -> bytes:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled as error:
+            kept = error
+    raise kept
+
+
+@pytest.mark.parametrize(
+    ("handler", "raised", "said"),
+    [
+        (fail, ZeroDivisionError, "b'x'"),
+        (fail_plainly, ZeroDivisionError, "b'x'"),
+        (reply_with_text, TypeError, "its result must be bytes"),
+        (fail_after_the_end, ZeroDivisionError, "deadline"),
+        (keep_a_cancelled, RuntimeError, "the handler failed with Cancelled"),
+    ],
+)
+async def test_what_a_handler_raises_ends_the_block_with_that(
+    handler: Any, raised: type[Exception], said: str, autojump_clock: MockClock
+) -> None:
+    cancelled = False
+    with pytest.raises(raised, match=said):  # noqa: PT012  # the handler ends the block
+        async with open_memory_server(handler, timeout=5) as net:
+            net.connect().send(b"x")
+            try:
+                await trio.sleep(60)
+            finally:
+                cancelled = True
+    assert cancelled
+
+
+async def test_what_a_handler_raises_in_a_nursery_stays_in_its_group(
+    autojump_clock: MockClock,
+) -> None:
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  # the handler ends the block
+        async with open_memory_server(fail_in_a_nursery) as net:
+            net.connect().send(b"x")
+            await trio.sleep(60)
+    assert caught.group_contains(ZeroDivisionError, depth=1)
+
+
+async def test_what_a_handler_raises_ends_the_network_of_a_server_of_ones_own(
+    autojump_clock: MockClock,
+) -> None:
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012  # the handler ends the block
+        async with open_memory_network() as net, trioreq.open_server(fail, net):
+            net.connect().send(b"x")
+            await trio.sleep(60)
+
+
+async def test_an_error_that_is_a_reply_ends_nothing(autojump_clock: MockClock) -> None:
+    async def refuse(request: trioreq.Request) -> bytes:
+        raise trioreq.ReplyError("not-found")
+
+    async with open_memory_server(refuse) as net:
+        assert (await net.connect().request(b"x"))[1] == b"not-found"
+
+
+async def test_what_a_cancelled_handler_raises_ends_nothing(autojump_clock: MockClock) -> None:
+    async with open_memory_server(hang, timeout=5) as net:
+        assert (await net.connect().request(b"x"))[1] == b"timed-out"
+
+
+@pytest.mark.parametrize("handler", [fail, fail_plainly])
+async def test_a_test_may_leave_errors_of_handlers_to_the_client(
+    handler: Any, autojump_clock: MockClock
+) -> None:
+    async with open_memory_server(handler, raise_handler_errors=False) as net:
+        assert (await net.connect().request(b"x"))[1] == b"handler-failed"
+
+
+async def test_a_request_without_a_server_is_what_a_handler_takes() -> None:
+    request = make_request(b"cat")
+    assert await echo(request) == b"cat"
+    assert request.frames == (b"cat",)
+    assert request.client.socket_type == "REQ"
+    assert request.deadline == float("inf")
+    assert request.cancel_reason is None
+    request.check_cancelled()
+
+
+def test_a_request_without_a_server_has_what_it_is_given() -> None:
+    peer = trioreq.Peer(id=7, address="192.0.2.1", socket_type="DEALER", user_id="alice")
+    request = make_request([b"cat", b"256"], client=peer, deadline=30.0)
+    assert request.frames == (b"cat", b"256")
+    assert request.client is peer
+    assert request.deadline == 30.0
+
+
+@pytest.mark.parametrize("body", ["text", [], 3])
+def test_a_request_without_a_server_is_bytes_too(body: Any) -> None:
+    with pytest.raises(TypeError, match="body"):
+        make_request(body)

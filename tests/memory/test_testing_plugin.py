@@ -56,18 +56,20 @@ def test_the_fixtures_work_with_marks_and_in_trio_mode(
     assert "warning" not in out
 
 
-def test_a_server_that_fails_fails_its_test(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", ["SystemExit: 3", "ZeroDivisionError: 3"])
+def test_a_server_or_a_handler_that_fails_fails_its_test(tmp_path: Path, error: str) -> None:
+    kind = error.partition(":")[0]
     (tmp_path / "test_it.py").write_text(
         "import pytest, trio\n"
         "async def handler(request):\n"
-        "    raise SystemExit(3)\n"
+        f"    raise {kind}(3)\n"
         "@pytest.mark.trio\n"
         "async def test_it(trioreq_server, autojump_clock):\n"
         "    net = await trioreq_server(handler)\n"
         "    net.connect().send(b'x')\n"
         "    await trio.sleep_forever()\n"
     )
-    assert "SystemExit: 3" in run_pytest(tmp_path)
+    assert error in run_pytest(tmp_path)
 
 
 def test_a_project_that_does_not_use_them_is_left_alone(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 import trioreq
 from trioreq._client.states import (
     CLOSES,
-    NO_SERVER,
     Closed,
     Connected,
     Connecting,
@@ -16,7 +15,15 @@ from trioreq._client.states import (
     State,
     next_state,
 )
-from trioreq._transport.line import Accepted, Event, HandshakeFailed, HandshakeSucceeded, Lost
+from trioreq._transport.line import (
+    NO_SERVER,
+    Accepted,
+    Event,
+    HandshakeFailed,
+    HandshakeSucceeded,
+    Lost,
+    NoConnection,
+)
 
 
 def after(*events: Event, state: State | None = None) -> State:
@@ -63,6 +70,15 @@ def test_a_handshake_that_fails_without_a_reason_leaves_a_hint() -> None:
     assert state.hint == CLOSES
 
 
+def test_what_is_known_of_a_try_to_connect_is_the_hint_until_the_next() -> None:
+    state = after(NoConnection("no such name"), NoConnection("nobody answers"))
+    assert isinstance(state, Connecting)
+    assert (state.begun, state.hint) == (0, "nobody answers")
+    state = after(Accepted(), HandshakeFailed("why"), NoConnection("no such name"))
+    assert isinstance(state, Connecting)
+    assert (state.begun, state.hint) == (0, "no such name")
+
+
 def test_a_refused_client_has_the_reason() -> None:
     state = after(Accepted(), HandshakeFailed("why"))
     assert isinstance(state, Refused)
@@ -77,7 +93,10 @@ def test_two_refusals_are_two_states() -> None:
     assert again != refused
 
 
-@pytest.mark.parametrize("event", [Accepted(), HandshakeSucceeded(), HandshakeFailed(), Lost([])])
+@pytest.mark.parametrize(
+    "event",
+    [NoConnection("why"), Accepted(), HandshakeSucceeded(), HandshakeFailed(), Lost([])],
+)
 def test_closed_is_the_last(event: Event) -> None:
     closed = Closed()
     assert after(event, state=closed) is closed
@@ -89,6 +108,7 @@ def test_closed_is_the_last(event: Event) -> None:
         ([HandshakeSucceeded()], "HandshakeSucceeded must not follow Connecting"),
         ([Lost([])], "Lost must not follow Connecting"),
         ([Accepted(), HandshakeSucceeded(), Accepted()], "Accepted must not follow Connected"),
+        ([Accepted(), NoConnection("why")], "NoConnection must not follow Handshaking"),
     ],
 )
 def test_a_line_that_tells_what_cannot_be_is_an_error(events: list[Event], says: str) -> None:

@@ -50,7 +50,7 @@ def test_nothing_is_lost_or_made_up(frames: list[bytes]) -> None:
     ],
 )
 def test_what_a_handler_may_return(result: object, body: tuple[bytes, ...]) -> None:
-    frames = wire.body("the handler returned", result)
+    frames = wire.body("its result", result)
     assert frames == body
     assert all(type(part) is bytes for part in frames)
 
@@ -58,22 +58,34 @@ def test_what_a_handler_may_return(result: object, body: tuple[bytes, ...]) -> N
 @pytest.mark.parametrize(
     ("result", "hint"),
     [
-        ("text", r"returned str.*encode"),
-        (None, "returned NoneType"),
-        (17, "returned int"),
-        ([b"one", "two"], "returned str"),
-        ([], "no frames"),
-        ({b"a": b"b"}, "returned dict"),
+        ("text", r"its result must be .* got 'text': .* text\.encode\(\)"),
+        (None, "got None: use b'' for an empty frame"),
+        (17, r"got 17: .* json\.dumps\(x\)\.encode\(\)"),
+        ([b"one", "two"], r"its result\[1\] must be bytes, got 'two': .* text\.encode\(\)"),
+        ([b"one", None], r"its result\[1\] must be bytes, got None"),
+        ([[b"one"]], r"its result\[0\] must be bytes, got \[b'one'\]"),
+        ([], "at least one frame"),
+        ((), "at least one frame"),
+        ({"a": 1}, r"got \{'a': 1\}: .* json\.dumps\(x\)\.encode\(\)"),
+        ({b"a"}, r"b''\.join\(x\)"),
+        (object(), "encode it first"),
     ],
 )
 def test_what_a_handler_may_not_return(result: object, hint: str) -> None:
     with pytest.raises(TypeError, match=hint):
-        wire.body("the handler returned", result)
+        wire.body("its result", result)
+
+
+def test_an_error_does_not_show_what_is_secret() -> None:
+    for result in ("text", [b"", "text"]):
+        with pytest.raises(TypeError, match="got str: ") as refused:
+            wire.body("its result", result, secret=True)
+        assert "'text'" not in str(refused.value)
 
 
 def test_a_reply_does_not_change_with_the_buffer_it_was_made_from() -> None:
     buffer = bytearray(b"before")
-    body = wire.body("the handler returned", buffer)
+    body = wire.body("its result", buffer)
     buffer[:] = b"after!"
     assert body == (b"before",)
 

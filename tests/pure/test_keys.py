@@ -74,6 +74,40 @@ def test_a_secret_key_that_others_have_is_refused(
     assert keys.secret not in str(refused.value)
 
 
+@pytest.mark.parametrize("mode", [0o400, 0o440, 0o600, 0o640])
+def test_its_group_may_read_a_secret_key_if_that_is_said(
+    keys: trioreq.KeyPair, tmp_path: Path, mode: int
+) -> None:
+    """Kubernetes mounts a secret with mode 0440, by way of symbolic links."""
+    _, secret = keys.save(tmp_path / "alice")
+    secret.chmod(mode)
+    link = tmp_path / "link"
+    link.symlink_to(secret)
+    assert trioreq.KeyPair.load(link, allow_group=True) == keys
+    if mode & 0o040:
+        with pytest.raises(trioreq.KeyFileError, match=r"others may read .*use allow_group$"):
+            trioreq.KeyPair.load(link)
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o460, 0o620, 0o441, 0o450])
+def test_others_may_not_also_if_its_group_may(
+    keys: trioreq.KeyPair, tmp_path: Path, mode: int
+) -> None:
+    _, secret = keys.save(tmp_path / "alice")
+    secret.chmod(mode)
+    for allow_group in (False, True):
+        with pytest.raises(trioreq.KeyFileError, match="others may read") as refused:
+            trioreq.KeyPair.load(secret, allow_group=allow_group)
+        assert "allow_group" not in str(refused.value)
+
+
+def test_a_public_key_is_not_called_a_secret_one(keys: trioreq.KeyPair, tmp_path: Path) -> None:
+    public, _ = keys.save(tmp_path / "alice")
+    assert public.stat().st_mode & 0o044
+    with pytest.raises(trioreq.KeyFileError, match=r"only a public one: .*\.key_secret$"):
+        trioreq.KeyPair.load(public)
+
+
 def test_what_is_no_file_of_keys_is_refused(keys: trioreq.KeyPair, tmp_path: Path) -> None:
     public, secret = keys.save(tmp_path / "alice")
     with pytest.raises(trioreq.KeyFileError, match="No such file"):

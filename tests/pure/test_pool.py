@@ -489,3 +489,18 @@ def test_a_thread_knows_requests_before_it_runs_any(monkeypatch: pytest.MonkeyPa
     threaded.pool.work(worker)
     assert worker.has_thread
     assert order == ["adapted", "ran", "ran"]
+
+
+def test_abandoned_threads_are_counted_while_another_thread_starts_workers() -> None:
+    threaded = Threaded(1)
+
+    class Starts:
+        """A worker; as it is looked at, the event loop starts another."""
+
+        @property
+        def request(self) -> object:
+            threaded.pool.worker()
+            return SimpleNamespace(ended=True)
+
+    threaded.pool.workers = {Starts()}
+    assert threaded.pool.abandoned == 1

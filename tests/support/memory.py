@@ -17,5 +17,6 @@ async def serving(handler: Handler, **options: Any) -> AsyncIterator[MemoryNetwo
     """Serve, with few turns and places to wait, unless the test says how many."""
     with trio.fail_after(1e6):
         options = {"max_in_flight": 10, "max_queued_per_client": 10} | options
+        options.setdefault("raise_handler_errors", False)
         async with open_memory_server(handler, **options) as net:
             yield net

@@ -43,7 +43,7 @@ class WatchedNetwork(MemoryNetwork):
     """
 
     def __init__(self, nursery: trio.Nursery, watcher: Watcher) -> None:
-        super().__init__(nursery)
+        super().__init__(nursery, raise_handler_errors=False)
         self._watcher = watcher
         self.seen_gone: dict[Connection, float] = {}
         self.meanwhile: deque[Callable[[], object]] = deque()

@@ -31,8 +31,9 @@ COMMANDS = {
     "cancel_latency": "--kills 1",
     "client_cancel": "--times 2",
     "dying": "--rounds 1 --clients 20",
+    "rpc": "--rounds 1 --calls 5 --seconds 0.1 --work 0.2",
 }
-ON_ANOTHER_PAGE = {"dying"}
+ON_ANOTHER_PAGE = {"dying", "rpc"}
 SERVERS = {
     "echo": {"raw", "bare trio", "naive trio", "zmq.asyncio", "aiozmq", "pynng", "grpc.aio"},
     "checkpoint": {"naive trio", "zmq.asyncio", "aiozmq", "pynng", "grpc.aio"},
@@ -41,7 +42,7 @@ SERVERS = {
     "plain-sleep": {"proxy", "naive trio"},
     "plain-compute": {"proxy", "naive trio"},
 }  # by handler, beside trioreq
-PYTHON_ONLY = {"throughput", "client_cancel"}  # these need no compiler
+PYTHON_ONLY = {"throughput", "client_cancel", "rpc"}  # these need no compiler
 
 
 def run(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -82,7 +83,7 @@ def test_a_benchmark_runs(command: str, tmp_path: Path) -> None:
     assert done.returncode in ((0, 1) if command == "cancel_latency" else (0,)), done.stderr
     assert json.loads(figures.read_text())["figures"]
     assert "| ---: |" in page.read_text()
-    assert "old" not in page.read_text()
+    assert "\nold\n" not in page.read_text()
     assert "--plot" not in arguments or "<svg" in plot.read_text()
 
 

@@ -190,9 +190,11 @@ async def test_each_failure_has_its_code(tmp_path: Path) -> None:
             ([endpoint, "fail"], 1, "error: handler-failed"),
             (["nowhere", "x"], 2, "write it as"),
             (["--no-such-option", endpoint], 2, "No such option"),
-            (["--timeout", "0", endpoint, "x"], 2, "above 0"),
+            (["--timeout", "0", endpoint, "x"], 2, "0<x"),
+            (["--interval", "nan", endpoint, "x"], 2, "nan is not a number of seconds"),
             (["--hex", "--json", endpoint, "x"], 2, "choose one"),
             (["--file", "/no/such/file", endpoint], 2, "does not exist"),
+            (["--file", __file__, endpoint, "x"], 2, "no BODY beside it"),
             (["--timeout", "0.1", endpoint, "wait"], 3, "has not answered within 0.1 s"),
             (["--connect-timeout", "0.1", f"ipc://{tmp_path}/none", "x"], 4, "no connection"),
         ):
@@ -260,6 +262,14 @@ async def test_a_reader_that_goes_ends_it_and_cancels_on_the_server() -> None:
         assert await process.stderr.receive_some() == b""
         await process.stderr.aclose()
         await cancelled(worker)
+
+
+async def test_ctrl_c_on_a_terminal_while_a_request_is_typed() -> None:
+    """As in clustershell #461, where the interpreter aborts."""
+    async with serving(Shop()) as server:
+        shown, code = await on_terminal(server.endpoints[0], keys="c", when="with Ctrl-D\r\n")
+        assert code == 130
+        assert shown == "trioreq-client: type the request, and end it with Ctrl-D\r\n^C"
 
 
 async def test_repeat_is_like_ping() -> None:
@@ -330,7 +340,8 @@ async def test_bench_shows_its_progress_on_a_terminal() -> None:
         shown, code = await on_terminal("bench", server.endpoints[0], "-d", "0.5")
         assert code == 0
         assert "replies a second" in shown
-        assert "━" in shown
+        assert "-" * 29 in shown
+        assert " s left " in shown
 
 
 async def test_bench_measures_a_plain_rep_server_too() -> None:
@@ -354,9 +365,6 @@ async def test_bench_measures_a_plain_rep_server_too() -> None:
 
 
 async def test_help_version_and_completion() -> None:
-    shown = (await run("--help")).stdout.decode()
-    for code in ("0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 ", "130", "141"):
-        assert f"\n    {code}" in shown
     assert (await run("--version")).stdout.decode().split()[-1] == trioreq.__version__
     assert b"--multipart" in (await run("request", "--help")).stdout
     assert b"--pipeline" in (await run("bench", "--help")).stdout

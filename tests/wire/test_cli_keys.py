@@ -75,6 +75,9 @@ async def test_the_client_shows_its_keys(addr: str, tmp_path: Path) -> None:
         for server_key in (server.public, tmp_path / "server.key"):
             given = ("--server-key", server_key, "--key-file", secret)
             assert await run(CLIENT, *given, endpoint, "x") == (0, "alice", "")
+        secret.chmod(0o440)
+        assert await run(CLIENT, *given, "--allow-group", endpoint, "x") == (0, "alice", "")
+        secret.chmod(0o400)
         code, out, err = await run(
             CLIENT, "bench", "-n", "3", "--json", "--server-key", server.public,
             "--key-file", secret, endpoint,
@@ -117,12 +120,15 @@ async def test_keys_that_cannot_be_used_are_refused_before_anything_is_sent(
 ) -> None:
     keys = trioreq.KeyPair.generate()
     _, secret = keys.save(tmp_path / "alice")
+    _, shared = keys.save(tmp_path / "shared")
+    shared.chmod(0o440)
     nobody = "tcp://127.0.0.1:1"
     for arguments, text in (
         (("--key-file", secret), "--key-file needs --server-key"),
         (("--server-key", "no-such-file"), "No such file or directory"),
         (("--server-key", "x" * 39 + "~"), "40 characters"),
-        (("--server-key", keys.public, "--key-file", tmp_path / "alice.key"), "others may read"),
+        (("--server-key", keys.public, "--key-file", tmp_path / "alice.key"), "no secret key"),
+        (("--server-key", keys.public, "--key-file", shared), "allow_group"),
         (("--server-key", keys.public, "--key-file", tmp_path / "nobody"), "No such file"),
     ):
         code, out, err = await run(CLIENT, *arguments, nobody, "x")

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -32,8 +32,15 @@ from trioreq._client.states import Connected
 from trioreq._protocol import envelope as wire
 from trioreq._protocol import packs
 from trioreq._protocol.envelope import Frames, Header
-from trioreq._transport.dealer import EVENT, Dealer
-from trioreq._transport.line import Event, HandshakeSucceeded, Lost
+from trioreq._transport.dealer import Dealer
+from trioreq._transport.dealer_sockets import NEVER, DealerSockets
+from trioreq._transport.line import (
+    Accepted,
+    Event,
+    HandshakeFailed,
+    HandshakeSucceeded,
+    Lost,
+)
 from trioreq._transport.messages import messages_of
 from trioreq._transport.zsocket import FileEdge, ZSocket
 
@@ -128,44 +135,27 @@ async def test_a_reply_counts_that_came_just_before_the_end() -> None:
                 router.close(linger=5000)
                 line = client._multiplexer.line
                 assert isinstance(line, Dealer)
-                assert poll(line._sockets.monitor)
-                for event in line._read_monitor():  # as if its task were the first to wake
+                for event in read_monitor(line):  # as if its task were the first to wake
                     client._multiplexer.take_event(event)
                 assert client.statistics().replied == 1
 
 
-async def test_a_connection_that_comes_before_the_end_of_the_last_is_seen_is_not_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its socket is closed with the last one: what were sent on it would be lost, and untold."""
-    with zmq.Context() as context, zmq.Context() as next_one:
+async def test_libzmq_connects_once_and_the_client_again() -> None:
+    """Else what is sent on libzmq's own next connection would be lost with the last, and untold."""
+    with zmq.Context() as context, trio.fail_after(20):
         router = context.socket(zmq.ROUTER)
-        port = router.bind_to_random_port("tcp://127.0.0.1")
-        with trio.fail_after(20):
-            async with (
-                trioreq.open_client(f"tcp://127.0.0.1:{port}") as client,
-                trio.open_nursery() as nursery,
-            ):
-                nursery.start_soon(client.request_many, [b"x"] * 2)
-                await until(lambda: client.statistics().in_flight == 2)
-                line = client._multiplexer.line
-                assert isinstance(line, Dealer)
-                # From here the loop is held up.
-                router.close(linger=0)
-                context.term()  # so that the address is free
-                told: list[bytes] = []
-                monitor = line._sockets.monitor
-                with next_one.socket(zmq.ROUTER) as second:
-                    second.bind(f"tcp://127.0.0.1:{port}")
-                    while not told or EVENT.unpack(told[-2])[0] != zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                        assert poll(monitor)
-                        told += raw(monitor).recv_multipart()
-                replay: Any = Replay(told)
-                with monkeypatch.context() as patch:
-                    patch.setattr(line, "_sockets", replace(line._sockets, monitor=replay))
-                    # As if its task were the first to wake.
-                    assert line._read_monitor() == [Lost([])]
-                nursery.cancel_scope.cancel()
+        endpoint = f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
+        async with connected(endpoint) as dealer:
+            sockets = sockets_of(dealer)
+            # From here the loop is held up.
+            router.close(linger=0)
+            told: list[tuple[int, int]] = []
+            while not told or told[-1][0] != zmq.EVENT_CONNECT_RETRIED:
+                assert poll(sockets.monitor)
+                if (event := sockets.next_event()) is not None:
+                    told.append(event)
+            assert [event for event, _ in told[:-1]] == [zmq.EVENT_DISCONNECTED]
+            assert told[-1][1] >= NEVER
 
 
 async def test_ctrl_c_does_not_come_while_sockets_are_opened_and_closed(
@@ -186,11 +176,39 @@ async def test_ctrl_c_does_not_come_while_sockets_are_opened_and_closed(
     monkeypatch.setattr(zmq.Socket, "disable_monitor", disable_monitor)
     run_sync = watch("end", trio.to_thread.run_sync)
     monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
-    with trio.fail_after(20):
-        async with trioreq.open_client("tcp://127.0.0.1:1"):
+    with plain_server(zmq.ROUTER) as (endpoint, _):
+        async with connected(endpoint):
             pass
     names = ["open", "open", "close", "end"]
     assert protected == [(name, True) for name in names]
+
+
+async def test_a_connection_that_is_accepted_as_the_client_is_closed_is_closed_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is left open would hold the end up for ever."""
+    opened: list[DealerSockets] = []
+    scope = trio.CancelScope()
+    wait_accepted = DealerSockets.wait_accepted
+
+    async def cancelled_meanwhile(sockets: DealerSockets) -> bool:
+        opened.append(sockets)
+        accepted = await wait_accepted(sockets)
+        scope.cancel()
+        return accepted
+
+    monkeypatch.setattr(DealerSockets, "wait_accepted", cancelled_meanwhile)
+    with plain_server(zmq.ROUTER) as (endpoint, _), trio.fail_after(10):
+        dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
+        with scope:
+            await dealer.events()
+        assert scope.cancelled_caught
+        (sockets,) = opened
+        closed = sockets.raw.closed
+        if not closed:
+            sockets.close()
+        await dealer.aclose()
+        assert closed
 
 
 async def test_ctrl_c_does_not_come_while_a_dealer_uses_its_sockets(
@@ -252,38 +270,55 @@ async def test_what_fails_after_the_handshake_is_the_loss_of_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As libzmq tells of a message of CURVE that was tampered with, and then of the end."""
-    told = [
-        EVENT.pack(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC),
-        b"",
-        EVENT.pack(zmq.EVENT_DISCONNECTED, 0),
-        b"",
+    told: list[tuple[int, int]] = [
+        (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC),
+        (zmq.EVENT_DISCONNECTED, 0),
     ]
-    replay: Any = Replay(told)
     with plain_server(zmq.ROUTER) as (endpoint, _):
         async with connected(endpoint) as dealer:
-            with monkeypatch.context() as patch:
-                patch.setattr(dealer, "_sockets", replace(dealer._sockets, monitor=replay))
-                assert dealer._read_monitor() == [Lost([])]
+            replay(monkeypatch, told)
+            dealer._read_monitor()
+            assert await dealer.events() == [Lost([])]
 
 
-class Replay:
-    """A monitor that has told something already."""
+async def test_the_end_of_a_connection_in_its_handshake_is_a_failure_whatever_libzmq_tells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody would connect again."""
+    with plain_server(zmq.ROUTER) as (endpoint, _):
+        async with connected(endpoint, Accepted) as dealer:
+            replay(monkeypatch, [(zmq.EVENT_DISCONNECTED, 0)])
+            dealer._read_monitor()
+            assert await dealer.events() == [HandshakeFailed()]
 
-    def __init__(self, told: list[bytes]) -> None:
-        self.told = told
 
-    def receive(self) -> list[bytes] | None:
-        return [self.told.pop(0), self.told.pop(0)] if self.told else None
+def replay(monkeypatch: pytest.MonkeyPatch, told: list[tuple[int, int]]) -> None:
+    """Let monitors tell this, and no more."""
+    monkeypatch.setattr(DealerSockets, "next_event", lambda _: told.pop(0) if told else None)
+
+
+def sockets_of(dealer: Dealer) -> DealerSockets:
+    """Those of its connection."""
+    assert dealer._sockets is not None
+    return dealer._sockets
+
+
+def read_monitor(dealer: Dealer) -> list[Event]:
+    """What has happened, as `events` returns it."""
+    assert poll(sockets_of(dealer).monitor)
+    dealer._read_monitor()
+    events, dealer._untold = dealer._untold, []
+    return events
 
 
 @asynccontextmanager
-async def connected(endpoint: str) -> AsyncIterator[Dealer]:
-    """A dealer with a connection."""
+async def connected(endpoint: str, last: type[Event] = HandshakeSucceeded) -> AsyncIterator[Dealer]:
+    """A dealer with a connection, of which there has been an event."""
     dealer = Dealer(endpoint, heartbeat=None, max_message_size=1000)
     try:
         with trio.fail_after(10):
             events: list[Event] = []
-            while HandshakeSucceeded() not in events:
+            while not events or type(events[-1]) is not last:
                 events += await dealer.events()
             yield dealer
     finally:
@@ -339,7 +374,7 @@ async def test_a_server_that_takes_packs_is_sent_them_and_its_own_are_read() -> 
             asked = [tuple((await server.receive())[1:])]
             assert len(asked[0]) == 3  # the first in a pass goes out at once
             size, others = unpack((await server.receive())[1:])
-            assert size == 2000 - packs.ENCRYPTION
+            assert size == 2000
             asked += map(tuple, others)
             assert len(asked) == 9
             await server.send(
@@ -397,7 +432,7 @@ async def test_a_send_does_not_put_the_reader_to_sleep_on_a_reply() -> None:
                 await trio.testing.wait_all_tasks_blocked()
                 await server.send(routing_id, b"", b"reply")
                 assert not received
-                descriptor: Any = raw(dealer._sockets.dealer).get(zmq.FD)
+                descriptor: Any = raw(sockets_of(dealer).dealer).get(zmq.FD)
                 assert select.select([descriptor], [], [], 5)[0]
                 time.sleep(0.01)  # noqa: ASYNC251  # libzmq looks no more than once in a millisecond
                 dealer.send([(b"", b"another")])
@@ -416,7 +451,7 @@ async def test_a_connection_that_has_just_gone_is_no_error_of_who_sends(
 
     with plain_server(zmq.ROUTER) as (endpoint, _):
         async with connected(endpoint) as dealer:
-            monkeypatch.setattr(dealer._sockets.dealer, "send", send)
+            monkeypatch.setattr(sockets_of(dealer).dealer, "send", send)
             dealer.send([(b"", b"first"), (b"", b"second")])
     assert tried == [(b"", b"first")]
 
@@ -531,6 +566,43 @@ async def test_what_is_no_servers_address(endpoint: str) -> None:
     with pytest.raises(trioreq.EndpointError, match="write it as"):
         async with trioreq.open_client(endpoint):
             pass
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        ("tcp://::1:5555", r"needs brackets: write it as 'tcp://\[::1\]:5555'"),
+        ("tcp://[localhost]:5555", "'localhost' is not an IPv6 address"),
+        ("tcp://[::1%]:5555", "'::1%' is not an IPv6 address"),
+        ("tcp://a host:5555", "'a host' is not the name of a host"),
+        ("tcp://-host:5555", "'-host' is not the name of a host"),
+        ("tcp://a..host:5555", "'a..host' is not the name of a host"),
+        (f"tcp://{'x' * 64}.test:5555", "is not the name of a host"),
+        ("tcp://host\0:5555", "write it as"),
+        ("tcp://;host:5555", "'' is not an address to connect from"),
+        ("tcp://here ;host:5555", "'here ' is not an address to connect from"),
+        (f"ipc:///{'x' * 107}", "the path is too long"),
+        ("ipc:///a\0b", "write it as"),
+        ("ipc://@", "needs a path"),
+        ("ipc://*", "needs a path"),
+    ],
+)
+async def test_an_address_that_can_never_be_connected_to_is_refused_at_once(
+    endpoint: str, says: str
+) -> None:
+    with pytest.raises(trioreq.EndpointError, match=says) as caught:
+        async with trioreq.open_client(endpoint):
+            pass
+    assert repr(endpoint) in str(caught.value)
+
+
+async def test_the_longest_path_can_be_connected_to(tmp_path: Path) -> None:
+    path = f"{tmp_path}/".ljust(107, "x")
+    async with (
+        serving(Worker(), f"ipc://{path}"),
+        trioreq.open_client(f"ipc://{path}") as client,
+    ):
+        assert await client.request(b"echo") == b"re:echo"
 
 
 @pytest.mark.parametrize(

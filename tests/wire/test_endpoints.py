@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ async def test_several_addresses_are_one_server(tmp_path: Path, clients: Clients
         f"ipc://{tmp_path}/two",
         f"ipc://@trioreq-{os.getpid()}",
     ]
-    async with serving(Worker(), addrs) as server:  # type: ignore[arg-type]
+    async with serving(Worker(), addrs) as server:
         assert server.endpoints[1:] == tuple(addrs[1:])
         for endpoint in server.endpoints:
             assert await clients.connect(endpoint).request(b"echo") == [b"re:echo"]
@@ -96,6 +97,34 @@ async def test_a_stale_ipc_file_is_taken_over_and_a_living_one_is_not(
         assert "in use" in await refused(f"ipc://{path}")
         assert await clients.connect(f"ipc://{path}").request(b"echo") == [b"re:echo"]
     assert not path.exists()
+
+
+async def test_a_path_that_is_chosen_is_absolute_and_removed(
+    tmp_path: Path, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where TMPDIR is not set, libzmq's own choice is relative to the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("TMPDIR", "TEMPDIR", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    async with serving(Worker(), ["ipc://*", "ipc://*"]) as server:
+        paths = [Path(endpoint.removeprefix("ipc://")) for endpoint in server.endpoints]
+        assert all(path.is_absolute() and path.is_socket() for path in paths)
+        assert len(set(paths)) == 2
+        assert not list(await trio.Path(tmp_path).iterdir())
+        monkeypatch.chdir("/")
+        for endpoint in server.endpoints:
+            assert await clients.connect(endpoint).request(b"echo") == [b"re:echo"]
+    assert not any(path.parent.exists() for path in paths)
+
+
+async def test_no_room_for_a_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert "make it first" in await refused("ipc://*")
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert "shorter" in await refused("ipc://*")
+    assert not list(await trio.Path(long).iterdir())
 
 
 async def test_a_living_server_with_a_full_backlog_is_alive(tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ import trioreq
 from harness.clients import Clients
 from harness.zmtp import GREETING, SIGNATURE, RawPeer, command, ready
 from trioreq._protocol.handshakes import Failure
-from trioreq._server import limited_log
-from trioreq._transport import server_sockets
+from trioreq._transport import limited_log, server_sockets
 
 KEYS, OTHERS = trioreq.KeyPair.generate(), trioreq.KeyPair.generate()
 HTTP = b"GET / HTTP/1.1\r\nHost: example.org\r\nUser-Agent: a browser\r\n\r\n"
@@ -31,7 +30,7 @@ TLS = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(506)
 @pytest.fixture(autouse=True)
 def all_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each failure has its line in the log."""
-    monkeypatch.setattr(limited_log, "LOG_EVERY", 0.0)
+    monkeypatch.setattr(limited_log, "EVERY", 0.0)
 
 
 def failures(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
@@ -265,7 +264,7 @@ async def test_who_is_accepted_refused_or_closed_by_the_server_is_not_counted(
 async def test_many_failures_have_a_line_a_second(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(limited_log, "LOG_EVERY", 1e9)
+    monkeypatch.setattr(limited_log, "EVERY", 1e9)
     async with serving(Worker()) as server:
         for _ in range(100):
             with RawPeer(server.endpoints[0]) as peer:

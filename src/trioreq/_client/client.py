@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from .._options import check_count, check_seconds
+from .._checks import check_bodies, check_count, check_frames, check_seconds
 from .._protocol import envelope as wire
 from .._protocol.envelope import Frames
 from .._statistics import ClientStatistics, Timings
@@ -32,7 +32,7 @@ class Client:
         return self._multiplexer.timings
 
     def statistics(self) -> ClientStatistics:
-        """A snapshot of what the client has done."""
+        """A snapshot of what the client has done; it may be called in any thread."""
         return self._multiplexer.statistics()
 
     async def request(self, body: bytes, *, timeout: float | None = None) -> bytes:
@@ -40,18 +40,20 @@ class Client:
 
         Args:
             body: bytes, or an object with the buffer interface.
-            timeout: Seconds to wait for the reply; None for the client's own timeout.
+            timeout: Seconds to wait for the reply; None for the client's own timeout. If the
+                deadline of the cancel scopes around the call is earlier, the server is told that.
 
         Raises:
             ReplyError: The server answered with an error.
             RequestTimeout: The time was up.
-            NotConnected: There was no connection in time; nothing was sent.
+            NotConnected: There was no connection in time; nothing was sent. The message says what
+                to check.
             Refused: The server does not let this client in; nothing was sent.
             ConnectionLost: The connection broke, and there are no retries left.
             UnexpectedReply: The reply has several frames; `request_multipart` takes those.
             trio.ClosedResourceError: The client is closed.
         """
-        frames = (body,) if type(body) is bytes else wire.body("the request is", [body])
+        frames = (body,) if type(body) is bytes else (wire.frame("body", body),)
         return only_frame(await self._reply(frames, timeout))
 
     async def request_multipart(
@@ -61,12 +63,8 @@ class Client:
 
         Arguments and errors are those of `request`.
         """
-        if isinstance(frames, bytes | bytearray | memoryview | str):
-            raise TypeError(
-                f"frames must be a sequence of bytes, got {type(frames).__name__}; "
-                "for one frame use request"
-            )
-        return list(await self._reply(wire.body("the request is", list(frames)), timeout))
+        check_frames("frames", frames)
+        return list(await self._reply(wire.body("frames", list(frames)), timeout))
 
     async def request_many(
         self, bodies: Iterable[bytes], *, in_flight: int = 256, timeout: float | None = None
@@ -82,7 +80,8 @@ class Client:
                 each is taken when there is room for it.
             in_flight: How many may wait for a reply at once. A server refuses those that it
                 neither runs nor queues (1000 of a client, by default) as ``overloaded``.
-            timeout: Seconds to wait for each reply; None for the client's own timeout.
+            timeout: Seconds to wait for each reply; None for the client's own timeout. The deadline
+                of the cancel scopes around the call holds too, as in `request`.
 
         Returns:
             For each body, in their order, the reply's only frame, or an error.
@@ -92,11 +91,7 @@ class Client:
             ValueError: An option is out of its range.
             trio.ClosedResourceError: The client is closed.
         """
-        if isinstance(bodies, bytes | bytearray | memoryview | str):
-            raise TypeError(
-                f"bodies must be an iterable of bytes, got {type(bodies).__name__}; "
-                "for one use request"
-            )
+        check_bodies("bodies", bodies)
         check_count("in_flight", in_flight, 1)
         seconds = self._seconds(timeout)
         return await Pipeline(self._multiplexer, in_flight, seconds, self._retries).run(bodies)
@@ -109,16 +104,21 @@ class Client:
     def _reply(self, body: Frames, timeout: float | None) -> Coroutine[object, Any, Frames]:
         """Send a request; awaited, it returns the body of the reply."""
         seconds = self._seconds(timeout)
-        if seconds is None:  # a scope that never ends costs a fifth of a request
-            return self._attempts(SingleRequest(self._multiplexer, body, math.inf))
-        return self._reply_within(body, seconds)
+        deadline = trio.current_effective_deadline()
+        if seconds is not None:
+            deadline = min(deadline, trio.current_time() + seconds)
+        if deadline == math.inf:  # a scope that never ends costs a fifth of a request
+            return self._attempts(SingleRequest(self._multiplexer, body, math.inf, math.inf))
+        return self._reply_by(deadline, body)
 
     def _attempts(self, request: SingleRequest) -> Coroutine[object, Any, Frames]:
         return request.attempts(self._retries) if self._retries else request.attempt()
 
-    async def _reply_within(self, body: Frames, seconds: float) -> Frames:
-        deadline = trio.current_time() + seconds
-        request = SingleRequest(self._multiplexer, body, deadline)
+    async def _reply_by(self, deadline: float, body: Frames) -> Frames:
+        seconds = deadline - trio.current_time()
+        request = SingleRequest(self._multiplexer, body, deadline, seconds)
+        # Also if the deadline is that of the caller's scope, which may be put off meanwhile: the
+        # server stops at the one that it was told, and sends nothing.
         with trio.move_on_at(deadline):
             return await self._attempts(request)
-        raise self._multiplexer.out_of_time(request, seconds)
+        raise self._multiplexer.out_of_time(request)

@@ -16,15 +16,15 @@ from .._protocol.envelope import Frames, Header
 from . import states
 
 
-def not_connected(endpoint: str, state: states.State) -> NotConnected | Refused:
-    """There was no connection in time: the state says why."""
+def not_connected(endpoint: str, state: states.State, seconds: float) -> NotConnected | Refused:
+    """There was no connection in so many seconds: the state says why."""
     match state:
         case states.Refused(reason=reason):
             return Refused(f"{endpoint}: {reason}")
         case states.Connecting(hint=hint) | states.Handshaking(hint=hint):
-            return NotConnected(f"no connection to {endpoint}: {hint}")
+            return NotConnected(f"no connection to {endpoint} in {round(seconds, 3):g} s: {hint}")
         case _:  # there is one now
-            return NotConnected(f"no connection to {endpoint} in time")
+            return NotConnected(f"no connection to {endpoint} in {round(seconds, 3):g} s")
 
 
 def connection_lost(endpoint: str) -> ConnectionLost:
@@ -36,7 +36,7 @@ def connection_lost(endpoint: str) -> ConnectionLost:
 
 def timed_out(endpoint: str, seconds: float) -> RequestTimeout:
     """There was no reply in time."""
-    return RequestTimeout(f"{endpoint} has not answered within {seconds} s")
+    return RequestTimeout(f"{endpoint} has not answered within {round(seconds, 3):g} s")
 
 
 def reported_error(

@@ -34,11 +34,13 @@ class PendingRequest(Protocol):
     Attributes:
         body: The frames to send.
         deadline: When its caller stops waiting for it, in trio's time; infinity for never.
+        seconds: The time from when it was made to that.
         correlation: What `Multiplexer.send` has returned for the last attempt; 0 before the first.
     """
 
     body: Frames
     deadline: float
+    seconds: float
     correlation: int
 
     def replied(self, body: Frames) -> None:
@@ -168,13 +170,13 @@ class Multiplexer:
         """The error of a request for which `wait_connected` has returned a state."""
         if request.correlation:
             return errors.connection_lost(self._endpoint)
-        return errors.not_connected(self._endpoint, state)
+        return errors.not_connected(self._endpoint, state, self._connect_timeout)
 
-    def out_of_time(self, request: PendingRequest, seconds: float) -> Exception:
+    def out_of_time(self, request: PendingRequest) -> Exception:
         """The error of a request whose own time is up."""
         if request.correlation:
-            return errors.timed_out(self._endpoint, seconds)
-        return errors.not_connected(self._endpoint, self.state)
+            return errors.timed_out(self._endpoint, request.seconds)
+        return errors.not_connected(self._endpoint, self.state, request.seconds)
 
     # What the line returns.
 

@@ -6,14 +6,23 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from .._options import check_count, check_seconds
+from .._checks import (
+    check_count,
+    check_endpoint,
+    check_in_trio,
+    check_instance,
+    check_message_size,
+    check_seconds,
+)
+from .._nursery import open_own_nursery
+from .._protocol.frame_sizes import LEAST_AT_CLIENT
+from .._protocol.zap import Mechanism
 from .._transport.curve import CurveClient
 from .._transport.dealer import Dealer
 from .._transport.line import Line
 from .._transport.network import Network
 from .client import Client
 from .multiplexer import Multiplexer
-from .nursery import open_own_nursery
 
 
 @asynccontextmanager
@@ -22,7 +31,7 @@ async def open_client(
     *,
     timeout: float | None = None,
     retries: int = 0,
-    connect_timeout: float | None = None,
+    connect_timeout: float | None = 10.0,
     heartbeat: float | None = 10.0,
     max_message_size: int = 16 * 1024 * 1024,
     curve: CurveClient | None = None,
@@ -34,22 +43,27 @@ async def open_client(
     request waits for the connection.
 
     Args:
-        endpoint: Where the server is: ``tcp://127.0.0.1:5555``, ``ipc:///run/my-service.sock``.
-        timeout: Seconds that a request may take; None for no limit. It goes with the request,
-            and the server stops working on it when it is over.
+        endpoint: Where the server is: ``tcp://127.0.0.1:5555``, ``tcp://db.example:5555``,
+            ``ipc:///run/my-service.sock``. A host name is looked up for each try to connect, and
+            all of its addresses are tried.
+        timeout: Seconds that a request may take; None for no limit but the deadline of the cancel
+            scopes around the call. The earlier of both goes with the request, and the server stops
+            working on it then.
         retries: How often a request is sent again after the connection broke under it. The
             server may do its work twice then: use it only where that does no harm.
-        connect_timeout: Seconds that a request waits for a connection; None for as long as it
-            has.
+        connect_timeout: Seconds that a request waits for a connection, the first or a later one;
+            None for as long as it has.
         heartbeat: Seconds in which a server that is stopped or cut off is noticed; None sends
             no heartbeats.
-        max_message_size: Bytes that a frame of a reply may have; more breaks the connection.
+        max_message_size: Bytes that a frame of a reply may have; more breaks the connection. At
+            least 41, and 135 with CURVE, for the handshake.
         curve: The server's key and the client's own, for a server that wants CURVE.
 
     Raises:
         EndpointError: The endpoint is not an address that can be connected to.
         TypeError: An option is of the wrong type.
         ValueError: An option is out of its range.
+        RuntimeError: It is not trio that runs it.
 
     Example:
         >>> async def main():
@@ -57,19 +71,22 @@ async def open_client(
         ...         print(await client.request(b"hello"))
         >>> trio.run(main)  # doctest: +SKIP
     """
+    check_in_trio("trio.run(main), and open_client in main")
     check_seconds("timeout", timeout)
     check_seconds("connect_timeout", connect_timeout)
     check_seconds("heartbeat", heartbeat)
     check_count("retries", retries, 0)
-    check_count("max_message_size", max_message_size, 1)
-    if curve is not None and not isinstance(curve, CurveClient):
-        raise TypeError(f"curve must be a CurveClient, got {type(curve).__name__}")
+    if curve is not None:
+        check_instance("curve", curve, CurveClient, "a CurveClient or None", secret=True)
+    mechanism: Mechanism = "NULL" if curve is None else "CURVE"
+    check_message_size(max_message_size, LEAST_AT_CLIENT[mechanism], mechanism)
     line: Line
     if isinstance(endpoint, Network):
         if curve is not None:
             raise ValueError("curve must be None on a network in memory")
         line = endpoint.line(heartbeat=heartbeat, max_message_size=max_message_size)
     else:
+        check_endpoint("endpoint", endpoint)
         line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size, curve=curve)
     multiplexer = Multiplexer(
         line, str(endpoint), math.inf if connect_timeout is None else connect_timeout

@@ -26,12 +26,15 @@ Result = bytes | Exception
 class _PipelinedRequest:
     """One of them; a `PendingRequest`."""
 
-    __slots__ = ("_pipeline", "body", "correlation", "deadline", "place", "retried")
+    __slots__ = ("_pipeline", "body", "correlation", "deadline", "place", "retried", "seconds")
 
-    def __init__(self, pipeline: Pipeline, place: int, body: Frames, deadline: float) -> None:
+    def __init__(
+        self, pipeline: Pipeline, place: int, body: Frames, deadline: float, seconds: float
+    ) -> None:
         self.place = place
         self.body = body
         self.deadline = deadline
+        self.seconds = seconds
         self.correlation = 0
         self.retried = 0
         self._pipeline = pipeline
@@ -55,7 +58,8 @@ class Pipeline:
     Args:
         multiplexer: What sends them.
         in_flight: How many may be, at the most.
-        timeout: Seconds that each has from when it is taken; None for no limit.
+        timeout: Seconds that each has from when it is taken, if the caller's own deadline is not
+            earlier; None for no limit.
         retries: How often each is sent again after the connection broke under it.
     """
 
@@ -67,6 +71,7 @@ class Pipeline:
         self._timeout = math.inf if timeout is None else timeout
         self._retries = retries
         self._results: list[Result] = []
+        self._deadline = -math.inf  # of the request that was taken last
         # Each of these is in the order of the deadlines.
         self._unsent: deque[_PipelinedRequest] = deque()
         self._sent: dict[_PipelinedRequest, None] = {}
@@ -95,14 +100,24 @@ class Pipeline:
         """Take and send as many as may be in flight; returns whether any has not ended."""
         if not self._lost:  # else those are sent first
             self._send()
-            timed = self._timeout != math.inf
+            callers = trio.current_effective_deadline()
             for body in islice(left, self._in_flight - len(self._sent) - len(self._unsent)):
-                frames = (body,) if type(body) is bytes else wire.body("the request is", [body])
-                deadline = trio.current_time() + self._timeout if timed else math.inf
-                self._unsent.append(_PipelinedRequest(self, len(self._results), frames, deadline))
-                self._results.append(b"")  # until it has ended
+                frames = (body,) if type(body) is bytes else (wire.frame("each of bodies", body),)
+                self._take(frames, callers)
                 self._send()  # at once: to make the next body may take time
         return bool(self._sent or self._unsent or self._lost)
+
+    def _take(self, frames: Frames, callers: float) -> None:
+        """Take a request, whose caller has a deadline."""
+        seconds = deadline = math.inf
+        if callers != math.inf or self._timeout != math.inf:
+            now = trio.current_time()
+            # The caller's may have been moved forward; then the caller is cancelled at that time.
+            deadline = self._deadline = max(self._deadline, min(now + self._timeout, callers))
+            seconds = deadline - now
+        request = _PipelinedRequest(self, len(self._results), frames, deadline, seconds)
+        self._unsent.append(request)
+        self._results.append(b"")  # until it has ended
 
     @trio.lowlevel.enable_ki_protection  # each that is sent is in `_sent`, to be given up
     def _send(self) -> None:
@@ -140,15 +155,13 @@ class Pipeline:
 
     def _expire(self) -> None:
         """End those whose time is up."""
-        if self._timeout == math.inf:
-            return
         now = trio.current_time()
         while self._unsent and self._unsent[0].deadline <= now:
             request = self._unsent.popleft()
-            self.end(request, self._multiplexer.out_of_time(request, self._timeout))
+            self.end(request, self._multiplexer.out_of_time(request))
         while self._sent and (request := next(iter(self._sent))).deadline <= now:
             self._multiplexer.give_up(request)
-            self.end(request, self._multiplexer.out_of_time(request, self._timeout))
+            self.end(request, self._multiplexer.out_of_time(request))
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._parked = None

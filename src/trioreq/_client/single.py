@@ -18,13 +18,17 @@ class SingleRequest:
         multiplexer: What sends it.
         body: The frames to send.
         deadline: When the task stops waiting, in trio's time; infinity for never.
+        seconds: The time until then.
     """
 
-    __slots__ = ("_multiplexer", "_task", "body", "correlation", "deadline")
+    __slots__ = ("_multiplexer", "_task", "body", "correlation", "deadline", "seconds")
 
-    def __init__(self, multiplexer: Multiplexer, body: Frames, deadline: float) -> None:
+    def __init__(
+        self, multiplexer: Multiplexer, body: Frames, deadline: float, seconds: float
+    ) -> None:
         self.body = body
         self.deadline = deadline
+        self.seconds = seconds
         self.correlation = 0
         self._multiplexer = multiplexer
         self._task = trio.lowlevel.current_task()

@@ -5,7 +5,7 @@
                                   +--HandshakeFailed--> Refused, or Connecting again
 
 A refused client is accepted again at the line's next try. `Closed` follows any of them, and is the
-last.
+last. `NoConnection` leads to Connecting, with another hint.
 """
 
 from __future__ import annotations
@@ -13,9 +13,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .._statistics import Timings
-from .._transport.line import Accepted, Event, HandshakeFailed, HandshakeSucceeded, Lost
+from .._transport.line import (
+    NO_SERVER,
+    Accepted,
+    Event,
+    HandshakeFailed,
+    HandshakeSucceeded,
+    Lost,
+    NoConnection,
+)
 
-NO_SERVER = "does a server listen there?"
 CLOSES = "it closes them in the handshake: does it want CURVE or PLAIN, or is it full?"
 
 
@@ -114,6 +121,8 @@ def next_state(state: State, event: Event, now: float) -> State:
     match state, event:
         case Connected(), Lost():
             return Connecting(now)
+        case ((Connecting() | Refused()), NoConnection(hint)):
+            return Connecting(state.begun, hint)
         case ((Connecting() | Handshaking() | Refused()), Accepted()):
             return Handshaking(state.begun, now, state.hint)
         case Handshaking(begun, accepted), HandshakeSucceeded():

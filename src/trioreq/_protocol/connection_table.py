@@ -41,7 +41,6 @@ class Connection:
         peer: The client, as handlers see it; None before its first message.
         client: What the server keeps for it; None before its first message.
         max_pack_size: Bytes of the largest pack that the client accepts; 0 for none.
-        stalled: Whether a reply was dropped because its send queue was full.
         watch, began: What `message_guard` keeps.
         silence: What `unheard` keeps.
     """
@@ -61,7 +60,6 @@ class Connection:
         "silence",
         "slow",
         "spoke",
-        "stalled",
         "watch",
     )
 
@@ -78,7 +76,6 @@ class Connection:
         self.peer: Peer | None = None
         self.client: Any = None
         self.max_pack_size = 0
-        self.stalled = False
         self.watch: Watch | None = None
         self.began: int | None = 0
         self.silence: Silence | None = None

@@ -15,10 +15,14 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
+from .._checks import wrong
+
 Frames = tuple[bytes, ...]
+ErrorReply = Callable[[str, str], bytes | Sequence[bytes]]
+"""Makes the body of an error reply of a code and a text."""
 
 ERROR_MARK: Final = b"trioreq-error"
 DELIMITER: Final = b""
@@ -133,33 +137,53 @@ def error_body(code: str, text: str) -> Frames:
     return ERROR_MARK, code.encode(), text.encode(errors="replace")
 
 
-def body(subject: str, content: object) -> Frames:
+def body(name: str, content: object, *, secret: bool = False) -> Frames:
     """The body that a handler's result, or a caller's argument, makes.
 
     Args:
-        subject: What to call it where it is wrong, with its verb: "the handler returned".
-        content: One frame (bytes, or an object with the buffer interface), or a sequence of
+        name: What to call it where it is wrong.
+        content: One frame (bytes, or an object with the buffer interface), or a list or tuple of
             them. What can change is copied.
+        secret: Whether the error shows the type of what is wrong in place of the value.
 
     Raises:
-        TypeError: It is neither, or an empty sequence: a REQ socket needs at least one frame.
+        TypeError: It is neither, or empty: a REQ socket needs at least one frame.
     """
     if type(content) is bytes:
         return (content,)
-    if isinstance(content, list | tuple):
-        if not content:
-            raise TypeError(f"{subject} no frames; a message has at least one, as in [b'']")
-        return tuple(_frame(subject, part) for part in content)
-    return (_frame(subject, content),)
+    if not isinstance(content, list | tuple):
+        return (frame(name, content, "bytes or a list of bytes", secret=secret),)
+    if not content:
+        raise TypeError(f"{name} must have at least one frame, as in [b''], got {content!r}")
+    return tuple(
+        [
+            part if type(part) is bytes else frame(f"{name}[{i}]", part, secret=secret)
+            for i, part in enumerate(content)
+        ]
+    )
 
 
-def _frame(subject: str, part: object) -> bytes:
+def frame(name: str, part: object, expected: str = "bytes", *, secret: bool = False) -> bytes:
+    """One frame of a body; arguments and errors are those of `body`."""
     if type(part) is bytes:  # a subclass may have a length of its own
         return part
     try:
         return bytes(memoryview(part))  # type: ignore[arg-type]  # the TypeError is the test
     except TypeError:
-        hint = "; encode it first, as in text.encode()" if isinstance(part, str) else ""
-        raise TypeError(
-            f"{subject} {type(part).__name__}, not bytes or a sequence of bytes{hint}"
-        ) from None
+        raise wrong(name, expected, part, _hint(part), secret=secret) from None
+
+
+def _hint(part: object) -> str:
+    """How to make bytes of what is not."""
+    match part:
+        case str():
+            return "encode it first, as in text.encode()"
+        case None:
+            return "use b'' for an empty frame"
+        case dict() | list() | tuple() | int() | float():
+            return "encode it first, as in json.dumps(x).encode()"
+        case Awaitable():
+            return "an await is missing"
+        case Iterable():
+            return "make a list of its frames, or join them, as in b''.join(x)"
+    return "encode it first"

@@ -26,8 +26,9 @@ class Failure(Enum):
     """Why a handshake failed, as the log says it."""
 
     FOREIGN = (
-        "it does not speak ZMTP 3 (is it HTTP, TLS, or ZeroMQ before 4.0?), "
-        "or its socket is not a REQ or DEALER (is it SUB, PUSH, PAIR or REP?)"
+        "it does not speak ZMTP 3 (is it HTTP, TLS, or ZeroMQ before 4.0?), its socket is not a "
+        "REQ or DEALER (is it SUB, PUSH, PAIR or REP?), or its routing id does not fit into "
+        "max_message_size"
     )
     """libzmq reports nothing but the disconnect."""
     MECHANISM = "it has another security mechanism than the server"

@@ -29,15 +29,13 @@ MAX_MESSAGES: Final = 128
 """Messages in a pack."""
 MAX_SIZE: Final = 16 * 1024
 """Bytes in a pack."""
-ENCRYPTION: Final = 33
-"""Bytes that CURVE makes a frame larger by, before libzmq looks at its size."""
 HELLO: Final = struct.Struct("!I")
 """What a hello says: the largest size of a pack."""
 
 
 def max_size(max_message_size: int) -> int:
     """How large a pack may be for who takes frames of this size."""
-    return max(0, min(max_message_size - ENCRYPTION, MAX_SIZE))
+    return min(max_message_size, MAX_SIZE)
 
 
 def max_size_untrusted(body: Frames) -> int:

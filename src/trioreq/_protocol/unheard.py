@@ -25,13 +25,11 @@ from collections import deque
 from typing import NamedTuple
 
 from .connection_table import Connection
+from .frame_sizes import GREETING, SENT_IN_HANDSHAKE
 from .zap import Mechanism
 
 ON_TIME = 0.98  # libzmq's timers are late, by a millisecond or so each time
 LOOKS = 8  # that are compared: a PONG may take longer than the time between two
-
-
-GREETING = 64  # bytes
 
 
 class Sizes(NamedTuple):
@@ -47,9 +45,9 @@ class Sizes(NamedTuple):
 
 
 SIZES: dict[Mechanism, Sizes] = {
-    "NULL": Sizes(ping=9, pong=7, sent=107, complete=72),
-    "PLAIN": Sizes(ping=9, pong=7, sent=117, complete=None),
-    "CURVE": Sizes(ping=42, pong=40, sent=301, complete=525),
+    "NULL": Sizes(ping=9, pong=7, sent=SENT_IN_HANDSHAKE["NULL"], complete=72),
+    "PLAIN": Sizes(ping=9, pong=7, sent=SENT_IN_HANDSHAKE["PLAIN"], complete=None),
+    "CURVE": Sizes(ping=42, pong=40, sent=SENT_IN_HANDSHAKE["CURVE"], complete=525),
 }
 
 

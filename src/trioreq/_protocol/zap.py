@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .addresses import canonical
+
 Mechanism = Literal["NULL", "PLAIN", "CURVE"]
 
 KEY_SIZE = 32  # bytes of a CURVE key
@@ -20,15 +22,16 @@ class Applicant:
     """
 
     mechanism: Mechanism
-    """How it authenticates: ``NULL`` is not at all."""
+    """How it authenticates; ``NULL`` is not at all."""
     address: str
-    """Its IP address, or ``localhost:uid:gid:pid`` (ipc)."""
+    """Its IP address, or ``localhost:uid:gid:pid`` (ipc). One of IPv4 is written so on a socket of
+    IPv6 too, and a link-local one has its zone: ``fe80::1%eth0``."""
     public_key: str = ""
-    """With CURVE: the key that it has proved to own."""
+    """The key that it has proved to own; empty without CURVE."""
     username: str = ""
-    """With PLAIN: its user name."""
+    """Its user name; empty without PLAIN."""
     password: str = field(default="", repr=False)
-    """With PLAIN: its password."""
+    """Its password; empty without PLAIN."""
 
 
 Admit = Callable[[Applicant], Awaitable[str | None]]
@@ -98,7 +101,7 @@ def request_untrusted(
         encode_key: Makes the text of a CURVE key (Z85).
     """
     sender, _, version, request_id, its_domain, raw_address, _, mechanism, *credentials = frames
-    address = raw_address.decode(errors="backslashreplace")
+    address = canonical(raw_address.decode(errors="backslashreplace"))
     applicant = None
     if (version, its_domain) == (b"1.0", domain):
         match mechanism, credentials:

@@ -6,20 +6,18 @@ on. What an applicant has sent as its credentials is never logged.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn
 
 import trio
 
+from .._log import log
 from .._protocol.zap import Applicant, Verdict, ZapRequest, accept, postpone, refuse
 from .._transport.allow_list import check_user_id
+from .._transport.limited_log import LimitedLog
 from .._transport.zap_handler import AccessRules, ZapHandler
-from .handlers import ends_program, is_cancelled
-from .limited_log import LimitedLog
-
-log = logging.getLogger("trioreq")
+from .handlers import close_unawaited, ends_program, is_cancelled
 
 ADMISSIONS = 100  # calls of `admit` in progress
 ADMISSION_TIME = 5.0  # seconds that each may take, of those that a handshake has
@@ -33,7 +31,8 @@ class Admission:
         rules: What decides.
         wait_complete: Waits until the handshakes of those that ask are complete, or for a moment.
         epoch: Catches up with all messages and events, and returns the epoch of that.
-        nursery: Where `admit` is called.
+        start_task: Starts a task of the server's, by a name. If it fails, clients are told before
+            their handlers are cancelled.
 
     Attributes:
         refused: Connections that were refused.
@@ -45,13 +44,13 @@ class Admission:
         rules: AccessRules,
         wait_complete: Callable[[], Awaitable[None]],
         epoch: Callable[[], int],
-        nursery: trio.Nursery,
+        start_task: Callable[..., object],
     ) -> None:
         self._zap = zap
         self._rules = rules
         self._wait_complete = wait_complete
         self._epoch = epoch
-        self._nursery = nursery
+        self._start_task = start_task
         self.refused = 0
         self._asking = 0
         self._log = LimitedLog()
@@ -79,7 +78,7 @@ class Admission:
                 verdicts.append((request, verdict))
             elif request.applicant is not None:
                 self._asking += 1
-                self._nursery.start_soon(self._ask, request, request.applicant)
+                self._start_task("admit", self._ask, request, request.applicant)
         self._reply(verdicts)
 
     async def _ask(self, request: ZapRequest, applicant: Applicant) -> None:
@@ -91,14 +90,21 @@ class Admission:
         self._reply([(request, verdict)])
 
     async def _admit(self, applicant: Applicant) -> Verdict:
-        admit = self._rules.admit
-        assert admit is not None  # noqa: S101
         try:
             with trio.move_on_after(ADMISSION_TIME):
-                user_id = await admit(applicant)
+                user_id = await self._call_admit(applicant)
                 if user_id is None:
                     return refuse("admit refused it")
-                return accept(check_user_id(user_id), applicant.public_key)
+                if isinstance(user_id, str):
+                    return accept(check_user_id(user_id), applicant.public_key)
+                close_unawaited(user_id)
+                log.error(
+                    "admit failed, and %s is refused: it must return a user id, a str that may be "
+                    "empty, or None to refuse, got %s",
+                    applicant.address,
+                    type(user_id).__name__,
+                )
+                return refuse("admit failed")
         except BaseException as error:
             own = is_cancelled(error) and trio.current_effective_deadline() == -math.inf
             if own or ends_program(error) or isinstance(error, GeneratorExit):
@@ -110,7 +116,11 @@ class Admission:
             return refuse("admit failed")
         return postpone(f"admit did not decide within {ADMISSION_TIME:g} s")
 
-    @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
+    @trio.lowlevel.disable_ki_protection  # the user's own code, which Ctrl-C may interrupt
+    async def _call_admit(self, applicant: Applicant) -> str | None:
+        assert self._rules.admit is not None  # noqa: S101
+        return await self._rules.admit(applicant)
+
     def _reply(self, verdicts: Sequence[tuple[ZapRequest, Verdict]]) -> None:
         if not verdicts:
             return

@@ -84,6 +84,7 @@ class Client:
             start_soon = server.start_soon
             context.run(start_soon, self._live, self._unstarted, name=f"client {self.peer.id}")
 
+    @trio.lowlevel.enable_ki_protection  # so only a request's task fails here, which tells clients
     async def _live(self, unstarted: list[tuple[Run, PendingRequest]]) -> None:
         """Keep the nursery open until the client's scope is cancelled."""
         async with trio.open_nursery() as nursery:

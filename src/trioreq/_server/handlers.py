@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import trio
 
 from .._errors import RequestCancelled
+from .._functions import check_function, layers, yields
 from .._protocol.envelope import Frames
 from .._protocol.envelope import body as body_of
 from .._request import Request
@@ -26,62 +26,58 @@ def check_handler(handler: Handler) -> None:
     Raises:
         TypeError: It is not a function of a request, or a generator function.
     """
-    if not callable(handler):
-        raise TypeError(f"handler must be a function of a request, got {type(handler).__name__}")
-    for layer in _layers(handler):
-        if inspect.isasyncgenfunction(layer) or inspect.isgeneratorfunction(layer):
-            raise TypeError(
-                "handler must return its reply, got a generator function, which yields: streams of "
-                "replies are not supported"
-            )
-        if hasattr(layer, "__wrapped__"):  # it may well join what the wrapped function yields
-            break
-
-
-def is_async(handler: Handler) -> bool:
-    """Whether calling the handler gives a coroutine, also behind a plain decorator."""
-    return any(inspect.iscoroutinefunction(layer) for layer in _layers(handler))
+    if callable(handler) and yields(handler):
+        raise TypeError(
+            "handler must return its reply, got a generator function, which yields: streams of "
+            "replies are not supported"
+        )
+    check_function("handler", handler, "a request")
 
 
 def name_of(handler: Handler) -> str:
     """What to call a handler in the names of tasks."""
-    names = (getattr(layer, "__qualname__", None) for layer in _layers(handler))
+    names = (getattr(layer, "__qualname__", None) for layer in layers(handler))
     return next(filter(None, names), type(handler).__qualname__)
 
 
-def _layers(handler: Any) -> Iterator[Any]:  # noqa: ANN401  # whatever it is made of
-    """What a handler is made of, the outermost first: partials, decorators, functions."""
-    while True:
-        yield handler
-        if isinstance(handler, partial):
-            handler = handler.func
-        elif hasattr(handler, "__wrapped__"):
-            handler = handler.__wrapped__
-        elif inspect.isroutine(handler) or isinstance(handler, type):
-            return
-        else:  # an object that can be called
-            handler = type(handler).__call__
+class ResultError(TypeError):
+    """A handler's result is not a reply; the text says what to do."""
 
 
 def close_unawaited(result: object) -> None:
-    """Close a coroutine that does not run: else Python warns that it was never awaited."""
-    if inspect.iscoroutine(result) and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:
-        result.close()
+    """Close coroutines that do not run: else Python warns that they were never awaited."""
+    for part in result if type(result) in (list, tuple) else (result,):  # type: ignore[attr-defined]
+        if inspect.iscoroutine(part) and inspect.getcoroutinestate(part) == inspect.CORO_CREATED:
+            part.close()
 
 
-def reply_body(result: object) -> Frames:
+AWAIT_IT = (
+    "await it in an async handler; a decorator around an async handler must be async too, or use "
+    "functools.wraps"
+)
+
+
+def reply_body(result: object, awaitable: str = AWAIT_IT) -> Frames:
     """The body that a handler's result makes.
 
+    Args:
+        result: What it has returned.
+        awaitable: What to do if that is an awaitable.
+
     Raises:
-        TypeError: It is not a reply.
+        ResultError: It is not a reply.
     """
     if inspect.isawaitable(result):
         close_unawaited(result)
-        raise TypeError(
-            "the handler returned an awaitable, not bytes: await it in an async handler; a "
-            "decorator around an async handler must be async too, or use functools.wraps"
+        raise ResultError(
+            f"its result must be bytes or a list of bytes, got {type(result).__name__}: "
+            f"an await is missing: {awaitable}"
         )
-    return body_of("the handler returned", result)
+    try:
+        return body_of("its result", result, secret=True)  # the log never has a reply's content
+    except TypeError as error:
+        close_unawaited(result)
+        raise ResultError(str(error)) from None
 
 
 def ends_program(error: BaseException) -> bool:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-
+from .._log import log
 from .._protocol.handshakes import Failure
-from .limited_log import LimitedLog
-
-log = logging.getLogger("trioreq")
+from .._transport.limited_log import LimitedLog
 
 
 class HandshakeLog:
     """Logs them at WARNING, and at DEBUG what is likely a health check or a port scan."""
 
     def __init__(self) -> None:
-        self._warnings = LimitedLog()
+        self._log = LimitedLog()
         self._last_known = ""
 
     def failed(self, address: str, failure: Failure) -> None:
@@ -27,9 +24,7 @@ class HandshakeLog:
         if failure is Failure.LEFT:
             log.debug("no handshake with %s: %s", self._name(address), failure.value)
         else:
-            self._warnings.warning(
-                "handshake with %s failed: %s", self._name(address), failure.value
-            )
+            self._log.warning("handshake with %s failed: %s", self._name(address), failure.value)
             self._last_known = address or self._last_known
 
     def _name(self, address: str) -> str:

@@ -8,14 +8,13 @@ task is put back to where it was. trio has no public functions for this.
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import Any
 
 import trio
 from trio._core._parking_lot import GLOBAL_PARKING_LOT_BREAKER
 
-log = logging.getLogger("trioreq")
+from .._log import log
 
 
 class Baseline:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from .._log import log
 from .._protocol.endings import ENDINGS, MALFORMED, OVERLOADED, Ending
+from .handlers import ResultError, is_cancelled
 
 if TYPE_CHECKING:
     from .pending_request import PendingRequest
 
-log = logging.getLogger("trioreq")
+FOREIGN_CANCELLED = (
+    "this trio.Cancelled does not belong to the handler that raised it: a handler must not keep a "
+    "Cancelled and raise it elsewhere"
+)
 
 
 class Observer:
@@ -27,6 +32,9 @@ class Observer:
 
     def started(self, request: PendingRequest) -> None:
         """Its handler is about to be called. Plain functions: in the thread that calls it."""
+
+    def failed(self, request: PendingRequest, error: BaseException) -> None:
+        """Its handler has failed. It ends next, if it has not ended before."""
 
     def ended(self, request: PendingRequest, ending: Ending) -> None:
         """It has ended. Its handler may still run."""
@@ -55,7 +63,10 @@ class Counters(Observer):
 
 
 class RequestLog(Observer):
-    """Logs how requests end: each at level DEBUG, and a client's first fault at WARNING."""
+    """Logs how requests end: each at level DEBUG, and a client's first fault at WARNING.
+
+    Each handler that fails is logged at level ERROR.
+    """
 
     def __init__(self) -> None:
         self._debug = False
@@ -63,6 +74,11 @@ class RequestLog(Observer):
     def batch_read(self) -> None:
         """As in `Observer`."""
         self._debug = log.isEnabledFor(logging.DEBUG)
+
+    def failed(self, request: PendingRequest, error: BaseException) -> None:
+        """As in `Observer`."""
+        late = f" after its request had ended ({request.cancel_reason})" if request.ended else ""
+        log_failure(f"client {request.client.id}: the handler failed{late}", error)
 
     def ended(self, request: PendingRequest, ending: Ending) -> None:
         """As in `Observer`."""
@@ -73,6 +89,15 @@ class RequestLog(Observer):
                 log.warning("%s: %s (further ones are not logged)", request.client, ending.log)
         elif self._debug:
             log.debug("client %d: %s%s", request.client.id, ending.log, _times(request))
+
+
+def log_failure(what: str, error: BaseException) -> None:
+    """Log that the user's code has failed, with a traceback if that has anything of it."""
+    if isinstance(error, ResultError):
+        log.error("%s: TypeError: %s", what, error)
+    else:
+        advice = ": " + FOREIGN_CANCELLED if is_cancelled(error) else ""
+        log.error("%s%s", what, advice, exc_info=error)
 
 
 def _times(request: PendingRequest) -> str:

@@ -14,6 +14,8 @@ woken; whoever is about to park parks first, and then looks whether there is any
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -79,9 +81,25 @@ class Pool:
 
     @property
     def abandoned(self) -> int:
-        """Threads that still run for a request that has ended."""
-        requests = [worker.request for worker in self.workers]
+        """Threads that still run for a request that has ended (in any thread)."""
+        # Copied in one step of the interpreter: another thread may change the set.
+        requests = [worker.request for worker in tuple(self.workers)]
         return sum(request.ended for request in requests if request is not None)
+
+    def processor_times(self) -> dict[PendingRequest, float]:
+        """The requests whose functions run now, and what their threads have used (in any thread).
+
+        Returns:
+            Seconds of processor time, since the thread was started; nothing where the system does
+            not tell.
+        """
+        times = {}
+        for worker in tuple(self.workers):
+            request, clock = worker.request, worker.clock
+            if request is not None and clock is not None:
+                with suppress(OSError):  # the thread has ended
+                    times[request] = time.clock_gettime(clock)
+        return times
 
     def spawn(self) -> Sequence[Worker]:
         """See that there is a worker for each request that has a slot.
@@ -153,6 +171,7 @@ class Pool:
         queue, granted, done = self._queue, self._queue.granted, self.done
         new_context, run = self._context.copy, worker.run
         worker.has_thread = True
+        worker.clock = thread_clock()
         wake = Lock()
         wake.acquire()
         while not self.closed:
@@ -192,9 +211,10 @@ class Worker:
     Attributes:
         request: Whose handler runs here.
         has_thread: Whether its thread was started.
+        clock: Of the processor time of its thread, if the system has one.
     """
 
-    __slots__ = ("_begin", "_handler", "_queue", "has_thread", "request")
+    __slots__ = ("_begin", "_handler", "_queue", "clock", "has_thread", "request")
 
     def __init__(
         self, handler: Handler, queue: Queue, begin: Callable[[PendingRequest], None]
@@ -204,6 +224,7 @@ class Worker:
         self._begin = begin
         self.request: PendingRequest | None = None
         self.has_thread = False
+        self.clock: int | None = None
 
     def run(self, request: PendingRequest) -> Done:
         """Run the handler for a request, in a context of its own, and say how that ended."""
@@ -219,3 +240,10 @@ class Worker:
         finally:
             self.request = None
             self._queue.release_in_thread()
+
+
+def thread_clock() -> int | None:
+    """The clock of this thread's processor time, for any thread; None if the system has none."""
+    if not hasattr(time, "pthread_getcpuclockid"):  # as on macOS
+        return None
+    return time.pthread_getcpuclockid(threading.get_ident())

@@ -12,7 +12,6 @@ raises because of what a handler returned or raised.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 
@@ -58,19 +57,11 @@ from .handlers import (
     close_unawaited,
     ends_program,
     is_cancellation,
-    is_cancelled,
     only_error,
     reply_body,
 )
-from .observer import Observer
+from .observer import Observer, log_failure
 from .pending_request import PendingRequest
-
-log = logging.getLogger("trioreq")
-
-FOREIGN_CANCELLED = (
-    "this trio.Cancelled does not belong to the handler that raised it: a handler must not keep a "
-    "Cancelled and raise it elsewhere"
-)
 
 
 class Requests:
@@ -100,6 +91,8 @@ class Requests:
         observers: Sequence[Observer],
     ) -> None:
         self._timeout = math.inf if options.timeout is None else options.timeout
+        self._error_reply = options.error_reply
+        self._error_reply_failed = False
         self._queue = queue
         self._outbox = outbox
         self._own_max_pack_size = own_max_pack_size
@@ -114,6 +107,7 @@ class Requests:
         self._batch_read = [o.batch_read for o in observers if _overrides(o, "batch_read")]
         self._arrived = [o.arrived for o in observers if _overrides(o, "arrived")]
         self._started = [o.started for o in observers if _overrides(o, "started")]
+        self._failed = [o.failed for o in observers if _overrides(o, "failed")]
         self._ended = [o.ended for o in observers if _overrides(o, "ended")]
 
     # How a request begins.
@@ -260,17 +254,12 @@ class Requests:
         """Its handler has raised what does not end the program."""
         if self.has_ended(request):
             if not is_cancellation(error):
-                log.error(
-                    "client %d: the handler failed after its request had ended (%s)",
-                    request.client.id,
-                    request.cancel_reason,
-                    exc_info=error,
-                )
+                self._report_failure(request, error)
             return
         reason = only_error(error)
         if isinstance(reason, ReplyError):
             try:
-                body = error_body(reason.code, reason.text)
+                body = self._error_body(request, reason.code, reason.text)
                 status = status_of(reason.code)
             except Exception as broken:  # noqa: BLE001  # a subclass without super().__init__()
                 broken.__context__ = reason
@@ -285,10 +274,33 @@ class Requests:
             self._fail(request, error)
 
     def _fail(self, request: PendingRequest, error: BaseException) -> None:
-        advice = ": " + FOREIGN_CANCELLED if is_cancelled(error) else ""
-        log.error("client %d: the handler failed%s", request.client.id, advice, exc_info=error)
+        self._report_failure(request, error)
         text = FAILED.text.format(error=type(error).__name__)
-        self._end(request, FAILED, error_body(Code.HANDLER_FAILED, text), FAILED.status)
+        body = self._error_body(request, Code.HANDLER_FAILED, text)
+        self._end(request, FAILED, body, FAILED.status)
+
+    def _error_body(self, request: PendingRequest, code: str, text: str) -> Frames:
+        """The body of an error reply: by the user's `error_reply`, or the standard one.
+
+        A client that uses the header reads the standard one, which it is sure to understand.
+        """
+        standard = error_body(code, text)
+        if self._error_reply is None or request.header is not None:
+            return standard
+        try:
+            return reply_body(self._error_reply(str(code), text), "error_reply must be plain")
+        except BaseException as error:
+            if ends_program(error):
+                self._error_reply = None  # all clients are told next that the server ends
+                raise
+            if not self._error_reply_failed:
+                self._error_reply_failed = True
+                log_failure("error_reply failed (further failures are not logged)", error)
+            return standard
+
+    def _report_failure(self, request: PendingRequest, error: BaseException) -> None:
+        for failed in self._failed:
+            failed(request, error)
 
     @trio.lowlevel.enable_ki_protection
     def cancel(self, request: PendingRequest, ending: Ending) -> None:
@@ -341,7 +353,8 @@ class Requests:
         if ending.code is None:
             self._end(request, ending)
         else:
-            self._end(request, ending, error_body(ending.code, ending.text), ending.status)
+            body = self._error_body(request, ending.code, ending.text)
+            self._end(request, ending, body, ending.status)
 
     def _end(
         self,

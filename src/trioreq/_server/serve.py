@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import trio
 
+from .._checks import check_endpoints, check_in_trio, check_task_status
+from .._log import log
 from .._options import Options
+from .._protocol.envelope import ErrorReply
 from .._protocol.zap import Admit
 from .._transport.curve import CurveServer
 from .._transport.endpoints import is_exposed
 from .._transport.network import Network
 from .._transport.server_sockets import BoundSockets, Sockets
 from .handlers import Handler, check_handler, only_error
-from .server import Server, access_rules
+from .server import Server
 from .threads import ThreadPool
-
-log = logging.getLogger("trioreq")
 
 
 async def serve(
@@ -32,12 +32,14 @@ async def serve(
     heartbeat: float | None = 15.0,
     max_message_size: int = 16 * 1024 * 1024,
     send_queue: int = 1000,
+    stall_timeout: float | None = 10.0,
     watchdog: float | None = 1.0,
     curve: CurveServer | None = None,
     plain_insecure: bool = False,
     admit: Admit | None = None,
     max_connections: int | None = None,
     max_connections_per_address: int | None = None,
+    error_reply: ErrorReply | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve requests over ZeroMQ until cancelled, or drained with `Server.drain`.
@@ -52,7 +54,8 @@ async def serve(
             request has ended from `check_cancelled`. An exception is answered with an error and
             logged; raise `ReplyError` to choose the error.
         addr: An endpoint, or several: ``tcp://127.0.0.1:5555``, ``tcp://*:0`` (a free port, on
-            all interfaces), ``ipc:///run/my-service.sock``.
+            all interfaces, IPv4), ``tcp://[::]:5555`` (IPv6 and IPv4),
+            ``ipc:///run/my-service.sock``, ``ipc://*`` (a new path).
         workers: Plain functions that run at once, each in a thread.
         max_in_flight: Handlers that run at once. More requests wait, in turn by client.
         max_queued_per_client: Requests of one client that may wait. More are answered
@@ -64,8 +67,12 @@ async def serve(
             heartbeats; one that closes or dies is noticed at once anyway. None sends none, for
             REQ clients older than libzmq 4.3.0, which break on them.
         max_message_size: Bytes that a frame may have; a client that sends more is disconnected. On
-            tcp a message may have 512 KiB more than that in all its frames together.
-        send_queue: Replies that may wait for a client that does not read. More are dropped.
+            tcp a message may have 512 KiB more than that in all its frames together. At least 41,
+            44 with `plain_insecure`, and 259 with CURVE, for the handshake.
+        send_queue: Replies that may wait for a client that does not read. If there are more, it is
+            disconnected.
+        stall_timeout: Seconds after which a client is disconnected that has replies waiting and
+            reads none of them. None for no limit.
         watchdog: Seconds that a handler may block the event loop before the log names it and shows
             its stack. None for no watchdog; there is none with a `Network` either.
         curve: The server's keys and its allow-list: everything is encrypted then, and clients
@@ -77,19 +84,27 @@ async def serve(
         max_connections: Connections there may be; more are closed at once. None for no limit.
         max_connections_per_address: The same for one IP address and, on ipc, for one user of the
             machine.
+        error_reply: A plain function that makes the body of an error reply, for clients that have
+            an error format of their own: called with the code and the text, it returns bytes, or a
+            list of them. It runs in trio's loop, and must be quick. Clients that use the header of
+            docs/protocol.md, as `open_client` does, are sent the standard error. None for that.
         task_status: `trio.Nursery.start` returns the `Server` when it is bound.
 
     Raises:
         EndpointError: An address cannot be served; the message says why.
-        TypeError: An option is of the wrong type, or the handler is a generator function.
+        TypeError: An option is of the wrong type, or the handler or `admit` is not a function of
+            one argument that returns.
         ValueError: An option is out of its range, or cannot be combined with another.
+        RuntimeError: It is not trio that runs it.
 
     Example:
         >>> async def shout(request):
         ...     return request.body.upper()
         >>> trio.run(trioreq.serve, shout, "tcp://127.0.0.1:5555")  # doctest: +SKIP
     """
+    check_in_trio("trio.run(trioreq.serve, handler, addr)")
     check_handler(handler)
+    check_task_status(task_status)
     options = Options(
         workers=workers,
         max_in_flight=max_in_flight,
@@ -98,29 +113,32 @@ async def serve(
         heartbeat=heartbeat,
         max_message_size=max_message_size,
         send_queue=send_queue,
+        stall_timeout=stall_timeout,
         watchdog=None if isinstance(addr, Network) else watchdog,  # its time is not real
         curve=curve,
         plain_insecure=plain_insecure,
         admit=admit,
         max_connections=max_connections,
         max_connections_per_address=max_connections_per_address,
+        error_reply=error_reply,
     )
-    mechanism = access_rules(options).mechanism
+    mechanism = options.mechanism
     bind: Callable[..., Sockets]
     if isinstance(addr, Network):
         if mechanism != "NULL":
             raise ValueError("a network in memory has no mechanism but NULL: leave the option out")
-        bind, thread_pool = addr.bind, addr.thread_pool
+        bind, thread_pool, observers = addr.bind, addr.thread_pool, addr.observers
     else:
-        addresses = (addr,) if isinstance(addr, str) else tuple(addr)
+        addresses = check_endpoints("addr", addr)
         keys = None if curve is None else curve.keys
         bind = partial(BoundSockets, addresses, curve=keys, plain=plain_insecure)
-        thread_pool = ThreadPool
+        thread_pool, observers = ThreadPool, ()
     sockets = bind(heartbeat=heartbeat, max_message_size=max_message_size, send_queue=send_queue)
     if mechanism != "CURVE":
         _warn_of_exposed(sockets.endpoints, mechanism)
     try:
-        await _serve(partial(Server, handler, sockets, options, thread_pool), sockets, task_status)
+        new_server = partial(Server, handler, sockets, options, thread_pool, observers)
+        await _serve(new_server, sockets, task_status)
     except BaseExceptionGroup as group:
         error = only_error(group)
         raise error from error.__cause__
@@ -153,8 +171,8 @@ async def _serve(
     try:
         async with trio.open_nursery() as nursery:
             server: Server = await nursery.start(run, name="server")
-            log.info("serving on %s", ", ".join(server.endpoints))
             try:
+                log.info("serving on %s", ", ".join(server.endpoints))
                 task_status.started(server)
                 await server.wait_drained()
             finally:

@@ -8,21 +8,24 @@ another.
 
 from __future__ import annotations
 
-import logging
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 import trio
 from trio_util import AsyncBool
 
+from .._checks import check_duration
+from .._functions import is_async
+from .._log import log
 from .._options import Options
 from .._protocol.connection_limits import ConnectionLimits
 from .._protocol.connection_table import Connection
 from .._protocol.endings import DISCONNECTED, SHUT_DOWN
 from .._protocol.fair_queue import FairQueue, SharedFairQueue
 from .._protocol.unheard import UnheardGuard
-from .._statistics import RepliesDropped, Statistics
+from .._statistics import Statistics
 from .._transport.heartbeats import heartbeat_times
 from .._transport.router import Router
 from .._transport.server_sockets import Sockets
@@ -30,24 +33,23 @@ from .._transport.zap_handler import AccessRules, ZapHandler
 from .admission import Admission
 from .client import Client
 from .guard import Guard
-from .handlers import Handler, is_async, name_of
+from .handlers import Handler, name_of
 from .handshake_log import HandshakeLog
 from .observer import Counters, Observer, RequestLog
 from .pending_request import PendingRequest
 from .reader import Reader
 from .requests import Requests
+from .slow_clients import SlowClients
 from .tasks import HandlerTasks
 from .threads import ThreadPool
 from .watchdog import Watchdog
-
-log = logging.getLogger("trioreq")
 
 UNHEARD_PATIENCE: Final = 15.0  # seconds, without heartbeats
 AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
 
 
 class Server:
-    """A running server; `serve` gives it to ``task_status.started``."""
+    """A running server: `open_server` yields it, and ``nursery.start`` returns it for `serve`."""
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class Server:
         sockets: Sockets,
         options: Options,
         thread_pool: Callable[..., Any],
+        observers: Sequence[Observer],
         nursery: trio.Nursery,
     ) -> None:
         slots, per_client = options.max_in_flight, options.max_queued_per_client
@@ -72,14 +75,25 @@ class Server:
         self._queue = queue
         self._rules = rules
         self._counters = Counters()
-        observers: list[Observer] = [self._counters, RequestLog()]
+        observers = [self._counters, RequestLog(), *observers]
         self._watchdog: Watchdog | None = None
         if options.watchdog is not None:
-            self._watchdog = Watchdog(options.watchdog, lambda: queue.free < queue.slots)
+            self._watchdog = Watchdog(
+                options.watchdog,
+                lambda: queue.free < queue.slots,
+                lambda: self._workers.processor_times(),
+            )
             observers.append(self._watchdog)
+        most_unsent = options.send_queue - sockets.send_queue
         self._router = Router(
-            sockets, limits, self._disconnected, self._refused, HandshakeLog().failed
+            sockets,
+            limits,
+            most_unsent,
+            self._disconnected,
+            self._refused,
+            HandshakeLog().failed,
         )
+        self._slow_clients = SlowClients(self._router, sockets.counters, options.stall_timeout)
         self._requests = Requests(
             options, queue, self._router.outbox, self._router.own_max_pack_size, observers
         )
@@ -94,7 +108,7 @@ class Server:
             self._crashed,
         )
         self._admission = Admission(
-            ZapHandler(sockets.zap), rules, self._wait_complete, self._epoch, nursery
+            ZapHandler(sockets.zap), rules, self._wait_complete, self._epoch, self._start_task
         )
         self._guard: Guard | None = None
         if sockets.counters is not None:
@@ -112,50 +126,62 @@ class Server:
         return self._sockets.endpoints
 
     def statistics(self) -> Statistics:
-        """A snapshot of what the server has done."""
+        """A snapshot of what the server has done.
+
+        It may be called in any thread, as an exporter of metrics does. In another thread than
+        trio's a request that ends at that moment may be counted both as ended and as in flight, or
+        as neither; for an exact snapshot call it with `trio.from_thread.run_sync` there.
+        """
+        # For other threads: what grows or shrinks is iterated over in one step of the interpreter,
+        # and what must fit together is read once.
         outbox, queue = self._router.outbox, self._queue
+        in_flight = self._requests.in_flight
         outcomes = self._counters.outcomes()
         unattributed = self._router.unattributed
         outcomes["never_started"] += unattributed
         return Statistics(
-            requests=sum(outcomes.values()) + self._requests.in_flight,
+            requests=sum(outcomes.values()) + in_flight,
             **outcomes,
-            in_flight=self._requests.in_flight,
+            in_flight=in_flight,
             waiting=queue.waiting,
             running=queue.slots - queue.free,
             connections=len(self._router),
             replies_sent=outbox.sent,
-            replies_dropped=RepliesDropped(
-                outbox.dropped_gone + self._requests.late_replies, outbox.dropped_full
-            ),
+            replies_waiting=sum(len(unsent.messages) for unsent in outbox.unsent.values()),
+            replies_dropped=outbox.dropped + self._requests.late_replies,
             unattributed=unattributed,
             abandoned_threads=self._workers.abandoned,
             refused=self._admission.refused,
             handshakes_failed=self._router.handshakes.failed,
             thrown_out=self._router.evicted,
+            evicted_slow=self._slow_clients.evicted,
         )
 
     async def drain(self, grace: float) -> None:
-        """Shut down gently: accept no new requests, and let those in flight finish.
+        """Shut down gently: accept no connections and no requests, and let those in flight finish.
 
-        New requests are answered ``shutting-down``. Requests in flight have `grace` seconds; those
-        that have not ended by then are cancelled and answered the same. Then `serve` returns.
+        New connections are refused, so a load balancer sends clients elsewhere. New requests
+        are answered ``shutting-down``. Requests in flight have `grace` seconds, and so have replies
+        that wait for slow clients; requests that have not ended by then are cancelled and answered
+        the same. Then `serve` returns.
 
         Args:
             grace: Seconds; 0 for at once, `math.inf` for no limit.
 
         Raises:
-            ValueError: `grace` is negative, or not a number.
+            TypeError: `grace` is not a number.
+            ValueError: `grace` is negative.
         """
-        if not grace >= 0:
-            raise ValueError(f"grace must be a number of seconds, at least 0, got {grace!r}")
+        check_duration("grace", grace, math.inf)
         requests = self._requests
         if not requests.closing:
             log.info("draining: %d requests in flight, %s s for them", requests.in_flight, grace)
+            self._router.refuse_connections()
         requests.close()
-        if requests.in_flight:
-            with trio.move_on_after(grace):
+        with trio.move_on_after(grace):
+            if requests.in_flight:
                 await requests.idle.wait()
+            await self._router.outbox.has_unsent.wait_value(False)
         self._drained.set()
         await self._closed.wait()
 
@@ -166,6 +192,7 @@ class Server:
         self._start_task("ZAP handler", self._admission.run)
         self._start_task("deadlines", self._requests.deadlines.run)
         self._start_task("disconnects", self._handle_departed)
+        self._start_task("slow clients", self._slow_clients.run)
         if self._rules.allow is not None:
             self._start_task("allow-list", self._rules.allow.watch, self._evict_revoked)
         if self._guard is not None:
@@ -207,7 +234,9 @@ class Server:
                 if connection.client is not None:
                     requests.cancel_all(connection.client, SHUT_DOWN)
             outbox.flush()
+            outbox.close()
         finally:  # the nursery is shielded: nothing else cancels it
+            self._router.close()
             self._nursery.cancel_scope.cancel(reason="the server is shutting down")
 
     async def wait_drained(self) -> None:
@@ -228,7 +257,7 @@ class Server:
     def _epoch(self) -> int:
         """Catch up with what has come, and with which connections are gone."""
         self._catch_up()
-        epoch = self._router.read_monitor()
+        epoch = self._router.epoch_of_replies()
         if self._guard is not None:
             self._guard.look_at_handshakes()
         return epoch
@@ -275,9 +304,8 @@ class Server:
 
 def access_rules(options: Options) -> AccessRules:
     """Which connections the options accept."""
-    if options.curve is not None:
-        return AccessRules("CURVE", options.curve.allow, options.admit)
-    return AccessRules("PLAIN" if options.plain_insecure else "NULL", admit=options.admit)
+    allow = None if options.curve is None else options.curve.allow
+    return AccessRules(options.mechanism, allow, options.admit)
 
 
 def unheard_guard(options: Options, rules: AccessRules) -> UnheardGuard:

@@ -79,6 +79,10 @@ class HandlerTasks:
         self._context = copy_context()
         self._context.run(current_request.set, None)
 
+    def processor_times(self) -> dict[PendingRequest, float]:
+        """As `Pool.processor_times`: no request has a thread."""
+        return {}
+
     def start(self, requests: Sequence[PendingRequest]) -> None:
         """Run requests that have a slot, each in a task of its own."""
         granted = list(requests)
@@ -191,18 +195,22 @@ class HandlerTasks:
 
         Nothing that its handler raises goes further, unless it ends the program.
         """
-        if self._requests.begin(request):
-            current_request.set(request)
-            baseline = Baseline()
-            try:
-                result = self._handler(request)
-                result = await (result if type(result) is CoroutineType else _awaited(result))
-            except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
-                self._fail(request, error, baseline)
-            else:
-                self._requests.finish(request, result)
-                baseline.restore(request.client)
-        self._release_slot()
+        try:
+            if self._requests.begin(request):
+                current_request.set(request)
+                baseline = Baseline()
+                try:
+                    result = self._handler(request)
+                    result = await (result if type(result) is CoroutineType else _awaited(result))
+                except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
+                    self._fail(request, error, baseline)
+                else:
+                    self._requests.finish(request, result)
+                    baseline.restore(request.client)
+            self._release_slot()
+        except BaseException:
+            self._crashed()
+            raise
 
     async def _run_in_scope(self, request: PendingRequest) -> None:
         """The same for a request with a deadline, or that its client can cancel alone."""
@@ -216,8 +224,7 @@ class HandlerTasks:
             raise error  # trio has crashed, and Python closes this coroutine
         baseline.restore(request.client)
         if ends_program(error):
-            self._crashed()
-            raise error
+            raise error  # the caller calls `crashed`
         if (
             is_cancelled(error)
             and trio.current_effective_deadline() == -math.inf  # something around the server

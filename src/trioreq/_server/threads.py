@@ -8,7 +8,6 @@ is in `pool`.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import Final
 
 import trio
 
+from .._log import log
 from .._protocol.fair_queue import SharedFairQueue
 from .._request import current_request
 from .._transport.outbox import Outbox
@@ -27,8 +27,7 @@ from .pending_request import PendingRequest
 from .pool import Pool, Worker
 from .reader import Reader
 from .requests import Requests
-
-log = logging.getLogger("trioreq")
+from .switch_interval import short_switch_interval
 
 FIRST: Final = 64 * 1024  # bytes of the first batch after a wait: some thirty messages
 RETRY: Final = 1.0  # seconds until another try, if a thread cannot be started
@@ -72,6 +71,10 @@ class ThreadPool:
     def abandoned(self) -> int:
         """Threads that still run for a request that has ended."""
         return self._pool.abandoned
+
+    def processor_times(self) -> dict[PendingRequest, float]:
+        """As `Pool.processor_times`."""
+        return self._pool.processor_times()
 
     def start(self, requests: Sequence[PendingRequest]) -> None:
         """Let threads run requests that have a slot."""
@@ -150,13 +153,14 @@ class ThreadPool:
         """Start a thread, as soon as that is possible, and wait for its end."""
         while True:
             try:
-                await trio.to_thread.run_sync(
-                    self._pool.work,
-                    worker,
-                    limiter=self._limiter,
-                    abandon_on_cancel=True,
-                    thread_name="trioreq",
-                )
+                with short_switch_interval():
+                    await trio.to_thread.run_sync(
+                        self._pool.work,
+                        worker,
+                        limiter=self._limiter,
+                        abandon_on_cancel=True,
+                        thread_name="trioreq",
+                    )
             except RuntimeError as error:
                 if worker.has_thread:
                     self._crashed()

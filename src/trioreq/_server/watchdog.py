@@ -1,4 +1,4 @@
-"""Notices that the event loop is blocked, and names the handler that blocks it.
+"""Notices that the event loop is blocked or delayed, and names the handlers that do it.
 
 A handler that does not give control back to trio, because of a blocking call or a long computation,
 holds up everything: no client is accepted, and no disconnect is noticed. trio cannot tell, since it
@@ -6,12 +6,16 @@ does not run. So a thread asks the event loop for a sign of life, now and then, 
 processed. When none are, the thread sleeps until the next batch is read, and wakes neither itself
 nor the event loop.
 
+Plain functions that compute do not block the event loop, but they delay it: all of them wait for
+the GIL as it does. The same thread counts them.
+
 It costs a request nothing: the event loop looks at one flag for each batch that it has read.
 """
 
 from __future__ import annotations
 
-import logging
+import math
+import os
 import sys
 import threading
 import time
@@ -23,15 +27,19 @@ from types import FrameType
 
 import trio
 
+from .._log import log
 from .._request import Request
 from .observer import Observer
+from .pending_request import PendingRequest
 
-log = logging.getLogger("trioreq")
-
+MANY = (os.cpu_count() or 1) + 4  # functions that may compute at once without a warning
+RARELY = 60.0  # seconds between two warnings that many functions compute
 GRACE = 0.1  # seconds in which an event loop that is not blocked responds
 OWN = __name__.rpartition(".")[0]  # modules of the server
 Times = tuple[float, float]
 """The system's clock, and the processor time of this process, in seconds."""
+Look = tuple[float, dict[PendingRequest, float]]
+"""The system's clock, and the processor times of functions, in seconds."""
 
 
 class Watchdog(Observer):
@@ -41,14 +49,23 @@ class Watchdog(Observer):
         patience: Seconds that the event loop may be blocked. It is noticed after one and a half
             times as long, at the latest.
         busy: Returns whether any request is processed. Called in the thread.
+        processor_times: As `Pool.processor_times`. Called in the thread.
 
     Attributes:
         asleep: Whether its thread must be woken when there is work.
     """
 
-    def __init__(self, patience: float, busy: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        patience: float,
+        busy: Callable[[], bool],
+        processor_times: Callable[[], dict[PendingRequest, float]],
+    ) -> None:
         self._patience = patience
         self._busy = busy
+        self._processor_times = processor_times
+        self._last_look: Look = (time.monotonic(), {})
+        self._last_warning = -math.inf
         self.asleep: bool = True
         self._orders: SimpleQueue[Times | None] = SimpleQueue()  # when to watch from; None: to end
         self._ended = False
@@ -78,12 +95,36 @@ class Watchdog(Observer):
                 with suppress(Empty):
                     if get(timeout=self._patience / 2) is None:
                         return
+                self._warn_of_computing()
                 sleeps = self._falls_asleep()
                 if sleeps or not self._finds_it_standing():
                     self._look_back(start)
                 if sleeps:
                     break
                 start = _now()
+
+    def _warn_of_computing(self) -> None:
+        computing, now = self._count_computing(), time.monotonic()
+        if computing > MANY and now > self._last_warning + RARELY:
+            self._last_warning = now
+            log.warning(
+                "%d plain functions compute at once: all of them share the GIL with the event "
+                "loop, which is delayed; set workers to about %d, or compute in processes",
+                computing,
+                MANY,
+            )
+
+    def _count_computing(self) -> int:
+        """How many plain functions have run since the last look, and used the processor.
+
+        Functions that compute have equal parts of it, because they share the GIL. Half a part is
+        more than what functions use that wait.
+        """
+        (then, before), now = self._last_look, time.monotonic()
+        times = self._processor_times()
+        self._last_look = now, times
+        least = (now - then) / max(2 * len(times), 1)
+        return sum(times[one] - before[one] >= least for one in times.keys() & before.keys())
 
     def _falls_asleep(self) -> bool:
         self.asleep = True
@@ -125,7 +166,11 @@ class Watchdog(Observer):
     def _finding(self, seconds: float) -> str:
         """Which handler blocks the event loop, and its stack: innermost last, as in a traceback."""
         frames: list[FrameType] = []  # innermost first
-        by = "code outside any handler"
+        computing = self._count_computing()
+        if computing > MANY:
+            by = f"{computing} plain functions that compute at once, or by code outside any handler"
+        else:
+            by = "code outside any handler"
         frame = sys._current_frames().get(self._loop)  # noqa: SLF001  # there is no other way
         while frame is not None:
             if str(frame.f_globals.get("__name__")).startswith(OWN):

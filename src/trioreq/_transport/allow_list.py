@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,10 +9,11 @@ from pathlib import Path
 import trio
 from trio_util import periodic
 
+from .._checks import check_instance, check_path, shown, wrong
 from .._errors import KeyFileError
+from .._functions import check_function
+from .._log import log
 from .curve_keys import PUBLIC, check_key, load_public_key
-
-log = logging.getLogger("trioreq")
 
 LOOK = 1.0  # seconds between two looks at a directory of keys
 
@@ -32,10 +32,12 @@ class AllowList(Mapping[str, str]):
 
     Raises:
         KeyFileError: The directory or a file in it cannot be read.
-        ValueError: A key is none, or a user id has characters that cannot be shown.
+        TypeError: It is neither a mapping nor a path, or a key or a user id is not a str.
+        ValueError: A key is not one, or a user id has characters that cannot be shown.
     """
 
     def __init__(self, source: AllowSource) -> None:
+        check_source("source", source)
         self._listeners: set[Callable[[], None]] = set()
         self._seen: object = None
         self._reading = trio.Lock()
@@ -63,9 +65,10 @@ class AllowList(Mapping[str, str]):
         """Have another list from now on. Call it in trio's thread.
 
         Raises:
-            ValueError: As above; then the list is what it was.
+            TypeError, ValueError: As above; then the list is what it was.
             RuntimeError: The list is a directory: change that, and `reload`.
         """
+        check_instance("users", users, Mapping, "a mapping of public keys to user ids")
         if self.directory is not None:
             raise RuntimeError("this list is a directory: change its files, and await reload()")
         self._change(_checked(users))
@@ -95,6 +98,7 @@ class AllowList(Mapping[str, str]):
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` after each change, until cancelled (the server does this)."""
+        check_function("changed", changed)
         self._listeners.add(changed)
         try:
             if self.directory is None:
@@ -111,14 +115,29 @@ class AllowList(Mapping[str, str]):
             changed()
 
 
-def check_user_id(user_id: str) -> str:
+def check_source(name: str, source: object) -> None:
+    """Refuse what an allow-list cannot be made of.
+
+    Raises:
+        TypeError: It is neither a mapping nor a path.
+    """
+    if not isinstance(source, Mapping | str | os.PathLike):
+        expected = "an AllowList, a mapping of public keys to user ids, or a directory"
+        raise wrong(name, expected, source, "write {key: 'user id'}")
+    if not isinstance(source, Mapping):
+        check_path(name, source)
+
+
+def check_user_id(user_id: str, name: str = "a user id") -> str:
     """A user id that comes out of libzmq as it went in: a zero byte would cut it short.
 
     Raises:
+        TypeError: It is not a str.
         ValueError: It is not that.
     """
+    check_instance(name, user_id, str, "a str")
     if not user_id.isprintable() or len(user_id.encode()) > 255:
-        raise ValueError("a user id has at most 255 bytes, all of them printable")
+        raise ValueError(f"{name} must have at most 255 bytes, all printable, got {shown(user_id)}")
     return user_id
 
 
@@ -135,6 +154,8 @@ def read_directory(
             found = sorted(_state(entry) for entry in entries if entry.name.endswith(PUBLIC))
     except OSError as error:
         raise KeyFileError(f"cannot read {str(directory)!r}: {error.strerror}") from None
+    except ValueError as error:  # a path with a zero byte
+        raise KeyFileError(f"cannot read {str(directory)!r}: {error}") from None
     if found == seen:
         return None
     users: dict[str, str] = {}
@@ -159,4 +180,7 @@ def _state(entry: os.DirEntry[str]) -> tuple[str, int, int, int]:
 
 
 def _checked(users: Mapping[str, str]) -> dict[str, str]:
-    return {check_key("a key of the list", key): check_user_id(user) for key, user in users.items()}
+    return {
+        check_key("each key of the allow-list", key): check_user_id(user)
+        for key, user in users.items()
+    }

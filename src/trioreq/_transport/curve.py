@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .allow_list import AllowList, AllowSource
+from .._checks import check_instance
+from .allow_list import AllowList, AllowSource, check_source
 from .curve_keys import KeyPair, check_key
 
 
@@ -17,6 +18,10 @@ class CurveServer:
         allow: Who may come in: an `AllowList`, or what one is made of. None to let `serve`'s
             `admit` decide.
 
+    Raises:
+        TypeError: An argument is of the wrong type.
+        KeyFileError, ValueError: As for an `AllowList`.
+
     Example:
         >>> keys = trioreq.KeyPair.generate()
         >>> alice = trioreq.KeyPair.generate()
@@ -27,8 +32,9 @@ class CurveServer:
     allow: AllowList | None
 
     def __init__(self, keys: KeyPair, allow: AllowList | AllowSource | None = None) -> None:
-        if not isinstance(keys, KeyPair):
-            raise TypeError(f"keys is a KeyPair, not {type(keys).__name__}")
+        check_instance("keys", keys, KeyPair, "a KeyPair", secret=True)
+        if allow is not None:
+            check_source("allow", allow)
         made = allow if allow is None or isinstance(allow, AllowList) else AllowList(allow)
         object.__setattr__(self, "keys", keys)
         object.__setattr__(self, "allow", made)
@@ -44,12 +50,16 @@ class CurveClient:
         keys: The client's own. None makes a new pair, for a server that lets everybody in.
 
     Raises:
-        ValueError: The server's key is none.
+        TypeError: An argument is of the wrong type.
+        ValueError: The server's key is not a key.
     """
 
     server_key: str
     keys: KeyPair
 
     def __init__(self, server_key: str, keys: KeyPair | None = None) -> None:
-        object.__setattr__(self, "server_key", check_key("the server's key", server_key))
+        check_key("server_key", server_key)
+        if keys is not None:
+            check_instance("keys", keys, KeyPair, "a KeyPair or None", secret=True)
+        object.__setattr__(self, "server_key", server_key)
         object.__setattr__(self, "keys", KeyPair.generate() if keys is None else keys)

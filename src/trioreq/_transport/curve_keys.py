@@ -14,6 +14,7 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
+from .._checks import check_instance, check_path
 from .._errors import KeyFileError
 
 KEY_SIZE = 32  # bytes
@@ -25,20 +26,21 @@ KeyPath = str | os.PathLike[str]
 
 
 def check_key(name: str, key: str) -> str:
-    """Refuse what is no key; a mistake is told without the key, which may be a secret one.
+    """Refuse what is not a key. The error does not show it: it may be a secret one.
 
     Raises:
-        TypeError: It is no text.
-        ValueError: It is no key.
+        TypeError: It is not a str.
+        ValueError: It is not a key.
     """
-    if not isinstance(key, str):
-        raise TypeError(f"{name} is a text of 40 characters, not {type(key).__name__}")
+    expected = "a key of 40 characters (Z85), as trioreq-keygen prints it"
+    hint = "decode it, as in key.decode()" if isinstance(key, bytes) else ""
+    check_instance(name, key, str, expected, hint, secret=True)
     try:
         good = len(z85.decode(key.encode("ascii"))) == KEY_SIZE and len(key) == KEY_SIZE * 5 // 4
     except Exception:  # noqa: BLE001  # pyzmq's decoder raises what happens to it
         good = False
     if not good:
-        raise ValueError(f"{name} is a text of 40 characters (Z85), as trioreq-keygen prints it")
+        raise ValueError(f"{name} must be {expected}, got another text of {len(key)}")
     return key
 
 
@@ -51,17 +53,18 @@ class KeyPair:
         secret: What nobody else may; ``repr`` does not show it.
 
     Raises:
-        ValueError: One is no key, or they do not belong together.
+        TypeError: One is not a str.
+        ValueError: One is not a key, or they do not belong together.
     """
 
     public: str
     secret: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        check_key("the public key", self.public)
-        check_key("the secret key", self.secret)
+        check_key("public", self.public)
+        check_key("secret", self.secret)
         if zmq.curve_public(self.secret.encode()).decode() != self.public:
-            raise ValueError("the public key does not belong to the secret one")
+            raise ValueError("public must be the key of secret, got one that does not belong to it")
 
     @classmethod
     def generate(cls) -> KeyPair:
@@ -70,19 +73,29 @@ class KeyPair:
         return cls(public.decode(), secret.decode())
 
     @classmethod
-    def load(cls, path: KeyPath) -> KeyPair:
+    def load(cls, path: KeyPath, *, allow_group: bool = False) -> KeyPair:
         """Read a file with a secret key, as `save` makes it.
+
+        Args:
+            path: The file, ``NAME.key_secret`` as a rule.
+            allow_group: Whether its group may read it too, mode 0440 or 0640, as with a secret that
+                Kubernetes mounts. No other user may read it, and nobody but its owner write it.
 
         Raises:
             KeyFileError: It cannot be read, has no secret key, or others than its owner may read
                 or write it.
+            TypeError: An argument is of the wrong type.
         """
-        text = _read(Path(path), private=True)
+        check_path("path", path)
+        check_instance("allow_group", allow_group, bool, "True or False")
+        text, mode = _read(Path(path))
         public, secret = _value(text, "public-key"), _value(text, "secret-key")
         if secret is None or public is None:
+            only = "" if public is None else ", only a public one"
             raise KeyFileError(
-                f"{os.fspath(path)!r} has no secret key: give the file that ends in {SECRET}"
+                f"{os.fspath(path)!r} has no secret key{only}: give the file that ends in {SECRET}"
             )
+        _check_mode(path, mode, allow_group=allow_group)
         try:
             return cls(public, secret)
         except ValueError as error:
@@ -96,7 +109,9 @@ class KeyPair:
 
         Raises:
             KeyFileError: One of them is there already, or cannot be written.
+            TypeError: The name is not a path.
         """
+        check_path("name", name)
         public, secret = (Path(f"{os.fspath(name)}{suffix}") for suffix in (PUBLIC, SECRET))
         line = f'    public-key = "{self.public}"\n'
         if os.path.lexists(public):  # before the secret file is made, which would be in the way
@@ -120,8 +135,10 @@ def load_public_key(path: KeyPath) -> str:
 
     Raises:
         KeyFileError: It cannot be read, or has none.
+        TypeError: It is not a path.
     """
-    key = _value(_read(Path(path), private=False), "public-key")
+    check_path("path", path)
+    key = _value(_read(Path(path))[0], "public-key")
     if key is None:
         raise KeyFileError(f"{os.fspath(path)!r} has no public key")
     try:
@@ -130,8 +147,20 @@ def load_public_key(path: KeyPath) -> str:
         raise KeyFileError(f"{os.fspath(path)!r}: {error}") from None
 
 
-def _read(path: Path, *, private: bool) -> str:
-    """The text of a file of keys."""
+def _check_mode(path: KeyPath, mode: int, *, allow_group: bool) -> None:
+    """Refuse a secret key that others have."""
+    others = mode & OTHERS
+    if not others or (allow_group and others == stat.S_IRGRP):
+        return
+    hint = ". If its group is to read it, use allow_group" if others == stat.S_IRGRP else ""
+    raise KeyFileError(
+        f"{os.fspath(path)!r} is a secret key that others may read or write "
+        f"(mode {stat.S_IMODE(mode):04o}): make a new one, or chmod 600 it if nobody has{hint}"
+    )
+
+
+def _read(path: Path) -> tuple[str, int]:
+    """The text of a file of keys, and the file's mode."""
     try:
         # Without blocking, so that a pipe in a directory of keys holds nobody up.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
@@ -139,13 +168,9 @@ def _read(path: Path, *, private: bool) -> str:
             data = file.read(LARGEST_FILE) if stat.S_ISREG(status.st_mode) else b""
     except OSError as error:
         raise KeyFileError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    if private and status.st_mode & OTHERS:
-        raise KeyFileError(
-            f"{str(path)!r} is a secret key that others may read or write "
-            f"(mode {stat.S_IMODE(status.st_mode):04o}): "
-            "make a new one, or chmod 600 it if nobody has"
-        )
-    return data.decode(errors="replace")
+    except ValueError as error:  # a path with a zero byte
+        raise KeyFileError(f"cannot read {str(path)!r}: {error}") from None
+    return data.decode(errors="replace"), status.st_mode
 
 
 def _value(text: str, name: str) -> str | None:
@@ -165,5 +190,7 @@ def _write(path: Path, mode: int, text: str) -> None:
         raise KeyFileError(f"{str(path)!r} is there already, and is not overwritten") from None
     except OSError as error:
         raise KeyFileError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    except ValueError as error:  # a path with a zero byte
+        raise KeyFileError(f"cannot write {str(path)!r}: {error}") from None
     with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123
         file.write(text)

@@ -1,58 +1,39 @@
-"""The client's line on real sockets: a DEALER and its monitor.
+"""The client's line on real sockets: a DEALER and its monitor, for each connection anew.
 
-libzmq tries until it has a connection. When that is lost, the sockets are closed with it and new
-ones are opened: so what libzmq still had in a queue is never sent later than the client knows, and
-every reply that came before the end is read. (libzmq's own way to the first, ZMQ_IMMEDIATE, loses
-the second.)
+When a connection is lost, its sockets are closed with it and new ones are opened. So what libzmq
+still had in a queue is never sent later than the client knows, and every reply that came before the
+end is read. (libzmq's own way to the first, ZMQ_IMMEDIATE, loses the second.) And a host name is
+looked up again for each try to connect.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
 
 import trio
 import zmq
 
-from .._errors import EndpointError
 from .._protocol import packs
 from .._protocol.envelope import Frames
 from . import endpoints
 from .curve import CurveClient
-from .heartbeats import heartbeat_times
-from .line import Accepted, Event, HandshakeFailed, HandshakeSucceeded, Lost
-from .zsocket import ZSocket, terminate
+from .dealer_sockets import FAILED, Connecter, DealerSockets, readable
+from .line import (
+    NO_SERVER,
+    Accepted,
+    Event,
+    HandshakeFailed,
+    HandshakeSucceeded,
+    Lost,
+    NoConnection,
+)
+from .names import LookupFailed, look_up
 
 BATCH = 128  # messages read before trio's other tasks have their turn
-RECONNECT = 0.05  # seconds before the first try to connect again; each further one doubles it
+RECONNECT = 0.05  # seconds before the client connects again; each further try doubles it
 RECONNECT_MOST = 2.0
-EVENT = struct.Struct("=Hi")
-HANDSHAKE = 15.0  # seconds; a server that cannot decide now says nothing, and is asked again
-FAILED = (
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
-WATCHED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | FAILED
+NO_ANSWER = 5.0  # seconds until a name is looked up again, if none of its addresses answers
 WRONG_KEY = 3  # connections in a row that are closed in CURVE's handshake: a key is wrong
-
-
-@dataclass(frozen=True, slots=True)
-class _Sockets:
-    """A DEALER, as pyzmq has it and in trio, and its monitor."""
-
-    raw: zmq.Socket[bytes]
-    dealer: ZSocket
-    monitor: ZSocket
-
-    def close(self) -> None:
-        if not self.raw.closed:
-            self.raw.disable_monitor()
-            self.monitor.close()
-            trio.lowlevel.notify_closing(self.raw.fileno())  # wakes `receive`
-            self.dealer.close()
 
 
 class Dealer:
@@ -76,24 +57,21 @@ class Dealer:
         max_message_size: int,
         curve: CurveClient | None = None,
     ) -> None:
-        endpoints.check_client(endpoint)
+        self._host = endpoints.check_client(endpoint)
         self._endpoint = endpoint
-        self._heartbeat = heartbeat
-        self._max_message_size = max_message_size
         self._max_pack_size = packs.max_size(max_message_size)
         self._curve = curve
-        self._opened = 0
-        self._connected = False
-        self._failures = 0  # of handshakes, in a row, without a reason
-        self._end: Lost | HandshakeFailed | None = None  # what ended the use of the sockets
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        try:
-            self._sockets = self._open()
-        except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
-            raise EndpointError(
-                f"cannot connect to {endpoint!r}: {endpoints.reason(error.errno)}"
-            ) from error
+        self._connecter = Connecter(
+            heartbeat=heartbeat, max_message_size=max_message_size, curve=curve
+        )
+        self._sockets: DealerSockets | None = None  # of the connection, from when it is accepted
+        self._opened = trio.lowlevel.ParkingLot()  # where `receive` waits for them
+        self._connected = False  # the handshake has succeeded
+        self._failures = 0  # of handshakes, in a row
+        self._failed = ""  # the numeric endpoint of the last one; others are tried first
+        self._pause = 0.0  # seconds before the next try to connect
+        self._untold: list[Event] = []
+        self._begin()
 
     @property
     def max_pack_size(self) -> int:
@@ -102,22 +80,29 @@ class Dealer:
 
     @trio.lowlevel.enable_ki_protection  # an event that is read and not returned is lost
     async def events(self) -> list[Event]:
-        if self._end is not None:
-            await self._reopen()
-        while True:
-            await _readable(self._sockets.monitor)
-            if events := self._read_monitor():
-                return events
+        while not self._untold:
+            if self._sockets is None:
+                await self._connect()
+            else:
+                await readable(self._sockets.monitor)
+                self._read_monitor()
+        events, self._untold = self._untold, []
+        return events
 
     @trio.lowlevel.enable_ki_protection  # the rest of a message would begin the next one
     async def receive(self) -> list[list[bytes]]:
         while True:
-            await _readable(self._sockets.dealer)
-            if messages := self._read():
-                return messages
+            if self._sockets is None:
+                await self._opened.park()
+            else:
+                await readable(self._sockets.dealer)
+                if messages := self._read():
+                    return messages
 
     @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
     def send(self, messages: Sequence[Frames]) -> None:
+        if self._sockets is None:
+            return
         dealer = self._sockets.dealer
         for frames in messages:
             if dealer.send(frames):
@@ -126,95 +111,90 @@ class Dealer:
 
     @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
-        self._sockets.close()
-        await terminate(self._context)
+        self._close()
+        await self._connecter.aclose()
 
-    @trio.lowlevel.enable_ki_protection  # a socket that is left open holds `aclose` up for ever
-    def _open(self) -> _Sockets:
-        """Open the sockets, and begin to connect."""
-        with ExitStack() as stack:
-            dealer = stack.enter_context(self._context.socket(zmq.DEALER))
-            dealer.linger = 0
-            dealer.sndhwm = dealer.rcvhwm = 0  # bounded by the requests that wait for a reply
-            dealer.maxmsgsize = self._max_message_size
-            dealer.reconnect_ivl = round(RECONNECT * 1000)
-            dealer.reconnect_ivl_max = round(RECONNECT_MOST * 1000)
-            dealer.handshake_ivl = round(HANDSHAKE * 1000)
-            dealer.ipv6 = "[" in self._endpoint
-            if self._curve is not None:
-                dealer.curve_serverkey = self._curve.server_key.encode()
-                dealer.curve_publickey = self._curve.keys.public.encode()
-                dealer.curve_secretkey = self._curve.keys.secret.encode()
-            if self._heartbeat is not None:
-                interval, timeout = heartbeat_times(self._heartbeat)
-                dealer.heartbeat_ivl = max(1, round(interval * 1000))
-                dealer.heartbeat_timeout = max(1, round(timeout * 1000))
-            self._opened += 1
-            address = f"inproc://trioreq.monitor.{self._opened}"  # the last may not be free yet
-            dealer.monitor(address, WATCHED)
-            monitor = stack.enter_context(self._context.socket(zmq.PAIR))
-            monitor.rcvhwm = 0
-            monitor.linger = 0
-            monitor.connect(address)
-            sockets = _Sockets(dealer, ZSocket.of(dealer), ZSocket.of(monitor))
-            dealer.connect(self._endpoint)
-            stack.pop_all()
-        return sockets
+    def _begin(self) -> None:
+        """The first try to connect is next."""
+        if self._host is not None and not self._host.is_numeric():
+            hint = f"the name {self._host.name!r} is being looked up: does the name server answer?"
+            self._untold.append(NoConnection(hint))
 
-    async def _reopen(self) -> None:
-        """Close the sockets whose use has ended, and open new ones."""
-        if isinstance(self._end, HandshakeFailed):
-            await trio.sleep(RECONNECT_MOST)
-        self._sockets.close()
-        self._sockets = self._open()
-        self._end = None
-        await trio.sleep(RECONNECT)  # a server that lets in and throws out is not stormed
+    async def _connect(self) -> None:
+        """Try to connect once, to one address after the other."""
+        await trio.sleep(self._pause)
+        self._pause = min(max(2 * self._pause, RECONNECT), RECONNECT_MOST)
+        try:
+            addresses = [self._endpoint] if self._host is None else await look_up(self._host)
+        except LookupFailed as error:
+            self._untold.append(NoConnection(str(error)))
+            return
+        addresses.sort(key=lambda address: address == self._failed)
+        sockets = None
+        with trio.move_on_after(NO_ANSWER) as answer:
+            sockets = await self._connecter.connect_first(addresses)
+        if sockets is not None:
+            self._sockets = sockets
+            self._opened.unpark_all()
+            self._untold.append(Accepted())
+            return
+        hint = NO_SERVER
+        if answer.cancelled_caught:
+            hint = "nothing answers: is the address right? Does a firewall drop what is sent there?"
+        if addresses != [self._endpoint]:
+            hint = f"tried {', '.join(addresses)}: {hint}"
+        self._untold.append(NoConnection(hint))
+
+    def _close(self) -> None:
+        if self._sockets is not None:
+            self._sockets.close()
+            self._sockets = None
+        self._connected = False
 
     def _read(self) -> list[list[bytes]]:
         """Read a batch."""
-        receive = self._sockets.dealer.receive
         messages: list[list[bytes]] = []
-        while len(messages) < BATCH and (frames := receive()) is not None:
-            messages.append(frames)
+        if self._sockets is not None:
+            receive = self._sockets.dealer.receive
+            while len(messages) < BATCH and (frames := receive()) is not None:
+                messages.append(frames)
         return messages
 
-    def _read_monitor(self) -> list[Event]:
-        """Read what has happened, up to what ends the use of the sockets.
-
-        libzmq may have connected them again by then; that connection ends with them.
-        """
-        events: list[Event] = []
-        while self._end is None and (told := self._sockets.monitor.receive()) is not None:
-            event, value = EVENT.unpack(told[0])
-            if event == zmq.EVENT_CONNECTED:
-                events.append(Accepted())
-            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+    def _read_monitor(self) -> None:
+        """Read what has happened, up to the end of the connection."""
+        while self._sockets is not None and (told := self._sockets.next_event()) is not None:
+            event, value = told
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._connected = True
                 self._failures = 0
-                events.append(HandshakeSucceeded())
-            elif event & FAILED and not self._connected:  # else the connection ends next
-                events.append(self._fail_handshake(event, value))
+                self._failed = ""
+                self._untold.append(HandshakeSucceeded())
             elif event == zmq.EVENT_DISCONNECTED and self._connected:
-                events.append(self._lose())
-        return events
+                self._lose()
+            elif event & (FAILED | zmq.EVENT_DISCONNECTED) and not self._connected:
+                self._fail_handshake(event, value)
 
-    def _lose(self) -> Lost:
+    def _lose(self) -> None:
         """The connection is gone; what came before the end counts."""
-        self._connected = False
         unread: list[list[bytes]] = []
         while messages := self._read():
             unread += messages
-        self._end = Lost(unread)
-        return self._end
+        self._close()
+        self._pause = RECONNECT  # a server that lets in and throws out is not stormed
+        self._untold.append(Lost(unread))
+        self._begin()
 
-    def _fail_handshake(self, event: int, value: int) -> HandshakeFailed:
-        """A handshake has failed; one with a reason ends the use of the sockets."""
+    def _fail_handshake(self, event: int, value: int) -> None:
+        """The handshake has failed."""
+        if self._sockets is not None:
+            self._failed = self._sockets.endpoint
         self._failures += 1
-        failed = HandshakeFailed(self._reason(event, value))
-        if failed.reason is not None:
+        reason = self._reason(event, value)
+        if reason is not None:
             self._failures = 0
-            self._end = failed
-        return failed
+            self._pause = RECONNECT_MOST
+        self._close()
+        self._untold.append(HandshakeFailed(reason))
 
     def _reason(self, event: int, value: int) -> str | None:
         """Why a handshake has failed; libzmq tells little of it."""
@@ -235,11 +215,3 @@ class Dealer:
                 "is the server's key right? Does it speak CURVE? Is it full?"
             )
         return None
-
-
-async def _readable(socket: ZSocket) -> None:
-    """Wait until there may be a message; a checkpoint also if there is one already."""
-    if socket.readable():
-        await trio.lowlevel.checkpoint()
-    else:
-        await socket.wait()

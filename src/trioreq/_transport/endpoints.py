@@ -5,15 +5,23 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import socket
 import stat
 from pathlib import Path
 
 from .._errors import EndpointError
+from .._protocol.addresses import canonical
+from .names import Host
 
 EXAMPLES = "'tcp://127.0.0.1:5555' or 'ipc:///run/my-service.sock'"
 
+ANY_IPC = "ipc://*"  # a new path
+
 MOST_PORT = 65535
+MOST_PATH = 107  # bytes that the kernel has room for
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # what libzmq takes for a name
+SOURCE = re.compile(r"[A-Za-z0-9:\[][A-Za-z0-9.:%\[\]_-]*")  # and for an address to connect from
 
 ADVICE = {
     errno.EADDRINUSE: "the address is in use: stop the other server, or choose another port",
@@ -27,21 +35,54 @@ ADVICE = {
 }
 
 
-def check_client(endpoint: str) -> None:
-    """Refuse what no client can connect to, before libzmq tries it for ever.
+def check_client(endpoint: str) -> Host | None:
+    """Refuse what no client can connect to, before it is tried for ever.
+
+    Returns:
+        The host of a tcp endpoint; None for ipc.
 
     Raises:
         EndpointError: It cannot be connected to.
     """
     transport, separator, rest = endpoint.partition("://")
-    if transport not in ("tcp", "ipc") or not separator or not rest:
+    if transport not in ("tcp", "ipc") or not separator or not rest or "\0" in rest:
         raise EndpointError(f"{endpoint!r} is no address of a server: write it as {EXAMPLES}")
-    if transport == "tcp":
-        host, _, port = rest.rpartition(":")
-        if not host or host == "*" or not port.isdecimal() or not 0 < int(port) <= MOST_PORT:
-            raise EndpointError(
-                f"{endpoint!r}: a client needs a host and a port: write it as {EXAMPLES}"
-            )
+    if transport == "ipc":
+        if rest in ("*", "@"):
+            raise EndpointError(f"{endpoint!r}: a client needs a path: write it as {EXAMPLES}")
+        if len(os.fsencode(rest)) > MOST_PATH:
+            raise EndpointError(f"cannot connect to {endpoint!r}: {ADVICE[errno.ENAMETOOLONG]}")
+        return None
+    source, semicolon, target = rest.rpartition(";")
+    host, _, port = target.rpartition(":")
+    if semicolon and not SOURCE.fullmatch(source):
+        raise EndpointError(f"{endpoint!r}: {source!r} is not an address to connect from")
+    if not host or host == "*" or not port.isdecimal() or not 0 < int(port) <= MOST_PORT:
+        raise EndpointError(
+            f"{endpoint!r}: a client needs a host and a port: write it as {EXAMPLES}"
+        )
+    return Host(f"tcp://{source}{semicolon}", _check_host(endpoint, host), int(port))
+
+
+def _check_host(endpoint: str, host: str) -> str:
+    """The host without brackets, and in ASCII."""
+    inner = host[1:-1]
+    if host == f"[{inner}]":
+        try:
+            return str(ipaddress.IPv6Address(inner))
+        except ValueError:
+            raise EndpointError(f"{endpoint!r}: {inner!r} is not an IPv6 address") from None
+    if ":" in host:
+        raise EndpointError(
+            f"{endpoint!r}: an IPv6 address needs brackets: write it as 'tcp://[::1]:5555'"
+        )
+    try:
+        name = host.encode("idna").decode()
+    except UnicodeError:
+        name = ""
+    if not NAME.fullmatch(name):
+        raise EndpointError(f"{endpoint!r}: {host!r} is not the name of a host")
+    return name
 
 
 def check(addr: str) -> Path | None:
@@ -67,8 +108,6 @@ def check(addr: str) -> Path | None:
         port = rest.rpartition(":")[2]
         if port != "*" and not (port.isdecimal() and int(port) <= MOST_PORT):  # libzmq wraps it
             raise EndpointError(f"{addr!r}: {port!r} is no port: write it as {EXAMPLES}")
-        return None
-    if rest == "*":  # libzmq chooses a path, and removes it
         return None
     if rest.startswith("@"):  # Linux's abstract names leave no file, and the kernel guards them
         return None
@@ -105,13 +144,32 @@ def is_exposed(endpoint: str) -> bool:
     transport, _, rest = endpoint.partition("://")
     if transport != "tcp":
         return False
-    host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(_host(rest))
     except ValueError:
         return True
-    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1
-    return not (mapped or address).is_loopback
+    return not address.is_loopback
+
+
+def is_ipv6(addr: str) -> bool:
+    """Whether an address of tcp names an IPv6 address."""
+    transport, _, rest = addr.partition("://")
+    return transport == "tcp" and ":" in _host(rest)
+
+
+def bound(endpoint: str) -> str:
+    """The one spelling of an endpoint that libzmq has bound; see `canonical`."""
+    transport, _, rest = endpoint.partition("://")
+    if transport != "tcp":
+        return endpoint
+    host = canonical(_host(rest))
+    port = rest.rpartition(":")[2]
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def _host(rest: str) -> str:
+    """The host in what follows ``tcp://``."""
+    return rest.rpartition(":")[0].removeprefix("[").removesuffix("]")
 
 
 def explain(addr: str, number: int | None) -> str:

@@ -9,9 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from .._protocol.envelope import Frames
+
+NO_SERVER: Final = "does a server listen there? Check the address, and that the server runs"
+
+
+@dataclass(frozen=True, slots=True)
+class NoConnection:
+    """The server has not accepted a connection yet; the line tries again.
+
+    Attributes:
+        hint: What is known of why, and what to check.
+    """
+
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +60,7 @@ class Lost:
     unread: list[list[bytes]]
 
 
-Event = Accepted | HandshakeSucceeded | HandshakeFailed | Lost
+Event = NoConnection | Accepted | HandshakeSucceeded | HandshakeFailed | Lost
 
 
 class Line(Protocol):

@@ -3,74 +3,148 @@
 libzmq cannot close one connection of a bound ROUTER. The kernel can: after a shutdown(2), libzmq
 reads the end of the stream and closes the connection as if the peer had. What must be certain is
 whose descriptor it is; docs/design.md has the order of steps that makes it so.
+
+On other systems connections are closed all the same. What only Linux tells is then not known.
 """
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
+import math
 import mmap
 import os
+import select
 import socket
 import struct
 import sys
 import termios
 from contextlib import suppress
+from dataclasses import dataclass
 
+from .._protocol.addresses import canonical
+
+NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+LINUX: bool = sys.platform == "linux"  # elsewhere the calls are missing, or give something else
+SO_BINDTOIFINDEX = 62
+NO_INTERFACE = 2**31 - 1  # the largest index, which no interface has
 PEER_CREDENTIALS = struct.Struct("3i")  # process, user, group
-BYTES_RECEIVED = 128  # offsets in struct tcp_info
-NOT_SENT = 144
-BYTES_SENT = 200  # and behind it, how many of those were sent again
-COUNTER = struct.Struct("=Q")
-WAITING = struct.Struct("=I")
-TCP_INFO_SIZE = BYTES_SENT + 2 * COUNTER.size
+LAST_DATA_RECEIVED, BYTES_ACKNOWLEDGED, BYTES_RECEIVED = 52, 120, 128  # in struct tcp_info
+NOT_SENT, BYTES_SENT, BYTES_SENT_AGAIN = 144, 200, 208
+UINT32, COUNTER = struct.Struct("=I"), struct.Struct("=Q")
+TCP_INFO_SIZE = BYTES_SENT_AGAIN + COUNTER.size
 
 # By the number of the descriptor, which is not ours to wrap in an object; and with the GIL kept:
 # the call takes a microsecond, and to get the GIL back can take thousands.
 _getsockopt = ctypes.PyDLL(None).getsockopt
 
 
-class DuplicatedConnection:
-    """The connection that has a descriptor now, whoever has its number later."""
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What is left of a connection that libzmq has closed. What cannot be known is None.
 
-    def __init__(self, duplicate: socket.socket) -> None:
+    Attributes:
+        peer_ended: Whether the peer has ended it.
+        handshake: Whether the handshake was over.
+        silent: Whether nothing has come for as long as a heartbeat waits.
+    """
+
+    peer_ended: bool
+    handshake: bool | None
+    silent: bool | None
+
+
+class DuplicatedConnection:
+    """The connection that has a descriptor now, whoever has its number later.
+
+    Args:
+        duplicate: Another descriptor of it.
+        handshake: Bytes that this side has sent when the handshake is over.
+        patience: Seconds that a heartbeat waits for the peer.
+
+    Attributes:
+        descriptor: The duplicate's own.
+    """
+
+    __slots__ = ("_handshake", "_patience", "_socket", "descriptor")
+
+    def __init__(self, duplicate: socket.socket, handshake: int, patience: float) -> None:
+        self.descriptor = duplicate.fileno()
         self._socket = duplicate
+        self._handshake = handshake
+        self._patience = patience
 
     @property
     def address(self) -> str:
         """The peer's IP address, or the user that it runs as on this machine (ipc)."""
         if self._socket.family == socket.AF_UNIX:
+            if not LINUX:
+                return "unknown uid"
             credentials = self._socket.getsockopt(
                 socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size
             )
             return f"uid {PEER_CREDENTIALS.unpack(credentials)[1]}"
-        try:
-            address: str = self._socket.getpeername()[0]
+        try:  # as libzmq asks, so that the zone of a link-local address is there
+            host, _ = socket.getnameinfo(self._socket.getpeername(), NUMERIC)
         except OSError:  # it is disconnected already
             return ""
-        return address
+        return canonical(host)
 
     def shut_down(self) -> None:
         """Close the connection, in both directions."""
         with suppress(OSError):  # the peer was faster
             self._socket.shutdown(socket.SHUT_RDWR)
 
+    def signs(self) -> Signs:
+        """What tells how it has ended, once libzmq has reported its disconnect."""
+        if not LINUX:  # then it counts as ended by the peer, of which no line is logged
+            return Signs(peer_ended=True, handshake=None, silent=None)
+        ended = select.poll()
+        ended.register(self._socket, select.POLLRDHUP)
+        if ended.poll(0):
+            return Signs(peer_ended=True, handshake=None, silent=None)
+        if self._socket.family == socket.AF_UNIX:  # where the kernel counts nothing
+            silent = None if self._patience < math.inf else False
+            return Signs(peer_ended=False, handshake=None, silent=silent)
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+        (silence,) = UINT32.unpack_from(info, LAST_DATA_RECEIVED)
+        (acknowledged,) = COUNTER.unpack_from(info, BYTES_ACKNOWLEDGED)
+        return Signs(
+            peer_ended=False,
+            handshake=acknowledged >= self._handshake,
+            silent=silence / 1000 >= self._patience,
+        )
+
     def close(self) -> None:
-        """Close the duplicate; the connection lives on."""
+        """Close the duplicate; if libzmq has the connection still, it lives on."""
         self._socket.close()
 
 
-def duplicate(descriptor: int) -> DuplicatedConnection | None:
-    """Duplicate a descriptor; None if it is not that of a socket."""
+def duplicate(descriptor: int, handshake: int, patience: float) -> DuplicatedConnection | None:
+    """Duplicate a descriptor; None if it is not that of a socket. See `DuplicatedConnection`."""
     try:
         own = os.dup(descriptor)
     except OSError:
         return None
     try:
-        return DuplicatedConnection(socket.socket(fileno=own))
+        return DuplicatedConnection(socket.socket(fileno=own), handshake, patience)
     except OSError:
         os.close(own)
         return None
+
+
+def refuse_connections(listener: int) -> None:
+    """Let the kernel refuse connections to a tcp socket that listens.
+
+    libzmq cannot stop accepting: if it unbinds, it closes the connections that it has accepted, and
+    if its listener is closed or shut down by somebody else, it aborts. So the listener is bound to
+    a network interface that does not exist. Then no packet matches it, and the kernel answers as if
+    nobody listened. This needs no privilege. Connections that were accepted are not affected.
+    """
+    if not LINUX:
+        return
+    with suppress(OSError), socket.socket(fileno=os.dup(listener)) as own:  # an old kernel, or ipc
+        own.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, NO_INTERFACE)
 
 
 class KernelCounters:
@@ -92,9 +166,11 @@ class KernelCounters:
 
     def received(self, descriptor: int) -> int:
         """Bytes that the kernel has received on a tcp connection; 0 if it is not one."""
-        if self._read_info(descriptor) < BYTES_RECEIVED + COUNTER.size:
-            return 0
-        return self._counter(BYTES_RECEIVED)
+        return self._count(descriptor, BYTES_RECEIVED)
+
+    def acked(self, descriptor: int) -> int:
+        """Bytes that the peer's system has acknowledged on a tcp connection; 0 if it is not one."""
+        return self._count(descriptor, BYTES_ACKNOWLEDGED)
 
     def traffic(self, descriptor: int) -> tuple[int, int] | None:
         """Bytes that the process has read from a tcp connection, and written to it.
@@ -105,9 +181,14 @@ class KernelCounters:
         """
         if self._unread(descriptor) or self._read_info(descriptor) < TCP_INFO_SIZE:
             return None
-        again = self._counter(BYTES_SENT + COUNTER.size)
-        waiting: int = WAITING.unpack_from(self._info, NOT_SENT)[0]
-        return self._counter(BYTES_RECEIVED), self._counter(BYTES_SENT) - again + waiting
+        waiting: int = UINT32.unpack_from(self._info, NOT_SENT)[0]
+        written = self._counter(BYTES_SENT) - self._counter(BYTES_SENT_AGAIN) + waiting
+        return self._counter(BYTES_RECEIVED), written
+
+    def _count(self, descriptor: int, offset: int) -> int:
+        if self._read_info(descriptor) < offset + COUNTER.size:
+            return 0
+        return self._counter(offset)
 
     def _read_info(self, descriptor: int) -> int:
         """Have the kernel fill in its struct tcp_info; returns how much of it there is."""

@@ -7,14 +7,13 @@ libzmq delivers and accepts a message as a whole, so neither ever holds a part o
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from errno import EAGAIN, EHOSTUNREACH
 from typing import Any, Final, Protocol
 
 import zmq
 
-log = logging.getLogger("trioreq")
+from .._log import log
 
 try:
     from ._cmessages import Messages as _CMessages

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .line import Line
@@ -28,3 +28,8 @@ class Network(ABC):
     @abstractmethod
     def thread_pool(self) -> Callable[..., Any]:
         """Makes that server's `ThreadPool`, of which this layer knows nothing."""
+
+    @property
+    @abstractmethod
+    def observers(self) -> Sequence[Any]:
+        """More `Observer`s of that server's requests."""

@@ -1,23 +1,41 @@
 """What the server sends: each message to its own connection, or to none.
 
 Messages that are ready one after the other are sent together while the outbox is corked, and those
-for a client that accepts packs go in packs. Nothing here waits.
+for a client that accepts packs go in packs. What libzmq does not accept, because the client is slow
+to read, is kept here in order and sent later. Nothing here waits.
 """
 
 from __future__ import annotations
 
-import logging
+from collections import deque
 from collections.abc import Callable
 from errno import EAGAIN
 
 import trio
+from trio_util import AsyncBool
 
 from .._protocol import packs
 from .._protocol.connection_table import Connection
 from .._protocol.envelope import Frames
 from .zsocket import ZSocket
 
-log = logging.getLogger("trioreq")
+
+class Unsent:
+    """The messages that a connection has not accepted, in order.
+
+    Attributes:
+        since: When it last accepted one, or when the first was kept, by trio's clock.
+        acked: Bytes that the client's system had acknowledged when that was looked up, since then.
+        overflowed: Whether one was dropped because there were too many: the connection is closed.
+    """
+
+    __slots__ = ("acked", "messages", "overflowed", "since")
+
+    def __init__(self, now: float) -> None:
+        self.messages: deque[Frames] = deque()
+        self.since = now
+        self.acked: int | None = None
+        self.overflowed = False
 
 
 class Outbox:
@@ -27,15 +45,21 @@ class Outbox:
         router: The socket.
         read_monitor: Records which connections are gone by now.
         own_max_pack_size: Bytes of the largest pack that a client may send.
+        most_unsent: Messages that are kept for one connection.
 
     Attributes:
         sent: Messages that were handed over.
-        dropped_gone: Messages that were not, since the connection was gone.
-        dropped_full: Messages that were not, since the connection's send queue was full.
+        dropped: Messages that were not, since the connection was gone, or is to be closed.
+        unsent: What is kept, by connection.
+        has_unsent: Whether anything is kept.
     """
 
     def __init__(
-        self, router: ZSocket, read_monitor: Callable[[], object], own_max_pack_size: int
+        self,
+        router: ZSocket,
+        read_monitor: Callable[[], object],
+        own_max_pack_size: int,
+        most_unsent: int,
     ) -> None:
         self._router = router
         self._read_monitor = read_monitor
@@ -43,9 +67,12 @@ class Outbox:
         self._messages: list[tuple[Connection, Frames]] = []
         self._corked = False
         self._packing = False
+        self._most_unsent = most_unsent
+        self._closed = False
         self.sent = 0
-        self.dropped_gone = 0
-        self.dropped_full = 0
+        self.dropped = 0
+        self.unsent: dict[Connection, Unsent] = {}
+        self.has_unsent = AsyncBool(False)
 
     @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
     def send(self, connection: Connection, frames: Frames) -> None:
@@ -81,15 +108,75 @@ class Outbox:
         if not connection.automatic:
             self._read_monitor()  # another connection may have the routing id by now
         if connection.gone:
-            self.dropped_gone += packs.messages_in(frames)
-            return
-        error = self._router.send_to(connection.routing_id, frames)  # type: ignore[arg-type]
-        if not error:
-            self.sent += 1 if len(frames) > 1 else packs.messages_in(frames)
-        elif error == EAGAIN:
-            self._drop_for_full_queue(connection, frames)
+            self.dropped += packs.messages_in(frames)
+        elif self.unsent and connection in self.unsent:
+            self._keep(connection, self.unsent[connection], frames)  # behind the others
+        elif self._accepts(connection, frames):
+            pass
+        elif self._closed:
+            self.dropped += packs.messages_in(frames)
         else:
-            self.dropped_gone += packs.messages_in(frames)
+            unsent = self.unsent[connection] = Unsent(trio.current_time())
+            self.has_unsent.value = True
+            self._keep(connection, unsent, frames)
+
+    def _accepts(self, connection: Connection, frames: Frames) -> bool:
+        """Hand a message to a connection that lives; returns False if it accepts none now."""
+        error = self._router.send_to(connection.routing_id, frames)  # type: ignore[arg-type]
+        if error == EAGAIN:
+            return False
+        number = 1 if len(frames) > 1 else packs.messages_in(frames)
+        if error:  # it is gone, and the monitor has not told yet
+            self.dropped += number
+        else:
+            self.sent += number
+        return True
+
+    def _keep(self, connection: Connection, unsent: Unsent, frames: Frames) -> None:
+        """Keep a message that cannot be sent now, unless there are too many."""
+        if len(unsent.messages) >= self._most_unsent and not unsent.overflowed:
+            # libzmq's thread has perhaps sent some since. A look makes the socket know of that.
+            self._router.readable()
+            self._retry(connection, unsent)
+            if not unsent.messages and self._accepts(connection, frames):
+                return
+            unsent.overflowed = len(unsent.messages) >= self._most_unsent
+        if unsent.overflowed:
+            self.dropped += packs.messages_in(frames)
+        else:
+            unsent.messages.append(frames)
+
+    @trio.lowlevel.enable_ki_protection
+    def retry(self) -> None:
+        """Send what was kept, as far as its connections accept it now."""
+        if self.unsent:
+            self._read_monitor()  # another connection may have a routing id by now
+            for connection, unsent in tuple(self.unsent.items()):
+                self._retry(connection, unsent)
+                if not (unsent.messages or unsent.overflowed):
+                    self.forget(connection)
+            self._router.nudge()
+
+    def _retry(self, connection: Connection, unsent: Unsent) -> None:
+        messages = unsent.messages
+        while messages and not connection.gone and self._accepts(connection, messages[0]):
+            messages.popleft()
+            unsent.since = trio.current_time()
+            unsent.acked = None
+
+    def forget(self, connection: Connection) -> None:
+        """Drop what is kept for a connection: it is gone, or nothing is kept."""
+        unsent = self.unsent.pop(connection, None)
+        if unsent is not None:
+            self.dropped += sum(map(packs.messages_in, unsent.messages))
+            self.has_unsent.value = bool(self.unsent)
+
+    def close(self) -> None:
+        """Send what was kept for the last time: from now on nothing is."""
+        self._closed = True
+        self.retry()
+        for connection in tuple(self.unsent):
+            self.forget(connection)
 
     def _packed(self, messages: list[tuple[Connection, Frames]]) -> list[tuple[Connection, Frames]]:
         """Put messages for the same connection into packs, if its client accepts them."""
@@ -102,13 +189,3 @@ class Outbox:
                 together = packs.pack(together, connection.max_pack_size, self._own_max_pack_size)
             packed.extend([(connection, frames) for frames in together])
         return packed
-
-    def _drop_for_full_queue(self, connection: Connection, frames: Frames) -> None:
-        self.dropped_full += packs.messages_in(frames)
-        if not connection.stalled:
-            connection.stalled = True
-            log.warning(
-                "%s does not read its replies: its send queue is full, and replies are dropped "
-                "(further ones are not logged)",
-                connection.peer,
-            )

@@ -5,7 +5,6 @@ Nothing here waits for a client. docs/design.md has the rules that this follows,
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
@@ -14,7 +13,9 @@ import trio
 import zmq
 from trio_util import AsyncBool
 
+from .._log import log
 from .._protocol import packs
+from .._protocol.addresses import canonical
 from .._protocol.connection_limits import ConnectionLimits
 from .._protocol.connection_table import Connection, ConnectionTable
 from .._protocol.handshakes import Failure, Handshakes
@@ -22,12 +23,11 @@ from .._protocol.message_guard import MessageGuard
 from .._request import Peer
 from . import server_sockets
 from .handshake_events import EVENT, failure_of
+from .held_connections import HeldConnections
 from .messages import Origin
 from .outbox import Outbox
 from .server_sockets import HeldConnection, Sockets
 from .zap_handler import EPOCH, PUBLIC_KEY
-
-log = logging.getLogger("trioreq")
 
 BATCH: Final = 256 * 1024  # bytes read before they are worked on: what fits a processor's cache
 MESSAGE: Final = 2048  # bytes that a message of one frame counts as, beside its content
@@ -35,6 +35,7 @@ OUT_OF_DESCRIPTORS = (
     "the process has nearly as many file descriptors open as it may (ulimit -n): new connections "
     "are closed until some are free"
 )
+DRAINING = "the server drains, and accepts no more connections"
 PROPERTIES: Final = (EPOCH, "Peer-Address", "Socket-Type", "User-Id", PUBLIC_KEY)
 
 Message = tuple[Connection, list[bytes]]
@@ -46,6 +47,7 @@ class Router:
     Args:
         sockets: The server's sockets.
         limits: How many connections are accepted.
+        most_unsent: Messages that the outbox keeps for one connection.
         disconnected: Called with connections that are gone, and already marked so.
         refused: Called with the address of a connection that a limit refuses, and the reason.
         handshake_failed: Called with the address of a connection whose handshake failed, which is
@@ -65,6 +67,7 @@ class Router:
         self,
         sockets: Sockets,
         limits: ConnectionLimits,
+        most_unsent: int,
         disconnected: Callable[[list[Connection]], object],
         refused: Callable[[str, str], object],
         handshake_failed: Callable[[str, Failure], object],
@@ -79,7 +82,7 @@ class Router:
         self._table = ConnectionTable()
         self._automatic: dict[bytes, Connection] = {}  # by routing id, while they live
         self.own_max_pack_size = packs.max_size(sockets.max_message_size)
-        self.outbox = Outbox(sockets.router, self.read_monitor, self.own_max_pack_size)
+        self.outbox = Outbox(sockets.router, self.read_monitor, self.own_max_pack_size, most_unsent)
         self.guard = MessageGuard(sockets.max_message_size)
         self.handshakes = Handshakes()
         self.unattributed = 0
@@ -89,6 +92,10 @@ class Router:
         self._new: deque[Connection] = deque()  # accepted, and not looked at
         self._first_heard: list[Connection] = []  # since the monitor was last read
         self._failure: Failure | None = None  # of the handshake whose disconnect is reported next
+        self._held = HeldConnections(self._table, sockets.room, sockets.max_message_size)
+        self._newest_reply = 0
+        self._listeners: list[int] = []  # descriptors
+        self._draining = False
 
     def __len__(self) -> int:
         """Connections that live, those included that have sent nothing."""
@@ -127,6 +134,7 @@ class Router:
         while self._new:
             # One is held at a time: a burst of connections takes no more than one descriptor.
             connection = self._new.popleft()
+            self._held.make_room()
             hold = None if connection.gone else self._sockets.hold(connection.descriptor)
             if hold is not None:
                 spoke = self._has_received(connection)
@@ -142,6 +150,11 @@ class Router:
         if gone:
             self._disconnected(gone)
         return self._table.epoch
+
+    def epoch_of_replies(self) -> int:
+        """The epoch for the ZAP handler's next replies, which it sends in this step."""
+        self._newest_reply = self.read_monitor()
+        return self._newest_reply
 
     def _read_events(self, gone: list[Connection]) -> None:
         """Read the monitor until it is empty."""
@@ -160,7 +173,7 @@ class Router:
             elif event == zmq.EVENT_DISCONNECTED:
                 before = self._table.disconnected(value)
                 if before is not None:
-                    self._report(before.address, handshakes.ended(before, self._reason(before)))
+                    self._ended(before)
                 self._failure = None
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 handshakes.succeeded()
@@ -168,12 +181,24 @@ class Router:
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 handshakes.refused()
                 continue
+            elif event == zmq.EVENT_LISTENING:
+                self._listeners.append(value)
+                continue
             else:
                 self._failure = failure_of(event, value)
                 continue
             if before is not None:
                 self._forget(before)
                 gone.append(before)
+
+    def _ended(self, connection: Connection) -> None:
+        """A connection was disconnected: log why, if libzmq has ended it; once."""
+        reason = self._reason(connection)
+        failures = self.handshakes.ended(connection, reason)
+        self._report(connection.address, failures)
+        if reason is None and not failures:
+            accepted = connection.peer is not None or connection.id <= self._newest_reply
+            self._held.disconnected(connection, accepted=accepted)
 
     def _reason(self, connection: Connection) -> Failure | None:
         """Why the handshake failed of a connection that is disconnected, as far as was reported."""
@@ -190,8 +215,10 @@ class Router:
         return counters is not None and counters.received(connection.descriptor) > 0
 
     def _forget(self, connection: Connection) -> None:
+        self._held.release(connection)
         self._limits.leave(connection)
         self.guard.forget(connection)
+        self.outbox.forget(connection)
         if connection.automatic:
             del self._automatic[connection.routing_id]  # type: ignore[arg-type]
         elif connection.routing_id is not None:
@@ -202,17 +229,33 @@ class Router:
         if not connection.gone:
             connection.address = hold.address
             connection.spoke = spoke
-            reason = (
-                OUT_OF_DESCRIPTORS
-                if connection.descriptor >= self._sockets.room
-                else self._limits.enter(connection, connection.address)
-            )
+            reason: str | None
+            if self._draining:
+                reason = DRAINING
+            elif connection.descriptor >= self._sockets.room:
+                reason = OUT_OF_DESCRIPTORS
+            else:
+                reason = self._limits.enter(connection, connection.address)
             if reason is not None:
                 self._refused(connection.address, reason)
                 self._table.evicted(connection)
                 self.handshakes.forget(connection)
                 hold.shut_down()
-        hold.close()
+        self._held.keep(connection, hold)
+
+    def refuse_connections(self) -> None:
+        """Accept no connection from now on.
+
+        The system refuses them. Where it cannot, they are accepted and closed at once, as are those
+        that it has accepted already and libzmq has not.
+        """
+        self.read_monitor()  # those that libzmq has accepted may stay
+        self._draining = True
+        self._sockets.refuse_connections(self._listeners)
+
+    def close(self) -> None:
+        """Hold no connection any more."""
+        self._held.close()
 
     def evict(self, connection: Connection, reason: str) -> None:
         """Close a connection: it counts as gone at once.
@@ -245,6 +288,7 @@ class Router:
             The messages of connections that live, or have just gone, which may be none; None if
             there was nothing to read.
         """
+        self.outbox.retry()  # libzmq has perhaps reported that it accepts more
         receive_from = self._socket.receive_from
         known = self._automatic
         batch: list[Message] = []
@@ -299,11 +343,11 @@ def _peer(number: int, properties: tuple[str, ...]) -> Peer:
     """What libzmq and the ZAP handler know of a message's sender."""
     _epoch, address, socket_type, user_id, public_key = properties
     uid = pid = None
-    if address.startswith("localhost:"):  # ipc: localhost:uid:gid:pid
-        uid, _gid, pid = (int(part) for part in address.split(":")[1:])
+    if address.startswith("localhost:"):  # ipc: localhost:uid:gid:pid, on macOS without the pid
+        uid, _gid, pid = (int(part) if part else None for part in address.split(":")[1:])
     return Peer(
         id=number,
-        address=address,
+        address=canonical(address),
         socket_type=socket_type,
         user_id=user_id,
         uid=uid,

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import math
 import resource
 import secrets
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import zmq
 
 from .._errors import EndpointError
+from .._protocol.frame_sizes import SENT_IN_HANDSHAKE, on_wire
+from .._protocol.zap import Mechanism
 from . import endpoints, linux
 from .curve_keys import KeyPair
 from .heartbeats import heartbeat_times
-from .linux import KernelCounters
+from .linux import KernelCounters, Signs
 from .zsocket import ZSocket, terminate
 
 DOMAIN = b"trioreq"
 ZAP = "inproc://zeromq.zap.01"  # where libzmq asks, in each Context
 MONITOR = "inproc://trioreq.monitor"
 MONITORED = (
-    zmq.EVENT_ACCEPTED
+    zmq.EVENT_LISTENING
+    | zmq.EVENT_ACCEPTED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -32,11 +39,20 @@ MONITORED = (
 BACKLOG = 4096  # connections that the kernel may hold for libzmq; it caps this itself
 HANDSHAKE = 10.0  # seconds that a handshake may take
 SPARE = 64  # descriptors that no connection gets, unless the limit is very low
+# Messages that libzmq holds for one connection. It accepts more when it has sent half of them: a
+# small number shows sooner whether the client reads.
+IN_LIBZMQ = 256
 LINGER = 0.5  # seconds in which the last messages are sent
 
 
 class HeldConnection(Protocol):
-    """A connection that is held, whoever has its descriptor later."""
+    """A connection that is held, whoever has its descriptor later.
+
+    Attributes:
+        descriptor: The one that holds it.
+    """
+
+    descriptor: int
 
     @property
     def address(self) -> str:
@@ -45,8 +61,11 @@ class HeldConnection(Protocol):
     def shut_down(self) -> None:
         """Close it."""
 
+    def signs(self) -> Signs:
+        """What tells how it has ended, once libzmq has reported its disconnect."""
+
     def close(self) -> None:
-        """Hold it no more; it lives on."""
+        """Hold it no more; if libzmq has it still, it lives on."""
 
 
 class Sockets(Protocol):
@@ -59,7 +78,8 @@ class Sockets(Protocol):
         endpoints: The addresses as really bound.
         room: Connections get descriptors below this one.
         max_message_size: Bytes that a frame may have.
-        counters: What the kernel counts of the connections; None without a kernel.
+        send_queue: Messages that libzmq holds for one connection; others wait in the outbox.
+        counters: What the kernel counts of the connections; None if it does not.
     """
 
     router: ZSocket
@@ -68,10 +88,18 @@ class Sockets(Protocol):
     endpoints: tuple[str, ...]
     room: int
     max_message_size: int
+    send_queue: int
     counters: KernelCounters | None
 
     def hold(self, descriptor: int) -> HeldConnection | None:
         """Hold the connection that has a descriptor now; None if it has none."""
+
+    def refuse_connections(self, listeners: Sequence[int]) -> None:
+        """Let the system refuse new connections, as far as it can.
+
+        Args:
+            listeners: The descriptors that the monitor has reported as listening.
+        """
 
     async def aclose(self) -> None:
         """Send what was handed over, for a bounded time, and close."""
@@ -105,13 +133,19 @@ class BoundSockets:
         if not addrs:
             raise EndpointError(f"there must be at least one address, such as {endpoints.EXAMPLES}")
         self._files: list[endpoints.BoundFile] = []
+        self._directories: list[tempfile.TemporaryDirectory[str]] = []
         self.room = _room()
         self.max_message_size = max_message_size
-        self.counters: KernelCounters | None = KernelCounters()
+        mechanism: Mechanism = "CURVE" if curve is not None else "PLAIN" if plain else "NULL"
+        self._handshake = SENT_IN_HANDSHAKE[mechanism]
+        self._patience = math.inf if heartbeat is None else heartbeat_times(heartbeat)[1]
+        self.send_queue = min(send_queue, IN_LIBZMQ)
+        self.counters = KernelCounters() if linux.LINUX else None
         # One I/O thread: with more, libzmq does not promise the order that the table needs.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:
-            self._router = self._open_router(heartbeat, max_message_size, send_queue)
+            largest = on_wire(max_message_size, encrypted=curve is not None)
+            self._router = self._open_router(heartbeat, largest)
             self._router.plain_server = plain
             if curve is not None:
                 self._router.curve_server = True
@@ -119,16 +153,13 @@ class BoundSockets:
             self.router = ZSocket.of(self._router)
             self.monitor = ZSocket.of(self._open_monitor())
             self.zap = ZSocket.of(self._open_zap())
-            self._router.ipv6 = any("[" in addr for addr in addrs)
             self.endpoints = tuple(self._bind(addr) for addr in addrs)
         except BaseException:
             self._remove_files()
             self._context.destroy(linger=0)
             raise
 
-    def _open_router(
-        self, heartbeat: float | None, max_message_size: int, send_queue: int
-    ) -> zmq.Socket[bytes]:
+    def _open_router(self, heartbeat: float | None, largest_frame: int) -> zmq.Socket[bytes]:
         _hide_routing_ids()
         router = self._context.socket(zmq.ROUTER)
         router.zap_domain = DOMAIN
@@ -136,8 +167,8 @@ class BoundSockets:
         # Before it is bound: a connection that breaks while the socket is closed takes the linger
         # that its listener was bound with. Without a limit it can wait for ever.
         router.linger = round(LINGER * 1000)
-        router.sndhwm = send_queue
-        router.maxmsgsize = max_message_size
+        router.sndhwm = self.send_queue
+        router.maxmsgsize = largest_frame
         router.backlog = BACKLOG
         router.handshake_ivl = round(HANDSHAKE * 1000)
         if heartbeat is not None:
@@ -163,19 +194,51 @@ class BoundSockets:
         return zap
 
     def _bind(self, addr: str) -> str:
+        if addr == endpoints.ANY_IPC:
+            addr = f"ipc://{self._new_directory()}/socket"
         path = endpoints.check(addr)
         try:
-            self._router.bind(addr)
+            self._listen(addr)
         except zmq.ZMQError as error:
             raise EndpointError(endpoints.explain(addr, error.errno)) from error
         if path is not None:
             self._files.append(endpoints.BoundFile(path))
         bound: bytes = self._router.get(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
-        return bound.decode().rstrip("\0")
+        return endpoints.bound(bound.decode().rstrip("\0"))
+
+    def _listen(self, addr: str) -> None:
+        # Each address by itself: one of IPv4 means the same whatever else is bound.
+        self._router.ipv6 = endpoints.is_ipv6(addr)
+        try:
+            self._router.bind(addr)
+        except zmq.ZMQError as error:
+            if error.errno != errno.ENODEV or self._router.ipv6:
+                raise
+            self._router.ipv6 = True  # it may be a name that has IPv6 addresses only
+            self._router.bind(addr)
+
+    def _new_directory(self) -> str:
+        """Make a directory for one socket file.
+
+        libzmq would make it in the working directory where TMPDIR is not set, and name it relative
+        to that.
+        """
+        try:
+            where = Path(tempfile.gettempdir()).absolute()
+            self._directories.append(tempfile.TemporaryDirectory(prefix="trioreq-", dir=where))
+        except OSError as error:
+            raise EndpointError(endpoints.explain(endpoints.ANY_IPC, error.errno)) from error
+        return self._directories[-1].name
 
     def hold(self, descriptor: int) -> HeldConnection | None:
         """Hold the connection that has a descriptor now; None if it has none."""
-        return linux.duplicate(descriptor)
+        return linux.duplicate(descriptor, self._handshake, self._patience)
+
+    def refuse_connections(self, listeners: Sequence[int]) -> None:
+        """Let the system refuse new connections: on tcp by the kernel, on ipc there is no file."""
+        self._remove_files()
+        for listener in listeners:
+            linux.refuse_connections(listener)
 
     async def aclose(self) -> None:
         """Send what was handed over, for a bounded time, and close."""
@@ -189,6 +252,8 @@ class BoundSockets:
     def _remove_files(self) -> None:
         for file in self._files:
             file.remove()
+        for directory in self._directories:
+            directory.cleanup()
 
 
 def _hide_routing_ids() -> None:

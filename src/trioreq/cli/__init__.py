@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+from ._client import commands
+from ._keygen import make
+from ._program import run_program
 
 
 def main() -> None:
     """Run `trioreq-client`."""
-    _need_extra("trioreq-client")
-    from ._client import run
-
-    run()
+    run_program("trioreq-client", commands)
 
 
 def keygen() -> None:
     """Run `trioreq-keygen`."""
-    _need_extra("trioreq-keygen")
-    from ._keygen import run
-
-    run()
-
-
-def _need_extra(program: str) -> None:
-    try:
-        import click  # noqa: F401
-        import rich  # noqa: F401
-    except ImportError:
-        sys.exit(f"{program} needs its extra: pip install 'trioreq[cli]'")
+    run_program("trioreq-keygen", make)

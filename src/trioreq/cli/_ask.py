@@ -14,7 +14,9 @@ import trio
 
 import trioreq
 
-from . import _output
+from . import _output, _program
+from ._program import describe
+from ._streams import INPUT, OUTPUT, CannotRead, has_room, in_thread, read_all, run_while_read
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Ask:
     curve: trioreq.CurveClient | None
     sent: int = 0
     took: list[float] = field(default_factory=list)  # seconds
+    reply: list[bytes] = field(default_factory=list)
 
     def check(self) -> None:
         """Refuse what does not go together."""
@@ -44,33 +47,44 @@ class Ask:
         if self.as_hex and self.as_json:
             raise click.UsageError("--hex and --json: choose one")
 
-    def frames(self) -> list[bytes]:
-        """The request."""
-        if self.file:
-            return [self.file.read_bytes()]
-        if not self.body or self.body == ("-",):
-            return [sys.stdin.buffer.read()]
-        return [os.fsencode(part) for part in self.body]
+    def run(self) -> int:
+        """Ask, print what came, and return the exit code."""
+        try:
+            run_while_read(self.main)
+        except BaseException:
+            if has_room(OUTPUT):  # a reader that does not read does not hold Ctrl-C up
+                self.summarize()
+            raise
+        self.summarize()
+        if self.repeat is None:
+            show(self.reply, self)
+        return 0 if self.took else 1
 
-    async def run(self) -> int:
+    async def main(self) -> None:
         """Ask, once or many times."""
-        frames = await trio.to_thread.run_sync(self.frames, abandon_on_cancel=True)
-        async with trioreq.open_client(
+        async with trioreq.open_client(  # refuses a wrong endpoint before anything is read
             self.endpoint,
             timeout=self.timeout,
             retries=self.retries,
             connect_timeout=self.connect_timeout,
             curve=self.curve,
         ) as client:
+            frames = await in_thread(self.frames)
             if self.repeat is None:
-                show(await self.ask(client, frames), self)
-                return 0
+                self.reply = await self.ask(client, frames)
+                return
             while not self.repeat or self.sent < self.repeat:
                 if self.sent:
                     await trio.sleep(self.interval)
                 await self.ping(client, frames)
-        self.summarize()
-        return 0 if self.took else 1
+
+    def frames(self) -> list[bytes]:
+        """Read the request."""
+        if self.file:
+            return [read_file(self.file)]
+        if not self.body or self.body == ("-",):
+            return [read_input()]
+        return [os.fsencode(part) for part in self.body]
 
     async def ask(self, client: trioreq.Client, frames: list[bytes]) -> list[bytes]:
         """Ask once."""
@@ -84,11 +98,13 @@ class Ask:
         self.took.append(now - begun)
         if self.verbose and client.timings:
             if self.sent == 1:
-                tell(
+                await in_thread(
+                    tell,
                     f"connected to {self.endpoint} in {client.timings.connect * 1e3:.2f} ms, "
-                    f"handshake {client.timings.handshake * 1e3:.2f} ms"
+                    f"handshake {client.timings.handshake * 1e3:.2f} ms",
                 )
-            tell(f"reply in {self.took[-1] * 1e3:.2f} ms, {sum(map(len, reply))} bytes")
+            size = sum(map(len, reply))
+            await in_thread(tell, f"reply in {self.took[-1] * 1e3:.2f} ms, {size} bytes")
         return reply
 
     async def ping(self, client: trioreq.Client, frames: list[bytes]) -> None:
@@ -96,10 +112,10 @@ class Ask:
         try:
             reply = await self.ask(client, frames)
         except trioreq.TrioreqError as error:
-            write(f"{self.sent}: {describe(error)}\n".encode())
+            text = describe(error)
         else:
-            size = sum(map(len, reply))
-            write(f"{self.sent}: {size} bytes, {self.took[-1] * 1e3:.2f} ms\n".encode())
+            text = f"{sum(map(len, reply))} bytes, {self.took[-1] * 1e3:.2f} ms"
+        await in_thread(write, f"{self.sent}: {text}\n".encode())
 
     def summarize(self) -> None:
         """Print what came of all repeated requests."""
@@ -113,15 +129,38 @@ class Ask:
         write(f"{text}\n".encode())
 
 
+def read_file(path: Path) -> bytes:
+    """Read a request from a file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return read_all(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise CannotRead(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_input() -> bytes:
+    """Read a request from standard input. A person who is to type it is told so."""
+    if os.isatty(INPUT):
+        tell("type the request, and end it with Ctrl-D")
+    try:
+        return read_all(INPUT)
+    except OSError as error:
+        raise CannotRead(
+            f"cannot read standard input: {error.strerror}; give BODY or --file instead"
+        ) from error
+
+
 def show(reply: Sequence[bytes], options: Ask) -> None:
     """Print a reply as it was asked for."""
-    terminal = sys.stdout.isatty()
+    terminal = os.isatty(OUTPUT)
     shown: bytes | None = None
     if options.as_hex:
         shown = _output.hex_dump(reply)
     elif options.as_json:
-        colour = terminal and not os.environ.get("NO_COLOR")
-        shown = _output.pretty_json(reply, colour=colour)
+        shown = _output.pretty_json(reply, colour=terminal and _output.colours_wanted())
         if shown is None:
             tell("the reply is not JSON")
     if shown is None:
@@ -131,16 +170,10 @@ def show(reply: Sequence[bytes], options: Ask) -> None:
 
 
 def write(data: bytes) -> None:
-    """To standard output, at once."""
+    """Write all of it to standard output."""
     sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
 
 
 def tell(text: str) -> None:
-    """To standard error."""
-    click.echo(f"trioreq-client: {text}", err=True)
-
-
-def describe(error: Exception) -> str:
-    """What a person is told of an error."""
-    return f"error: {error}" if isinstance(error, trioreq.ReplyError) else str(error)
+    """Write a line to standard error."""
+    _program.tell("trioreq-client", text)

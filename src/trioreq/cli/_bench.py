@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-import sys
+import os
 from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import click
 import trio
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 import trioreq
 
+from ._output import colours_wanted
+from ._streams import ERRORS, in_thread, run_while_read
+
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 DURATION = 5.0  # seconds, if nothing else is said
+BAR = 30  # characters
+LINE = 67  # characters of a line that shows the progress
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,13 @@ class Load:
     timeout: float
     connect_timeout: float
     curve: trioreq.CurveClient | None
+
+    @property
+    def seconds(self) -> float:
+        """How long it may take."""
+        if self.duration is None:
+            return DURATION if self.requests is None else math.inf
+        return self.duration
 
 
 @dataclass
@@ -69,31 +79,30 @@ def percentile(ordered: list[float], cut: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * cut / 100) - 1)]
 
 
-async def run_bench(load: Load, *, as_json: bool) -> int:
+def run_bench(load: Load, *, as_json: bool) -> int:
     """Make the load, and print what came of it. Returns 1 if there was any error."""
     result = Result()
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.completed:,.0f} replies"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("bench", total=load.requests)
-        await make_load(load, result, lambda done: progress.update(bar, completed=done))
+    if os.isatty(ERRORS):
+        try:
+            run_while_read(partial(make_load, load, result, show_progress))
+        finally:
+            click.echo("\r" + " " * LINE + "\r", nl=False, err=True)
+    else:
+        run_while_read(partial(make_load, load, result, lambda *_: None))
     figures = result.figures()
     if as_json:
         told = {name: value for name, value in vars(load).items() if name != "curve"}
         shown = {"load": told | {"curve": load.curve is not None}, **figures}
         click.echo(json.dumps(without_nan(shown)))
     else:
-        print_table(load, figures)
+        click.echo(table(load, figures))
     return 1 if result.errors else 0
 
 
-async def make_load(load: Load, result: Result, tell: Callable[[int], object]) -> None:
-    """Ask with all clients until the number or the time is reached."""
+async def make_load(load: Load, result: Result, show: Callable[[Load, int, float], object]) -> None:
+    """Ask with all clients until the number or the time is reached; show how far it is."""
     body = b"x" * load.size
     left = load.requests if load.requests is not None else math.inf
-    duration = load.duration
-    if duration is None and load.requests is None:
-        duration = DURATION
 
     async def ask(client: trioreq.Client) -> None:
         nonlocal left
@@ -125,16 +134,16 @@ async def make_load(load: Load, result: Result, tell: Callable[[int], object]) -
             task_status.started(client)
             await trio.sleep_forever()
 
-    async def show() -> None:
+    async def tell(begun: float) -> None:
         while True:
+            await in_thread(show, load, len(result.took), trio.current_time() - begun)
             await trio.sleep(0.1)
-            tell(len(result.took))
 
     async with trio.open_nursery() as connections:
         clients = [await connections.start(connect) for _ in range(load.clients)]
-        connections.start_soon(show)
         begun = trio.current_time()
-        with trio.move_on_after(math.inf if duration is None else duration):
+        connections.start_soon(tell, begun)
+        with trio.move_on_after(load.seconds):
             async with trio.open_nursery() as nursery:
                 for client in clients:
                     nursery.start_soon(use, client)
@@ -149,22 +158,31 @@ def without_nan(value: object) -> object:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def print_table(load: Load, figures: dict[str, Any]) -> None:
+def table(load: Load, figures: dict[str, Any]) -> str:
     """For people."""
-    table = Table(show_header=False, box=None)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
-    table.add_row("requests", f"{figures['requests']:,}")
-    table.add_row("seconds", f"{figures['seconds']:.3f}")
-    table.add_row("replies a second", f"{figures['replies_per_second']:,.0f}")
+    rows = [
+        ("requests", f"{figures['requests']:,}"),
+        ("seconds", f"{figures['seconds']:.3f}"),
+        ("replies a second", f"{figures['replies_per_second']:,.0f}"),
+    ]
     for name, value in figures["latency_ms"].items():
-        table.add_row(f"latency {name}", "-" if math.isnan(value) else f"{value:.3f} ms")
+        rows.append((f"latency {name}", "-" if math.isnan(value) else f"{value:.3f} ms"))
     for name, count in figures["errors"].items():
-        table.add_row(f"error {name}", f"{count:,}")
-    console = Console(file=sys.stdout)
-    console.print(
+        rows.append((f"error {name}", f"{count:,}"))
+    names, values = (max(map(len, column)) for column in zip(*rows, strict=True))
+    head = (
         f"{load.endpoint}: {load.clients} clients, {load.pipeline} in flight on each, "
-        f"{load.size} bytes",
-        highlight=False,
+        f"{load.size} bytes"
     )
-    console.print(table)
+    return "\n".join([head, *(f" {name:<{names}}  {value:>{values}}" for name, value in rows)])
+
+
+def show_progress(load: Load, replies: int, seconds: float) -> None:
+    """Write over the last line of the terminal how far the measurement is."""
+    share = min(max(replies / (load.requests or math.inf), seconds / load.seconds), 1.0)
+    done = round(share * BAR)
+    bar = "#" * done, "-" * (BAR - done)
+    if colours_wanted():
+        bar = click.style(bar[0], fg="magenta"), bar[1]
+    left = f"{seconds / share - seconds:,.0f} s left" if share else ""
+    click.echo(f"\r{replies:>13,} replies {''.join(bar)} {left:<14}", nl=False, err=True)

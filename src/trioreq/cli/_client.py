@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import stat
-import sys
-from collections.abc import Awaitable, Callable
+import math
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
-import trio
 from click.shell_completion import CompletionItem
 
 import trioreq
 
-from ._ask import Ask, describe, tell
+from ._ask import Ask
 from ._bench import Load, run_bench
 from ._keys import curve_of, key_options
-
-EXIT_CODES = {
-    trioreq.ReplyError: 1,
-    trioreq.EndpointError: 2,
-    trioreq.KeyFileError: 2,
-    trioreq.RequestTimeout: 3,
-    trioreq.NotConnected: 4,
-    trioreq.ConnectionLost: 5,
-    trioreq.UnexpectedReply: 6,
-    trioreq.Refused: 7,
-}
-INTERRUPTED = 128 + signal.SIGINT
-BROKEN_PIPE = 128 + signal.SIGPIPE
+from ._program import Work
+from ._streams import MAX_REQUEST
 
 EXITS = """\b
 Exit codes:
   0    a reply came
   1    the server answered with an error
-  2    wrong usage, an address that is none, or a key file that cannot be used
+  2    wrong usage, an address that is none, or a file or standard input that
+       cannot be read; nothing was sent
   3    the time was up
   4    no connection
   5    the connection broke: whether the request was done is unknown
   6    the reply is not understood
   7    the server does not let this client in
+  8    the output could not be written
+  70   an unexpected error; standard error has a traceback
   130  Ctrl-C
   141  whoever read the output has gone
 """
+
+
+class Seconds(click.FloatRange):
+    """A time that a timer can have."""
+
+    name = "seconds"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401  # as click has it
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Refuse nan too, which is in no range and outside of none."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value} is not a number of seconds", param, ctx)
+        return seconds
+
+
+TIME = Seconds(min=0, max=2_000_000, min_open=True)  # libzmq's times are ints, in milliseconds
 
 
 class Commands(click.Group):
@@ -71,13 +80,13 @@ class Commands(click.Group):
 )
 @click.version_option(trioreq.__version__, prog_name="trioreq-client")
 def commands() -> None:
-    r"""Ask a ZeroMQ request/reply server: trioreq's, or any REP or ROUTER.
+    """Ask a ZeroMQ request/reply server: trioreq's, or any REP or ROUTER.
 
     \b
     trioreq-client tcp://127.0.0.1:5555 hello
     trioreq-client request --help      all options of a request
     trioreq-client bench --help        measure a server
-    """
+    """  # noqa: D301  # click takes the character \b for: keep these lines
 
 
 @commands.command(epilog=EXITS)
@@ -91,17 +100,17 @@ def commands() -> None:
 @click.option("--multipart", is_flag=True, help="End each frame of the reply with a newline.")
 @click.option("--hex", "as_hex", is_flag=True, help="Show the reply as a hex dump.")
 @click.option("--json", "as_json", is_flag=True, help="Show the reply indented, if it is JSON.")
-@click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds for a reply.")
+@click.option("--timeout", type=TIME, default=30.0, show_default=True, help="Seconds for a reply.")
 @click.option(
     "--connect-timeout",
-    type=float,
+    type=TIME,
     default=5.0,
     show_default=True,
     help="Seconds for a connection.",
 )
 @click.option(
     "--retries",
-    type=int,
+    type=click.IntRange(min=0, max=2**31 - 1),
     default=0,
     show_default=True,
     help="Ask again if the connection breaks; the work may be done twice.",
@@ -114,7 +123,7 @@ def commands() -> None:
 )
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=1.0,
     show_default=True,
     help="Seconds between repeated requests.",
@@ -125,16 +134,17 @@ def request(
     *,
     server_key: str | None,
     key_file: Path | None,
+    allow_group: bool,
     **options: Any,  # noqa: ANN401  # click gives them by name
-) -> None:
+) -> Work:
     """Send a request to ENDPOINT and print the reply.
 
     Each BODY is a frame. Without one, or with -, standard input is the request. A reply is
     written as it came; on a terminal it is made readable. Of several frames each is a line.
     """
-    ask = Ask(**options, curve=keys(server_key, key_file))
+    ask = Ask(**options, curve=keys(server_key, key_file, allow_group=allow_group))
     ask.check()
-    finish(ask.run, ask.summarize)
+    return ask.run
 
 
 @commands.command(epilog=EXITS)
@@ -154,16 +164,20 @@ def request(
 @click.option(
     "-d",
     "--duration",
-    type=click.FloatRange(min=0, min_open=True),
+    type=TIME,
     help="Stop after so many seconds (5, if there is no -n).",
 )
 @click.option(
-    "--size", type=click.IntRange(min=0), default=64, show_default=True, help="Bytes in a request."
+    "--size",
+    type=click.IntRange(0, MAX_REQUEST),
+    default=64,
+    show_default=True,
+    help="Bytes in a request.",
 )
-@click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds for a reply.")
+@click.option("--timeout", type=TIME, default=30.0, show_default=True, help="Seconds for a reply.")
 @click.option(
     "--connect-timeout",
-    type=float,
+    type=TIME,
     default=5.0,
     show_default=True,
     help="Seconds for a connection.",
@@ -175,77 +189,24 @@ def bench(
     as_json: bool,
     server_key: str | None,
     key_file: Path | None,
+    allow_group: bool,
     **options: Any,  # noqa: ANN401  # as above
-) -> None:
+) -> Work:
     """Measure how fast ENDPOINT answers: throughput, latencies, and errors by kind."""
-    load = Load(**options, curve=keys(server_key, key_file))
-    finish(lambda: run_bench(load, as_json=as_json))
+    load = Load(**options, curve=keys(server_key, key_file, allow_group=allow_group))
+    return partial(run_bench, load, as_json=as_json)
 
 
-def keys(server_key: str | None, key_file: Path | None) -> trioreq.CurveClient | None:
-    """What the options say, or the program's end if they are wrong."""
+def keys(
+    server_key: str | None, key_file: Path | None, *, allow_group: bool
+) -> trioreq.CurveClient | None:
+    """What the options say.
+
+    Raises:
+        KeyFileError: A file cannot be used.
+        click.UsageError: The options are wrong.
+    """
     try:
-        return curve_of(server_key, key_file)
-    except trioreq.KeyFileError as error:
-        tell(str(error))
-        sys.exit(EXIT_CODES[trioreq.KeyFileError])
+        return curve_of(server_key, key_file, allow_group=allow_group)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-
-
-async def until_unread(main: Callable[[], Awaitable[int]]) -> int:
-    """Run, but no longer than somebody reads the output, if it is a pipe."""
-    result = BROKEN_PIPE
-    async with trio.open_nursery() as nursery:
-
-        async def watch() -> None:
-            await trio.lowlevel.wait_readable(1)  # of a pipe's writing end: its reader has gone
-            nursery.cancel_scope.cancel()
-
-        if stat.S_ISFIFO(os.fstat(1).st_mode):
-            nursery.start_soon(watch)
-        result = await main()
-        nursery.cancel_scope.cancel()
-    return result
-
-
-def finish(
-    main: Callable[[], Awaitable[int]], interrupted: Callable[[], None] = lambda: None
-) -> NoReturn:
-    """Run, and leave with the right code; Ctrl-C and a broken pipe are no errors."""
-    try:
-        code = trio.run(until_unread, main)
-    except BaseException as error:  # noqa: BLE001  # what is not known goes on
-        code = code_of(first_cause(error), interrupted)
-    if code == BROKEN_PIPE:  # the interpreter flushes once more at its end: into nothing
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.exit(code)
-
-
-def first_cause(error: BaseException) -> BaseException:
-    """What is in the groups that nurseries make."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def code_of(error: BaseException, interrupted: Callable[[], None]) -> int:
-    """Say what has happened; returns the exit code."""
-    match error:
-        case KeyboardInterrupt():
-            interrupted()
-            return INTERRUPTED
-        case BrokenPipeError():
-            return BROKEN_PIPE
-        case trioreq.TrioreqError():
-            tell(describe(error))
-            return EXIT_CODES[type(error)]
-        case ValueError():
-            raise click.UsageError(str(error)) from error
-        case _:
-            raise error
-
-
-def run() -> None:
-    """The entry point."""
-    commands(prog_name="trioreq-client")

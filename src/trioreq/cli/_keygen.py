@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 
 import click
 
 import trioreq
 
+from ._program import Work
 
-@click.command()
+EXITS = """\b
+Exit codes:
+  0    the keys are made
+  2    wrong usage, or a file that cannot be written or is there already
+  8    the public key could not be printed; the keys are made
+  70   an unexpected error; standard error has a traceback
+  130  Ctrl-C
+  141  whoever read the output has gone
+"""
+
+
+@click.command(epilog=EXITS)
 @click.argument("name", type=click.Path(path_type=Path))
 @click.version_option(trioreq.__version__, prog_name="trioreq-keygen")
-def make(name: Path) -> None:
-    r"""Make a pair of CURVE keys: NAME.key and NAME.key_secret.
+def make(name: Path) -> Work:
+    """Make a pair of CURVE keys: NAME.key and NAME.key_secret.
 
     The first may go round; the second only its owner may read. Neither is overwritten. The
     public key is printed.
 
     \b
-    trioreq-keygen server                for a server
-    trioreq-keygen alice                 for a client; then alice.key goes to the server
-    """
+    trioreq-keygen server      for a server
+    trioreq-keygen alice       for a client; then alice.key goes to the server
+    """  # noqa: D301  # click takes the character \b for: keep these lines
+    return partial(make_keys, name)
+
+
+def make_keys(name: Path) -> int:
+    """Make and save a pair, and print the public key."""
     keys = trioreq.KeyPair.generate()
-    try:
-        keys.save(name)
-    except trioreq.KeyFileError as error:
-        click.echo(f"trioreq-keygen: {error}", err=True)
-        sys.exit(2)
+    keys.save(name)
     click.echo(keys.public)
-
-
-def run() -> None:
-    """The entry point."""
-    make(prog_name="trioreq-keygen")
+    return 0

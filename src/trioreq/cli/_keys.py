@@ -21,6 +21,11 @@ def key_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(dir_okay=False, path_type=Path),
         help="The file with your own secret key, NAME.key_secret; else a new pair is used.",
     )(command)
+    command = click.option(
+        "--allow-group",
+        is_flag=True,
+        help="Accept a --key-file that its group may read, as Kubernetes mounts it.",
+    )(command)
     return click.option(
         "--server-key",
         metavar="KEY",
@@ -28,7 +33,9 @@ def key_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def curve_of(server_key: str | None, key_file: Path | None) -> trioreq.CurveClient | None:
+def curve_of(
+    server_key: str | None, key_file: Path | None, *, allow_group: bool
+) -> trioreq.CurveClient | None:
     """What a client needs, if keys are given.
 
     Raises:
@@ -41,5 +48,7 @@ def curve_of(server_key: str | None, key_file: Path | None) -> trioreq.CurveClie
         return None
     if len(server_key) != SIZE or os.path.exists(server_key):  # noqa: PTH110  # may be no path
         server_key = trioreq.load_public_key(server_key)
-    keys = trioreq.KeyPair.load(key_file) if key_file is not None else None
+    keys = None
+    if key_file is not None:
+        keys = trioreq.KeyPair.load(key_file, allow_group=allow_group)
     return trioreq.CurveClient(server_key, keys)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
+import re
 from collections.abc import Sequence
 
-from rich.console import Console
+import click
 
 ROW = 16  # bytes in a row of a hex dump
+TOKEN = re.compile(
+    r'(?P<key>"(?:[^"\\]|\\.)*"(?=:))|(?P<string>"(?:[^"\\]|\\.)*")'
+    r"|(?P<number>-?\d[\d.eE+-]*)|(?P<word>true|false|null)"
+)
+COLOURS = {"key": "blue", "string": "green", "number": "cyan", "word": "magenta"}
 
 
 def as_it_came(frames: Sequence[bytes], *, lines: bool) -> bytes:
@@ -20,7 +26,8 @@ def as_it_came(frames: Sequence[bytes], *, lines: bool) -> bytes:
 
 def readable(frames: Sequence[bytes]) -> bytes:
     """One line for each line of each frame; what cannot be shown is escaped."""
-    return "".join(_escape(frame) + "\n" for frame in frames).encode()
+    texts = (printable(frame.decode(errors="backslashreplace")) for frame in frames)
+    return "".join(text + "\n" for text in texts).encode()
 
 
 def hex_dump(frames: Sequence[bytes]) -> bytes:
@@ -32,24 +39,37 @@ def pretty_json(frames: Sequence[bytes], *, colour: bool) -> bytes | None:
     """Each frame indented; None if one of them is not JSON."""
     try:
         values = [json.loads(frame) for frame in frames]
-    except ValueError:
+        texts = [json.dumps(value, indent=2, ensure_ascii=False) for value in values]
+    except (ValueError, RecursionError):
         return None
-    texts = [json.dumps(value, indent=2, ensure_ascii=False) for value in values]
-    if not colour:
-        return "".join(text + "\n" for text in texts).encode()
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=True, color_system="standard", soft_wrap=True)
-    for text in texts:
-        console.print_json(text, indent=2, ensure_ascii=False)
-    return out.getvalue().encode()
+    text = "".join(_escape_json(text) + "\n" for text in texts)
+    return (TOKEN.sub(_colour_token, text) if colour else text).encode()
 
 
-def _escape(frame: bytes) -> str:
-    text = frame.decode(errors="backslashreplace")
+def printable(text: str) -> str:
+    """The text, with what a terminal would obey, or cannot show, escaped."""
     return "".join(
         letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1]
         for letter in text
     )
+
+
+def colours_wanted() -> bool:
+    """Whether a terminal may be written to in colour; see no-color.org."""
+    return not os.environ.get("NO_COLOR")
+
+
+def _escape_json(text: str) -> str:
+    """Escape as JSON does; what is not printable can only be in a string."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1]
+        for letter in text
+    )
+
+
+def _colour_token(token: re.Match[str]) -> str:
+    kind = str(token.lastgroup)
+    return click.style(token[0], fg=COLOURS[kind], bold=True if kind == "key" else None)
 
 
 def _dump(frame: bytes) -> str:

@@ -7,10 +7,12 @@ The server's own code runs on a network in memory, on trio's clock: with pytest-
 from ._client import MemoryClient
 from ._inline import sleep
 from ._network import MemoryNetwork, open_memory_network, open_memory_server
+from ._request import make_request
 
 __all__ = [
     "MemoryClient",
     "MemoryNetwork",
+    "make_request",
     "open_memory_network",
     "open_memory_server",
     "sleep",

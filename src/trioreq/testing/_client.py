@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from .._protocol import envelope as wire
 from .._transport.dealer import RECONNECT, RECONNECT_MOST
 from .._transport.line import Accepted, Event, HandshakeFailed, HandshakeSucceeded, Lost
 from ._libzmq import Peer
@@ -51,9 +52,10 @@ class MemoryClient(Peer):
             trio.ClosedResourceError: The client was closed, or has crashed.
             trio.BrokenResourceError: The server has ended the connection.
             RuntimeError: The client is stalled.
+            TypeError: A frame is not bytes, or an object with the buffer interface.
         """
         if not frames:
-            raise ValueError("a request has at least one frame, as in send(b'')")
+            raise ValueError("frames must be at least one frame, as in send(b''), got none")
         self.send_raw(b"", *frames)
 
     def send_raw(self, *frames: bytes) -> None:
@@ -64,15 +66,16 @@ class MemoryClient(Peer):
             raise trio.BrokenResourceError(f"{self._lost}: connect again")
         if self._stalled:
             raise RuntimeError("the client is stalled, and sends nothing: resume() it first")
+        message = [wire.frame("each of frames", part) for part in frames]
         if self.socket_type == "REQ":
             self._forget_replies()
-        self.connection.to_server.put(list(frames))
+        self.connection.to_server.put(message)
 
     async def receive(self) -> list[bytes]:
         """Wait for a message.
 
         Returns:
-            The frames of its body, as a plain client sees them: an error has the three frames
+            The frames of its body, as a plain client sees them. An error has the three frames
             ``trioreq-error``, a code and a text.
 
         Raises:

@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from .._checks import check_duration
 from .._server.pending_request import PendingRequest
 from .._server.threads import ThreadPool
 
@@ -57,6 +58,8 @@ def sleep(seconds: float) -> None:
         seconds: As for `trio.sleep`; not for ever.
 
     Raises:
+        TypeError: It is not a number.
+        ValueError: It is negative, or for ever.
         RuntimeError: It is called in trio's loop, where no plain handler runs.
 
     Example:
@@ -66,6 +69,7 @@ def sleep(seconds: float) -> None:
         ...         trioreq.testing.sleep(1)
         ...     return b"done"
     """
+    check_duration("seconds", seconds)
     try:
         trio.lowlevel.current_task()
     except RuntimeError:  # in a thread

@@ -17,7 +17,8 @@ from errno import EAGAIN, EHOSTUNREACH, EPIPE
 import trio
 import zmq
 
-from .._transport.linux import KernelCounters
+from .._protocol import frame_sizes
+from .._transport.linux import KernelCounters, Signs
 from .._transport.messages import Known, Names, Received
 from .._transport.zsocket import ZSocket
 from ._ways import Timers, Watch, Way
@@ -177,6 +178,7 @@ class RouterSocket(MemorySocket):
             self.refused.append(routing_id)
             return EHOSTUNREACH
         if connection.to_client.blocked and len(connection.held) >= self._send_queue:
+            connection.full = True
             return EAGAIN
         connection.hand_over(list(frames))
         return 0
@@ -204,11 +206,15 @@ class MemorySockets:
         heartbeat: float | None,
         max_message_size: int,
         send_queue: int,
+        refuses: Callable[[], None],
         closed: Callable[[], None],
     ) -> None:
         self.timers: Timers = timers
         self.heartbeat: float | None = heartbeat
         self.max_message_size: int = max_message_size
+        self.send_queue: int = send_queue
+        self.draining: bool = False
+        self._refuses = refuses
         self._closed = closed
         self._connections: dict[int, Connection] = {}  # by descriptor
         self.raw_router: RouterSocket = RouterSocket(send_queue)
@@ -251,6 +257,11 @@ class MemorySockets:
         connection = self._connections.get(descriptor)
         return None if connection is None else HeldConnection(connection)
 
+    def refuse_connections(self, _: Sequence[int]) -> None:
+        """Refuse new connections."""
+        self.draining = True
+        self._refuses()
+
     async def aclose(self) -> None:
         """End all connections."""
         for connection in tuple(self._connections.values()):
@@ -270,6 +281,11 @@ class HeldConnection:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.address: str = connection.address
+        self.descriptor: int = connection.descriptor
+
+    def signs(self) -> Signs:
+        """How it has ended."""
+        return Signs(peer_ended=not self._connection.cut_off, handshake=True, silent=False)
 
     def shut_down(self) -> None:
         """End it."""
@@ -305,6 +321,8 @@ class Connection:
         routing_id: Of the ROUTER; None before the gate's answer, and if the wanted one is taken.
         through: Whether its handshake was completed.
         ended: Whether it is gone, as libzmq at the server sees it.
+        cut_off: Whether that was for what the client has sent.
+        full: Whether a message was not accepted since the last one went out.
     """
 
     def __init__(
@@ -333,6 +351,8 @@ class Connection:
             self.properties["User-Id"] = user_id
         self.routing_id: bytes | None = None
         self.ended: bool = False
+        self.cut_off: bool = False
+        self.full: bool = False
         self.sent: list[list[bytes]] = []
         self.unread: deque[list[bytes]] = deque()
         self.unflushed: list[list[bytes]] | None = None
@@ -438,16 +458,23 @@ class Connection:
         if item is END:
             self.end_at_server()
         elif item is READY:
-            if self._admitted:
+            size = frame_sizes.ready(self.properties["Socket-Type"], self.wanted or b"")
+            if size > self._sockets.max_message_size:
+                self.end_at_server("its routing id is too long for max_message_size")
+            elif self._admitted:
                 self.through = True
                 self._sockets.raw_router.attach(self)
                 self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_SUCCEEDED, self)
         elif is_too_large(item, self._sockets.max_message_size):
+            self.cut_off = True
             self.end_at_server("a frame was larger than max_message_size")
         else:
             self._sockets.raw_router.arrived(self, item)
 
     def _at_client(self, item: Item) -> None:
+        if self.full:
+            self.full = False
+            self._sockets.raw_router.happened()
         if item is END:
             self._watches[1].heard()
             self._peer.down(self._reason)

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
+from .._checks import check_duration, check_in_trio, check_instance
 from .._client.client import Client
-from .._client.nursery import open_own_nursery
 from .._errors import EndpointError
+from .._nursery import open_own_nursery
 from .._server.handlers import Handler
-from .._server.serve import serve
+from .._server.observer import Observer
+from .._server.open_server import open_server
+from .._server.pending_request import PendingRequest
 from .._server.server import Server
+from .._transport.allow_list import check_user_id
 from .._transport.network import Network
+from .._transport.server_sockets import IN_LIBZMQ
 from ._client import SOCKET_TYPES, MemoryClient, MemoryLine, body_of
 from ._inline import InlineThreads
 from ._libzmq import Connection, MemorySockets, Peer
 from ._schedule import scheduled
 from ._ways import open_timers
+
+
+class HandlerErrors(Observer):
+    """Raises what handlers raise, beside the server: in the block that the network is open for."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    def failed(self, request: PendingRequest, error: BaseException) -> None:
+        """As in `Observer`."""
+        self._nursery.start_soon(self._raise, error)
+
+    async def _raise(self, error: BaseException) -> NoReturn:
+        if isinstance(error, Exception):
+            raise error
+        # One that steers a program, such as a Cancelled that is not the handler's own.
+        raise RuntimeError(f"the handler failed with {type(error).__name__}") from error
 
 
 class MemoryNetwork(Network):
@@ -35,8 +57,9 @@ class MemoryNetwork(Network):
 
     server: Server
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, *, raise_handler_errors: bool = True) -> None:
         self._nursery = nursery
+        self._observers = [HandlerErrors(nursery)] if raise_handler_errors else []
         self._timers = open_timers()
         self._sockets: MemorySockets | None = None
         self._bound = trio.Event()
@@ -67,17 +90,22 @@ class MemoryNetwork(Network):
 
         Raises:
             ConnectionRefusedError: No server is bound.
+            TypeError: An argument is of the wrong type.
             ValueError: An argument is out of its range.
         """
+        expected = f"one of {SOCKET_TYPES}"
+        check_instance("socket_type", socket_type, str, expected)
         if socket_type not in SOCKET_TYPES:
-            raise ValueError(f"socket_type is one of {SOCKET_TYPES}, not {socket_type!r}")
-        if routing_id is not None and (
-            not 0 < len(routing_id) < 256 or routing_id.startswith(b"\0")
-        ):
-            raise ValueError(
-                "a routing id is 1 to 255 bytes and does not begin with a zero byte, "
-                f"not {routing_id!r}"
-            )
+            raise ValueError(f"socket_type must be {expected}, got {socket_type!r}")
+        if routing_id is not None:
+            expected = "1 to 255 bytes that do not begin with a zero byte, or None"
+            check_instance("routing_id", routing_id, bytes, expected)
+            if not 0 < len(routing_id) < 256 or routing_id.startswith(b"\0"):
+                raise ValueError(f"routing_id must be {expected}, got {routing_id!r}")
+        if user_id is not None:
+            check_user_id(user_id, "user_id")
+        if reuse is not None:
+            check_instance("reuse", reuse, MemoryClient, "a MemoryClient or None")
         client = MemoryClient(socket_type)
         client.connection = self.open_connection(
             client,
@@ -108,6 +136,7 @@ class MemoryNetwork(Network):
 
     def delay(self, client: MemoryClient | Client, seconds: float) -> None:
         """Let all that is sent from now on take this long, in each direction."""
+        check_duration("seconds", seconds)
         connection = _connection(client)
         connection.to_server.delay = connection.to_client.delay = seconds
         if isinstance(client, Client):
@@ -133,7 +162,8 @@ class MemoryNetwork(Network):
             self._timers,
             heartbeat=heartbeat,
             max_message_size=max_message_size,
-            send_queue=send_queue,
+            send_queue=min(send_queue, IN_LIBZMQ),
+            refuses=self._refuses,
             closed=self._closed,
         )
         self._bound.set()
@@ -143,6 +173,11 @@ class MemoryNetwork(Network):
     def thread_pool(self) -> Callable[..., InlineThreads]:
         """Run plain functions in the event loop (`serve` asks for this)."""
         return partial(InlineThreads, outer=self._nursery)
+
+    @property
+    def observers(self) -> Sequence[Observer]:
+        """See to errors of handlers (`serve` asks for this)."""
+        return self._observers
 
     def line(self, *, heartbeat: float | None, max_message_size: int) -> MemoryLine:
         """Make a client's way to the server (`open_client` calls this)."""
@@ -166,6 +201,8 @@ class MemoryNetwork(Network):
         """Connect to the server that is bound."""
         if self._sockets is None:
             raise ConnectionRefusedError("no server is bound to this network")
+        if self._sockets.draining:
+            raise ConnectionRefusedError("the server drains, and accepts no more connections")
         sockets = self._sockets
         connection = Connection(
             sockets,
@@ -177,30 +214,39 @@ class MemoryNetwork(Network):
         sockets.accept(connection)
         return connection
 
+    def _refuses(self) -> None:
+        self._bound = trio.Event()
+
     def _closed(self) -> None:
         self._sockets = None
         self._bound = trio.Event()
 
 
 def _line(client: Client) -> MemoryLine:
+    check_instance("client", client, Client, "a MemoryClient or a Client of open_client")
     line = client._multiplexer.line  # noqa: SLF001  # the one thing that a test cannot say of a Client
     if not isinstance(line, MemoryLine):
-        raise TypeError("this client is not connected to a network in memory")
+        raise TypeError("client must be connected to a network in memory, got one that is not")
     return line
 
 
 def _connection(client: MemoryClient | Client) -> Connection:
-    return _line(client).connection if isinstance(client, Client) else client.connection
+    return client.connection if isinstance(client, MemoryClient) else _line(client).connection
 
 
 @asynccontextmanager
-async def open_memory_network(*, seed: int = 0) -> AsyncIterator[MemoryNetwork]:
+async def open_memory_network(
+    *, seed: int = 0, raise_handler_errors: bool = True
+) -> AsyncIterator[MemoryNetwork]:
     """Open a network in memory; `trioreq.serve` and `trioreq.open_client` take it as an address.
 
     Args:
         seed: Decides in which order trio runs tasks that are ready at the same time, and what
             Python's `random` gives, for as long as the network is open. So each run of a test
             is the same, and another seed is another run.
+        raise_handler_errors: Whether a handler that fails ends the block, with what it raised.
+            Else only its client is told, as by a server that users have. An error that is a reply,
+            `trioreq.ReplyError`, never ends the block.
 
     Example:
         >>> async def main():
@@ -210,9 +256,11 @@ async def open_memory_network(*, seed: int = 0) -> AsyncIterator[MemoryNetwork]:
         ...             print(await client.request(b"hello"))
         ...         nursery.cancel_scope.cancel()
     """
+    check_in_trio("trio.run(main), and open_memory_network in main")
+    check_instance("raise_handler_errors", raise_handler_errors, bool, "a bool")
     with scheduled(seed):
         async with open_own_nursery() as nursery:
-            yield MemoryNetwork(nursery)
+            yield MemoryNetwork(nursery, raise_handler_errors=raise_handler_errors)
 
 
 @asynccontextmanager
@@ -220,6 +268,7 @@ async def open_memory_server(
     handler: Handler,
     *,
     seed: int = 0,
+    raise_handler_errors: bool = True,
     **options: Any,  # noqa: ANN401  # of `serve`
 ) -> AsyncIterator[MemoryNetwork]:
     """Serve on a network in memory, which is made for it; leaving the block stops the server.
@@ -230,6 +279,7 @@ async def open_memory_server(
     Args:
         handler: As for `trioreq.serve`.
         seed: As for `open_memory_network`.
+        raise_handler_errors: As for `open_memory_network`.
         options: As for `trioreq.serve`.
 
     Example:
@@ -239,10 +289,8 @@ async def open_memory_server(
         ...         client.send(b"work")
         ...         client.crash()
     """
-    async with open_memory_network(seed=seed) as net, open_own_nursery() as nursery:
-
-        async def run(task_status: trio.TaskStatus[Server]) -> None:
-            await serve(handler, net, task_status=task_status, **options)
-
-        net.server = await nursery.start(run)
+    async with (
+        open_memory_network(seed=seed, raise_handler_errors=raise_handler_errors) as net,
+        open_server(handler, net, **options) as net.server,
+    ):
         yield net

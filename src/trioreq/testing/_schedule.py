@@ -9,6 +9,8 @@ from typing import Any
 
 import trio
 
+from .._checks import check_instance
+
 _before: list[tuple[Any, ...]] = []  # for each network that is open, the first one's at the left
 
 
@@ -20,6 +22,7 @@ def scheduled(seed: int) -> Iterator[None]:
     before it tries again are from `random`. Networks may close in any order: the last one puts
     back what was there before the first.
     """
+    check_instance("seed", seed, int, "an int")
     run: Any = trio._core._run  # noqa: SLF001
     chance: random.Random = run._r  # noqa: SLF001
     _before.append((run._ALLOW_DETERMINISTIC_SCHEDULING, chance.getstate(), random.getstate()))  # noqa: SLF001

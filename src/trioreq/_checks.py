@@ -1,0 +1,160 @@
+"""What the value of an argument must be: "X must be Y, got Z" is reported at the call."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from collections.abc import Iterable, Sequence
+
+import trio
+
+MOST = 2**31 - 1  # libzmq's options are ints, its times in milliseconds
+BYTES_LIKE = (bytes, bytearray, memoryview)
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+
+
+def shown(value: object) -> str:
+    """A value in an error message: its repr, not at length."""
+    try:
+        return _short.repr(value)
+    except Exception:  # noqa: BLE001  # a `__repr__` may raise anything
+        return f"an instance of {type(value).__name__}"
+
+
+def wrong(
+    name: str, expected: str, value: object, hint: str = "", *, secret: bool = False
+) -> TypeError:
+    """The error of an argument of the wrong type; of what may be secret it shows the type alone."""
+    got = type(value).__name__ if secret else shown(value)
+    return TypeError(f"{name} must be {expected}, got {got}{hint and ': ' + hint}")
+
+
+def check_instance(
+    name: str,
+    value: object,
+    kind: type | tuple[type, ...],
+    expected: str,
+    hint: str = "",
+    *,
+    secret: bool = False,
+) -> None:
+    """An instance of one of some classes; a bool is not an int."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise wrong(name, expected, value, hint, secret=secret)
+
+
+def check_count(name: str, value: int, least: int, why: str = "") -> None:
+    """A whole number that libzmq can have, and not less than `least`, with the reason for that."""
+    check_instance(name, value, int, "an int")
+    if not least <= value <= MOST:
+        raise ValueError(f"{name} must be from {least} to {MOST}{why}, got {shown(value)}")
+
+
+def check_message_size(value: int, least: int, mechanism: str) -> None:
+    """A size of frames with which a handshake of a mechanism is possible."""
+    check_count("max_message_size", value, least, f" with {mechanism}, for the handshake")
+
+
+def check_limit(name: str, value: int | None) -> None:
+    """A whole number above 0, or None."""
+    if value is not None:
+        check_count(name, value, 1)
+
+
+def check_seconds(name: str, value: float | None) -> None:
+    """A time above 0 that libzmq can have, or None."""
+    if value is None:
+        return
+    check_instance(name, value, (int, float), "a number of seconds or None")
+    if not 0 < value < MOST / 1000:
+        raise ValueError(
+            f"{name} must be a number of seconds above 0, at most {MOST // 1000}, or None for no "
+            f"limit, got {shown(value)}"
+        )
+
+
+def check_duration(name: str, value: float, most: float = MOST) -> None:
+    """A time of at least 0, and at most `most` or `MOST`."""
+    expected = f"a number of seconds from 0 to {most}"
+    check_instance(name, value, (int, float), expected)
+    if not (0 <= value <= MOST or value == most):
+        raise ValueError(f"{name} must be {expected}, got {shown(value)}")
+
+
+def check_path(name: str, value: str | os.PathLike[str]) -> None:
+    """A path: a str or what gives one."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise wrong(name, "a str or a path", value)
+
+
+def check_endpoint(name: str, value: object) -> None:
+    """The address of one server."""
+    if isinstance(value, str):
+        return
+    expected = "a str, such as 'tcp://127.0.0.1:5555'"
+    raise wrong(name, expected, value, _address_hint(value))
+
+
+def check_endpoints(name: str, value: object) -> tuple[str, ...]:
+    """One address to serve, or a sequence of them."""
+    if isinstance(value, str):
+        return (value,)
+    expected = "a str, such as 'tcp://127.0.0.1:5555', or a sequence of them"
+    if (
+        not isinstance(value, Sequence)
+        or isinstance(value, BYTES_LIKE)
+        or not all(isinstance(one, str) for one in value)
+    ):
+        raise wrong(name, expected, value, _address_hint(value))
+    return tuple(value)
+
+
+def _address_hint(value: object) -> str:
+    match value:
+        case bytes():
+            return "decode it, as in addr.decode()"
+        case (str(host), int(port)):
+            return f"write it as {f'tcp://{host}:{port}'!r}"
+        case os.PathLike():
+            return "write it as f'ipc://{path}'"
+        case [str(), *_]:
+            return "a client has one server; for more, open more clients"
+    return ""
+
+
+def check_frames(name: str, value: object) -> None:
+    """The frames of a message, which are not looked at: a sequence."""
+    if not isinstance(value, Sequence) or isinstance(value, (*BYTES_LIKE, str)):
+        raise wrong(name, "a sequence of bytes", value, "for one frame use request")
+
+
+def check_bodies(name: str, value: object) -> None:
+    """Many messages of one frame, which are not looked at: an iterable."""
+    if not isinstance(value, Iterable) or isinstance(value, (*BYTES_LIKE, str)):
+        raise wrong(name, "an iterable of bytes", value, "for one use request")
+
+
+def check_in_trio(call: str) -> None:
+    """That a coroutine is run by trio.
+
+    Args:
+        call: How to run it with trio.
+
+    Raises:
+        RuntimeError: It is run by something else, such as asyncio.
+    """
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        raise RuntimeError(
+            f"this runs in trio alone, got another event loop: use {call}, not asyncio.run(...)"
+        ) from None
+
+
+def check_task_status(value: object) -> None:
+    """What `trio.Nursery.start` passes, or its default."""
+    if not callable(getattr(value, "started", None)):
+        hint = "use nursery.start(trioreq.serve, ...), which passes it"
+        raise wrong("task_status", "trio's", value, hint)

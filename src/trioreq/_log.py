@@ -1,0 +1,32 @@
+"""The logger of trioreq: to log never raises.
+
+A logging handler, filter or formatter is the program's own code. `logging` lets through what a
+filter raises, and what a handler raises unless its `emit` catches it. A line of the log would then
+end the server, and with it the work of all clients. So it is reported as `logging` reports the
+errors of its own handlers: on stderr, unless `logging.raiseExceptions` is off.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import Any
+
+_reporter = logging.Handler()
+
+
+class _Logger(logging.LoggerAdapter[logging.Logger]):
+    def log(self, level: int, msg: object, *args: object, **options: Any) -> None:  # noqa: ANN401
+        """Log a line. All other methods call this one."""
+        options["stacklevel"] = options.get("stacklevel", 1) + 1  # the line is the caller's
+        try:
+            super().log(level, msg, *args, **options)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001  # a kept `trio.Cancelled` would end a task too
+            record = logging.makeLogRecord({"msg": msg, "args": args})
+            with suppress(Exception):  # stderr may be closed
+                _reporter.handleError(record)
+
+
+log = _Logger(logging.getLogger("trioreq"))

@@ -1,0 +1,176 @@
+"""A DEALER and its monitor, which make one connection, and the race for the first to have one.
+
+libzmq is given one numeric address, and connects once. What follows the end of a connection, or of
+an attempt, is the client's to decide: it may have to look a name up again, or try another address.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+from typing import Final
+
+import trio
+import zmq
+
+from .._protocol.frame_sizes import on_wire
+from .curve import CurveClient
+from .heartbeats import heartbeat_times
+from .zsocket import ZSocket, terminate
+
+EVENT = struct.Struct("=Hi")
+HANDSHAKE = 15.0  # seconds; a server that cannot decide now says nothing, and is asked again
+NEVER: Final = 3_600_000  # ms until libzmq connects again; the sockets are closed long before
+NEXT_ADDRESS = 0.25  # seconds until the next address is tried beside those before (RFC 8305)
+FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+WATCHED = (
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
+    | FAILED
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DealerSockets:
+    """A DEALER, as pyzmq has it and in trio, and its monitor.
+
+    Attributes:
+        endpoint: The numeric one that it is connected to.
+    """
+
+    endpoint: str
+    raw: zmq.Socket[bytes]
+    dealer: ZSocket
+    monitor: ZSocket
+
+    @trio.lowlevel.enable_ki_protection  # an event that is read and not returned is lost
+    async def wait_accepted(self) -> bool:
+        """Wait until the server accepts the connection; returns False if that has failed."""
+        while True:
+            await readable(self.monitor)
+            while (event := self.next_event()) is not None:
+                if event[0] in (zmq.EVENT_CONNECTED, zmq.EVENT_CONNECT_RETRIED):
+                    return event[0] == zmq.EVENT_CONNECTED
+
+    def next_event(self) -> tuple[int, int] | None:
+        """The next event of the monitor, and its value; None if there is none yet."""
+        frames = self.monitor.receive()
+        if frames is None:
+            return None
+        event, value = EVENT.unpack(frames[0])
+        return event, value
+
+    def close(self) -> None:
+        """Close both."""
+        self.raw.disable_monitor()
+        self.monitor.close()
+        trio.lowlevel.notify_closing(self.raw.fileno())  # wakes the reader
+        self.dealer.close()
+
+
+class Connecter:
+    """Makes connections, one after the other; their sockets have one context.
+
+    Args:
+        heartbeat: Seconds in which a silent server is noticed; None for no heartbeats.
+        max_message_size: Bytes that a frame may have that is received.
+        curve: The server's key and the client's own; None for no CURVE.
+    """
+
+    def __init__(
+        self, *, heartbeat: float | None, max_message_size: int, curve: CurveClient | None
+    ) -> None:
+        self._heartbeat = heartbeat
+        self._max_message_size = max_message_size
+        self._curve = curve
+        self._numbers = count(1)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+
+    async def connect_first(self, endpoints: Sequence[str]) -> DealerSockets | None:
+        """Connect to the first of some endpoints that accepts the connection.
+
+        One after the other is tried; the next as soon as the last has failed, or beside it if that
+        takes long (RFC 8305, Happy Eyeballs).
+
+        Returns:
+            The sockets of that connection; None if all have failed.
+        """
+        first: DealerSockets | None = None
+
+        @trio.lowlevel.enable_ki_protection  # a socket that is left open holds `aclose` up for ever
+        async def attempt(sockets: DealerSockets, ended: trio.Event) -> None:
+            nonlocal first
+            try:
+                if await sockets.wait_accepted() and first is None:
+                    first = sockets
+                    nursery.cancel_scope.cancel()
+            finally:
+                if first is not sockets:
+                    sockets.close()
+                ended.set()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for endpoint in endpoints:
+                    ended = trio.Event()
+                    nursery.start_soon(attempt, self.open(endpoint), ended)
+                    with trio.move_on_after(NEXT_ADDRESS):
+                        await ended.wait()
+        except BaseException:
+            if first is not None:  # it came with the cancel, and nobody would close it
+                first.close()
+            raise
+        return first
+
+    @trio.lowlevel.enable_ki_protection
+    def open(self, endpoint: str) -> DealerSockets:
+        """Open the sockets, and begin to connect."""
+        with ExitStack() as stack:
+            dealer = stack.enter_context(self._context.socket(zmq.DEALER))
+            dealer.linger = 0
+            dealer.sndhwm = dealer.rcvhwm = 0  # bounded by the requests that wait for a reply
+            encrypted = self._curve is not None
+            dealer.maxmsgsize = on_wire(self._max_message_size, encrypted=encrypted)
+            dealer.reconnect_ivl = NEVER
+            dealer.handshake_ivl = round(HANDSHAKE * 1000)
+            dealer.ipv6 = "]:" in endpoint
+            if self._curve is not None:
+                dealer.curve_serverkey = self._curve.server_key.encode()
+                dealer.curve_publickey = self._curve.keys.public.encode()
+                dealer.curve_secretkey = self._curve.keys.secret.encode()
+            if self._heartbeat is not None:
+                interval, timeout = heartbeat_times(self._heartbeat)
+                dealer.heartbeat_ivl = max(1, round(interval * 1000))
+                dealer.heartbeat_timeout = max(1, round(timeout * 1000))
+            # A name is not free at once when its sockets are closed.
+            address = f"inproc://trioreq.monitor.{next(self._numbers)}"
+            dealer.monitor(address, WATCHED)
+            monitor = stack.enter_context(self._context.socket(zmq.PAIR))
+            monitor.rcvhwm = 0
+            monitor.linger = 0
+            monitor.connect(address)
+            sockets = DealerSockets(endpoint, dealer, ZSocket.of(dealer), ZSocket.of(monitor))
+            dealer.connect(endpoint)
+            stack.pop_all()
+        return sockets
+
+    async def aclose(self) -> None:
+        """Terminate the context; all sockets must be closed."""
+        await terminate(self._context)
+
+
+async def readable(socket: ZSocket) -> None:
+    """Wait until there may be a message; a checkpoint also if there is one already."""
+    if socket.readable():
+        await trio.lowlevel.checkpoint()
+    else:
+        await socket.wait()

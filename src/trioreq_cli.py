@@ -1,0 +1,31 @@
+"""The entry points of `trioreq-client` and `trioreq-keygen`.
+
+They stand beside the package because to import it takes most of the time until a program does
+something. Whoever presses Ctrl-C meanwhile is not shown a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from importlib import import_module
+
+
+def client() -> None:
+    """Run `trioreq-client`."""
+    _run("main")
+
+
+def keygen() -> None:
+    """Run `trioreq-keygen`."""
+    _run("keygen")
+
+
+def _run(program: str) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # not ignored, as it is for a job in the background
+        # A KeyboardInterrupt can be lost in an import, and there is nothing to clean up yet.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    cli = import_module("trioreq.cli")
+    signal.signal(signal.SIGINT, before)
+    getattr(cli, program)()

@@ -1,0 +1,120 @@
+"""Clients that do not read their replies. libzmq holds one message for each here."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import trio
+from support.handlers import Worker
+from support.memory import serving
+from support.serving import until
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trioreq.testing import MemoryClient, MemoryNetwork, _network
+
+
+@pytest.fixture(autouse=True)
+def _small_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_network, "IN_LIBZMQ", 1)
+
+
+async def connect_slow(net: MemoryNetwork, requests: int) -> MemoryClient:
+    """A client that has asked for so many replies, and reads none."""
+    slow = net.connect(socket_type="DEALER")
+    for number in range(requests):
+        slow.send(b"echo%d" % number)
+    slow.stall()
+    await wait_all_tasks_blocked()
+    return slow
+
+
+async def test_replies_wait_in_order(autojump_clock: MockClock) -> None:
+    async with serving(Worker(), heartbeat=None) as net:
+        slow = await connect_slow(net, 5)
+        assert net.server.statistics().replies_waiting == 4
+        slow.resume()
+        for number in range(5):
+            assert await slow.receive() == [b"re:echo%d" % number]
+        slow.send(b"echo5")
+        assert await slow.receive() == [b"re:echo5"]
+        stats = net.server.statistics()
+        assert (stats.replies_sent, stats.replies_waiting, stats.replies_dropped) == (6, 0, 0)
+
+
+async def test_replies_that_wait_go_out_without_another_request(autojump_clock: MockClock) -> None:
+    """Libzmq reports that it accepts more: nobody waits for the next try."""
+    async with serving(Worker(), heartbeat=None) as net:
+        slow = await connect_slow(net, 3)
+        start = trio.current_time()
+        slow.resume()
+        for _ in range(3):
+            await slow.receive()
+        assert trio.current_time() == start
+
+
+async def test_a_client_that_reads_nothing_is_evicted(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(Worker(), heartbeat=None, stall_timeout=5) as net:
+        start = trio.current_time()
+        slow = await connect_slow(net, 4)
+        other = net.connect()
+        other.send(b"wait")
+        with trio.fail_after(10):
+            await until(lambda: net.server.statistics().evicted_slow == 1)
+        assert 5 <= trio.current_time() - start < 5.5
+        stats = net.server.statistics()
+        assert (stats.evicted_slow, stats.thrown_out) == (1, 1)
+        assert (stats.replies_sent, stats.replies_waiting, stats.replies_dropped) == (1, 0, 3)
+        assert stats.in_flight == 1
+        assert not net.held_for(slow)
+    told = [record.message for record in caplog.records if "evicted" in record.message]
+    assert len(told) == 1
+    assert "it has read none of its replies for 5" in told[0]
+
+
+async def test_a_client_that_reads_slowly_is_not_evicted(autojump_clock: MockClock) -> None:
+    async with serving(Worker(), heartbeat=None, stall_timeout=5) as net:
+        slow = await connect_slow(net, 6)
+        for _ in range(6):
+            await trio.sleep(4)
+            slow.resume()  # libzmq sends the one message that it holds,
+            slow.stall()  # and accepts another
+            await slow.receive()
+        await trio.sleep(20)
+        stats = net.server.statistics()
+        assert (stats.evicted_slow, stats.replies_waiting, stats.replies_dropped) == (0, 0, 0)
+
+
+async def test_without_a_limit_replies_wait_as_long_as_the_connection_lives(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(Worker(), heartbeat=None, stall_timeout=None) as net:
+        slow = await connect_slow(net, 4)
+        await trio.sleep(1000)
+        assert net.server.statistics().replies_waiting == 3
+        slow.crash()
+        await wait_all_tasks_blocked()
+        stats = net.server.statistics()
+        assert (stats.replies_waiting, stats.replies_dropped, stats.evicted_slow) == (0, 3, 0)
+
+
+async def test_a_drain_waits_for_slow_clients(autojump_clock: MockClock) -> None:
+    async with serving(Worker(), heartbeat=None) as net:
+        slow = await connect_slow(net, 3)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(net.server.drain, math.inf)
+            await trio.sleep(3)
+            assert net.server.statistics().replies_waiting == 2
+            slow.resume()
+            for number in range(3):
+                assert await slow.receive() == [b"re:echo%d" % number]
+
+
+async def test_what_waits_at_the_end_is_dropped_and_counted(autojump_clock: MockClock) -> None:
+    async with serving(Worker(), heartbeat=None) as net:
+        await connect_slow(net, 4)
+        server = net.server
+        await server.drain(1)
+        assert server.statistics().replies_dropped == 3

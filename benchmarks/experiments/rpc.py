@@ -167,12 +167,15 @@ def serve_fastapi(work: float) -> None:
     app.post("/ask")(ask)
     port = free_port()
 
-    class Server(uvicorn.Server):  # type: ignore[misc]
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            tell(str(port))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
+    begin = server.startup
 
-    Server(uvicorn.Config(app, port=port, log_level="critical")).run()
+    async def startup(sockets: list[socket.socket] | None = None) -> None:
+        await begin(sockets)
+        tell(str(port))
+
+    vars(server)["startup"] = startup
+    server.run()
 
 
 def ask_zmq(port: int, what: str, amount: float) -> None:

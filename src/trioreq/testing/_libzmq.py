@@ -432,7 +432,7 @@ class Connection:
         """For the server it is gone; the client hears of it when the end comes through."""
         if self.ended:
             return
-        if not self.through and not self._refused:
+        if not (self.through or self._refused or self.cut_off):
             self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, self, EPIPE)
         self.ended = True
         self._reason = reason
@@ -460,6 +460,7 @@ class Connection:
         elif item is READY:
             size = frame_sizes.ready(self.properties["Socket-Type"], self.wanted or b"")
             if size > self._sockets.max_message_size:
+                self.cut_off = True
                 self.end_at_server("its routing id is too long for max_message_size")
             elif self._admitted:
                 self.through = True

@@ -215,6 +215,8 @@ async def test_a_connection_that_sends_whole_messages_is_never_evicted(
     options: dict[str, Any] = {
         "max_message_size": MIB,
         "max_queued_per_client": 10**6,
+        "send_queue": 10**6,  # the peer does not read its replies
+        "stall_timeout": None,
         "watchdog": None,
     }
     async with serving(handler, **options) as server:

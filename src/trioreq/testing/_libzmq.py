@@ -18,8 +18,10 @@ import trio
 import zmq
 
 from .._protocol import frame_sizes
+from .._server.deadlines import Timer
 from .._transport.linux import KernelCounters, Signs
 from .._transport.messages import Known, Names, Received
+from .._transport.server_sockets import HANDSHAKE
 from .._transport.zsocket import ZSocket
 from ._ways import Timers, Watch, Way
 
@@ -366,6 +368,8 @@ class Connection:
             Watch(sockets.timers, sockets.heartbeat, self.end_at_server),
             Watch(sockets.timers, heartbeat, self._miss_server),
         ]
+        due = trio.current_time() + HANDSHAKE
+        self._handshake: Timer[Callable[[], None]] = sockets.timers.add(due, self._time_out)
 
     @property
     def held(self) -> list[list[bytes]]:
@@ -428,19 +432,30 @@ class Connection:
         for watch in self._watches:
             watch.heard()
 
-    def end_at_server(self, reason: str = "the server has ended the connection") -> None:
-        """For the server it is gone; the client hears of it when the end comes through."""
+    def end_at_server(
+        self, reason: str = "the server has ended the connection", error: int = EPIPE
+    ) -> None:
+        """For the server it is gone; the client hears of it when the end comes through.
+
+        Args:
+            reason: What the client hears.
+            error: The errno that libzmq reports if this is in the handshake.
+        """
         if self.ended:
             return
         if not (self.through or self._refused or self.cut_off):
-            self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, self, EPIPE)
+            self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, self, error)
         self.ended = True
         self._reason = reason
+        self._sockets.timers.forget(self._handshake)
         self._watches[0].heard()
         if self.to_client.blocked:
             self.to_client.forget()  # it was still with the server, and is freed
         self.to_client.put(END)
         self._sockets.ended(self)
+
+    def _time_out(self) -> None:
+        self.end_at_server("the handshake was not completed in time", error=EAGAIN)
 
     def _miss_server(self) -> None:
         self._break_at_client("the server is silent")
@@ -464,6 +479,7 @@ class Connection:
                 self.end_at_server("its routing id is too long for max_message_size")
             elif self._admitted:
                 self.through = True
+                self._sockets.timers.forget(self._handshake)
                 self._sockets.raw_router.attach(self)
                 self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_SUCCEEDED, self)
         elif is_too_large(item, self._sockets.max_message_size):

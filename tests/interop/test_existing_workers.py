@@ -296,9 +296,8 @@ async def test_interrupt(place: Place, tmp_path: Path) -> None:
     # Also if a shell has started the tests with Ctrl-C ignored.
     heed = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     program = (sys.executable, "-c", heed + place.program())
-    with (tmp_path / "stderr").open("w") as stderr:
-        processes = open_process(program, stderr)
-    async with processes as process:
+    stderr = await trio.open_file(tmp_path / "stderr", "w")
+    async with stderr, open_process(program, stderr.wrapped) as process:
         alice = Client(await place.start("client", place.front, "alice"))
         worker = await place.reported("works for alice")
         process.send_signal(signal.SIGINT)

@@ -36,9 +36,9 @@ NAP = 0.1  # seconds of work for each of them
 IN_VAIN = 1.0  # seconds after which a reply has not come
 PATIENCE = 60  # seconds that one experiment may take
 
-# The servers. A request says what to do, and for whom: "work" until the experiment ends it, "nap" for
-# a moment, "large" for a large reply at once, "echo" for a small one. Servers report events on
-# standard output, and obey standard input.
+# The servers. A request says what to do, and for whom: "work" until the experiment ends it, "nap"
+# for a moment, "large" for a large reply at once, "echo" for a small one. Servers and clients
+# report events on standard output, and obey standard input.
 
 
 def report(*words: object) -> None:
@@ -154,12 +154,16 @@ async def serve_trioreq() -> None:
 # The clients: stock sockets, the same for both servers.
 
 
-def ask(endpoint: str, request: str, routing_id: str = "") -> None:
-    """Be a client: a REQ that asks once."""
+def ask(endpoint: str, request: str, routing_id: str = "", *options: str) -> None:
+    """Be a client: a REQ that asks once, when the experiment says so."""
     socket = zmq.Context().socket(zmq.REQ)
     if routing_id:
         socket.routing_id = routing_id.encode()
+    for option in options:
+        socket.setsockopt(getattr(zmq, option), 1)
     socket.connect(endpoint)
+    report("is ready")
+    sys.stdin.readline()
     asked = time.perf_counter()
     socket.send_string(request)
     report(f"gets {socket.recv_string()!r}")
@@ -258,9 +262,12 @@ class Server(Process):
         """Start a client."""
         return Process(role, self.endpoint, *words)
 
-    def ask(self, request: str, routing_id: str = "") -> Process:
-        """Start a client that asks once."""
-        return self.client("ask", request, routing_id)
+    def ask(self, request: str, *arguments: str) -> Process:
+        """Start a client that asks once, and have it ask."""
+        client = self.client("ask", request, *arguments)
+        client.event("is ready")
+        client.order("ask")
+        return client
 
     def memory(self) -> int:
         """Its memory, in MB."""
@@ -327,15 +334,16 @@ def unread() -> None:
 
 def stranger() -> None:
     """A client is killed, and the next process has the same routing id, or identity."""
-    server = Server("stock", "1")
-    alice = server.ask("work alice", "desk")
-    server.event("begins alice")
-    alice.kill()
-    server.event("disconnected")
-    bob = server.ask("work bob", "desk")
-    server.event("has taken bob")
-    server.order("release")
-    tell("stock", f"bob {bob.event('gets')}")
+    for options in ([], ["REQ_CORRELATE"]):
+        server = Server("stock", "1")
+        alice = server.ask("work alice", "desk")
+        server.event("begins alice")
+        alice.kill()
+        server.event("disconnected")
+        bob = server.ask("work bob", "desk", *options)
+        server.event("has taken bob")
+        server.order("release")
+        tell("stock", f"{'with REQ_CORRELATE: ' if options else ''}bob {bob.event('gets')}")
 
     server = Server("stock", "1", "ROUTER_HANDOVER")
     alice = server.ask("work alice", "desk")
@@ -362,11 +370,13 @@ def stranger() -> None:
 def blocked() -> None:
     """What holds up the other clients."""
     for server in (Server("stock", "1"), Server("trioreq")):
+        bob = server.client("ask", "echo bob")
+        bob.event("is ready")
         crowd = server.client("ask_in_a_crowd")
         for _ in range(CROWD):
             server.event("has taken")
         crowd.kill()
-        bob = server.ask("echo bob")
+        bob.order("ask")
         bob.event("gets")
         tell(server.kind, f"{CROWD} clients are killed in the queue: bob waits {bob.next_event()}")
 

@@ -31,6 +31,7 @@ PAGES = [
     "docs/index.md",
     "docs/guide.md",
     "docs/handlers.md",
+    "docs/crashed-client.md",
     "docs/protocol.md",
     "docs/design.md",
 ]

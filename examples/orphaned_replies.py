@@ -20,7 +20,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -77,15 +76,16 @@ def serve_stock(workers: str, *options: str) -> None:
     copied.bind("inproc://copies")
     copies.connect("inproc://copies")
     back.bind("inproc://workers")
+    reps = [context.socket(zmq.REP) for _ in range(int(workers))]
+    for rep in reps:
+        rep.rcvhwm = back.sndhwm
+        rep.connect("inproc://workers")
     report(f"tcp://127.0.0.1:{front.bind_to_random_port('tcp://127.0.0.1')}")
 
     released = threading.Event()
     large = itertools.count(1)
 
-    def work() -> None:
-        rep = context.socket(zmq.REP)
-        rep.rcvhwm = back.sndhwm
-        rep.connect("inproc://workers")
+    def work(rep: zmq.Socket[bytes]) -> None:
         while True:
             what, name = rep.recv().decode().split()
             if what == "work":
@@ -109,9 +109,10 @@ def serve_stock(workers: str, *options: str) -> None:
         while disconnects.recv_multipart():
             report("disconnected")
 
-    for function in (*[work] * int(workers), watch_messages, watch_disconnects):
+    for rep in reps:
+        threading.Thread(target=work, args=(rep,), daemon=True).start()
+    for function in (watch_messages, watch_disconnects, lambda: obey(released.set)):
         threading.Thread(target=function, daemon=True).start()
-    threading.Thread(target=obey, args=(released.set,), daemon=True).start()
     try:
         zmq.proxy(front, back, copies)
     except zmq.ZMQError as error:
@@ -192,10 +193,14 @@ def ask_and_hang(endpoint: str) -> None:
     disconnects = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     socket.reconnect_ivl = -1  # never: what is counted is one connection's
     socket.connect(endpoint)
-    socket.sndtimeo = round(IN_VAIN * 1000)
-    with suppress(zmq.Again):  # so it ends if the connection is closed meanwhile
-        for _ in range(UNREAD):
-            socket.send_multipart([b"", b"large carol"])
+    poller = zmq.Poller()
+    poller.register(socket, zmq.POLLOUT)
+    poller.register(disconnects, zmq.POLLIN)
+    poller.register(sys.stdin, zmq.POLLIN)
+    left = UNREAD
+    while left and dict(poller.poll()) == {socket: zmq.POLLOUT}:
+        socket.send_multipart([b"", b"large carol"])
+        left -= 1
     sys.stdin.readline()
     replies = 0
     while socket.poll(round(IN_VAIN * 1000)):

@@ -334,7 +334,7 @@ def unread() -> None:
     server.ask("echo bob").event("gets")
     tell("trioreq", f"{server.memory() - before} MB wait")
     carol.order("read")
-    tell("trioreq", f"carol wakes up; she {carol.event('finds')}")
+    tell("trioreq", f"carol wakes up; she {carol.next_event()}")
 
 
 def stranger() -> None:

@@ -35,6 +35,7 @@ PAGES = [  # whose programs are servers, with the clients that follow them
     "docs/index.md",
     "docs/guide.md",
     "docs/handlers.md",
+    "docs/crashed-client.md",
     "docs/protocol.md",
     "docs/design.md",
     "docs/troubleshooting.md",
@@ -43,6 +44,7 @@ PAGES = [  # whose programs are servers, with the clients that follow them
     "docs/coming-from.md",
 ]
 OWN_TESTS = {  # of the code on other pages
+    "docs/existing-workers.md": "test_workers_answer",
     "docs/client.md": "test_the_page_of_the_client_is_a_program_that_runs",
     "docs/reliability.md": "test_the_limit_of_descriptors_is_raised_as_the_page_says",
     "docs/security.md": "test_the_examples_of_access_control_run",
@@ -91,9 +93,11 @@ def all_pages() -> list[str]:
 
 def commands() -> list[str]:
     """The commands that the pages have for the shell, but those that other tests run."""
-    texts = [block for page in all_pages() for block in blocks(page, "sh")]
+    pages = set(all_pages()) - {"docs/existing-workers.md"}  # whose test runs what it says
+    texts = [block for page in sorted(pages) for block in blocks(page, "sh")]
     lines = [line for text in texts for line in text.replace(" && ", "\n").splitlines()]
-    elsewhere = ("trioreq-", "eval ", "_TRIOREQ", ".venv/bin/python examples/", ".venv/bin/sphinx")
+    lines = [line.removeprefix(".venv/bin/") for line in lines]
+    elsewhere = ("trioreq-", "eval ", "_TRIOREQ", "python examples/", "sphinx-build")
     return [line for line in lines if not line.startswith(elsewhere)]
 
 
@@ -243,7 +247,7 @@ def test_the_commands_of_the_pages_are_there(line: str) -> None:
     words = shlex.split(line, comments=True)
     if re.match(r"[A-Z_]+=", words[0]):  # a variable
         del words[0]
-    program = words[0].removeprefix(".venv/bin/")
+    program = words[0]
     options = [word for word in words if word.startswith("--")]
     if words[1:3] == ["-m", "benchmarks"]:
         shown = help_of([sys.executable, "-m", "benchmarks", words[3], "--help"])

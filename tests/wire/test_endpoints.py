@@ -72,7 +72,7 @@ async def test_ipv6(clients: Clients) -> None:
         ("tcp://192.0.2.1:5555", "no such address"),
         ("tcp://no.such.host.invalid:5555", "no such address"),
         ("ipc:///no/such/directory/socket", "make it first"),
-        ("ipc:///etc/hostname/socket", "no directory"),
+        ("ipc:///etc/hostname/socket", "not a directory"),
         ("ipc:///tmp/" + "x" * 120, "shorter"),
         ([], "at least one"),
     ],
@@ -136,10 +136,10 @@ async def test_a_living_server_with_a_full_backlog_is_alive(tmp_path: Path) -> N
         assert "in use" in await refused(f"ipc://{path}")
 
 
-async def test_a_file_that_is_no_socket_is_not_touched(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_socket_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
-    assert "no socket" in await refused(f"ipc://{path}")
+    assert "not a socket" in await refused(f"ipc://{path}")
     assert path.read_text() == "data"
 
 

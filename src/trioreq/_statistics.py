@@ -59,9 +59,12 @@ class Statistics:
     """Worker threads that still run for a request that has ended."""
     refused: int
     """Connections that were refused."""
+    handshakes_failed: int
+    """Connections that ended before their handshake was complete, and were not refused; health
+    checks and port scans are among them."""
     thrown_out: int
-    """Connections that were evicted, for a key off the allow-list, a message without end, or not
-    reading."""
+    """Connections that were evicted: a key off the allow-list, a message without end, not reading,
+    or messages that libzmq does not deliver since another connection has the routing id."""
     evicted_slow: int
     """Of `thrown_out`, those of clients that do not read their replies."""
 

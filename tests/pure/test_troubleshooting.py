@@ -14,6 +14,7 @@ import pytest
 
 import trioreq
 from trioreq._protocol.endings import ENDINGS
+from trioreq._protocol.handshakes import Failure
 
 SOURCE = Path(trioreq.__file__).parent
 PAGE = (Path(__file__).parents[2] / "docs/troubleshooting.md").read_text()
@@ -144,7 +145,7 @@ def test_each_text_on_the_page_is_in_the_source(text: str) -> None:
 
 
 def test_the_page_has_all_reasons() -> None:
-    """Of refusals and evictions: what `refuse`, `postpone`, `evict` and the limits say."""
+    """Of refusals, evictions and handshakes that fail."""
     given = {
         text_of(argument)
         for tree in TREES
@@ -155,6 +156,7 @@ def test_the_page_has_all_reasons() -> None:
     shown = re.findall(r"^\| `(.*?)` \|", section("Warnings"), re.MULTILINE)
     allowed = {"there is no allow-list"}  # cannot happen: `serve` refuses such options
     assert given - allowed <= set(shown) | {text + GAP for text in shown}
+    assert {failure.value for failure in Failure if failure is not Failure.LEFT} <= set(shown)
 
 
 def test_the_page_has_all_error_replies() -> None:

@@ -27,6 +27,15 @@ from .zsocket import ZSocket, terminate
 DOMAIN = b"trioreq"
 ZAP = "inproc://zeromq.zap.01"  # where libzmq asks, in each Context
 MONITOR = "inproc://trioreq.monitor"
+MONITORED = (
+    zmq.EVENT_LISTENING
+    | zmq.EVENT_ACCEPTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
 BACKLOG = 4096  # connections that the kernel may hold for libzmq; it caps this itself
 HANDSHAKE = 10.0  # seconds that a handshake may take
 SPARE = 64  # descriptors that no connection gets, unless the limit is very low
@@ -64,7 +73,7 @@ class Sockets(Protocol):
 
     Attributes:
         router: Messages, each behind the routing id of its connection.
-        monitor: Which descriptors were accepted and disconnected.
+        monitor: Which descriptors were accepted and disconnected, and how handshakes ended.
         zap: Which connections are accepted (ZeroMQ RFC 27).
         endpoints: The addresses as really bound.
         room: Connections get descriptors below this one.
@@ -168,8 +177,7 @@ class BoundSockets:
             interval, timeout = heartbeat_times(heartbeat)
             router.heartbeat_ivl = max(1, round(interval * 1000))
             router.heartbeat_timeout = max(1, round(timeout * 1000))
-        events = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
-        router.monitor(MONITOR, events)
+        router.monitor(MONITOR, MONITORED)
         return router
 
     def _open_monitor(self) -> zmq.Socket[bytes]:

@@ -63,8 +63,8 @@ class Statistics:
     """Connections that ended before their handshake was complete, and were not refused; health
     checks and port scans are among them."""
     thrown_out: int
-    """Connections that were evicted, for a key off the allow-list, a message without end, not reading,
-    or messages that libzmq does not deliver since another connection has the routing id."""
+    """Connections that were evicted, for a key off the allow-list, a message without end, not
+    reading, or a routing id that another connection has, so that libzmq delivers nothing of it."""
     evicted_slow: int
     """Of `thrown_out`, those of clients that do not read their replies."""
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -13,19 +14,31 @@ author = "the authors of trioreq"
 project_copyright = f"2026, {author}"
 release = version = trioreq.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
+]
 exclude_patterns = ["_build"]
 default_role = "py:obj"  # `name` in a docstring is a name
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
+# The names that the docs may link to are listed in files, so that the build needs no network. A
+# name that is missing there is a warning: add a line.
+intersphinx_mapping = {
+    "trio": ("https://trio.readthedocs.io/en/stable/", "inventories/trio.txt"),
+    "pyzmq": ("https://pyzmq.readthedocs.io/en/stable/", "inventories/pyzmq.txt"),
+}
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
-# Of what `sphinx-build -n` looks up: other projects' names, for which no network is needed, and two
-# private ones in public signatures. And the names of parameters.
+# What `sphinx-build -n` does not look up: names of the standard library, two private names in
+# public signatures, and the names of parameters.
 nitpick_ignore_regex = [
-    ("py:.*", r"(collections\.abc|enum|math|os|pathlib|random|time|trio)(\..+)?"),
+    ("py:.*", r"(collections\.abc|enum|math|os|pathlib|random|time)(\..+)?"),
     ("py:.*", r"(trioreq\._transport\.network\.)?Network|Frames"),
 ]
 nitpick_ignore = [
@@ -38,6 +51,8 @@ nitpick_ignore = [
 
 html_theme = "furo"
 html_title = f"trioreq {release}"
+html_static_path = ["static"]
+html_css_files = ["trioreq.css"]
 
 # The package makes its names look as if defined in trioreq or trioreq.testing; autodoc finds their
 # members' docstrings only where they really are.
@@ -55,5 +70,33 @@ def hide_constructor(_app, what, *_rest):
     return ("", "") if what == "class" else None
 
 
+def llms_txt(folder):
+    """The pages, each with its first sentence, in the order of the index; see llmstxt.org."""
+    index = (folder / "index.md").read_text()
+    lines = [f"# {project}", "", f"> {first_paragraph(index)}"]
+    toctrees = re.findall(r"^```{toctree}\n(.*?)^```$", index, re.DOTALL | re.MULTILINE)
+    for toctree in toctrees:
+        caption = re.search(r"^:caption: (.*)$", toctree, re.MULTILINE)
+        lines += ["", f"## {caption[1]}", ""]
+        for name in re.findall(r"^[\w-]+$", toctree, re.MULTILINE):
+            text = (folder / f"{name}.md").read_text()
+            title = re.search(r"^# (.*)$", text, re.MULTILINE)[1]
+            summary = first_paragraph(text).partition(". ")[0].rstrip(".:")
+            lines.append(f"- [{title}]({name}.html): {summary}.")
+    return "\n".join(lines) + "\n"
+
+
+def first_paragraph(text):
+    """The first paragraph of a page, on one line, with links as plain text."""
+    paragraph = re.search(r"^# .*\n\n((?:[^\n]+\n)+)", text, re.MULTILINE)[1]
+    return re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", " ".join(paragraph.split()))
+
+
+def write_llms_txt(app, exception):
+    if exception is None and app.builder.name == "html":
+        (Path(app.outdir) / "llms.txt").write_text(llms_txt(Path(app.srcdir)))
+
+
 def setup(app):
     app.connect("autodoc-process-signature", hide_constructor)
+    app.connect("build-finished", write_llms_txt)

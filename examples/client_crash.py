@@ -1,12 +1,13 @@
-"""What becomes of a client's work when the client goes? Run this, and watch.
+"""What happens to a client's request when the client crashes? Run this, and watch.
 
     python examples/client_crash.py
 
-Four clients, each a process of its own, ask for a report. In mid-request bob is killed, and
-carol is stopped: her process lives and her connection stands, but nobody is there. The server
-cancels the work for these two, and sends them nothing. alice and dave get what they asked for.
+Four clients, each a process of its own, request a report. While the requests run, bob is killed,
+and carol is stopped: that process exists and its connection stays open, but it does not respond.
+The server cancels these two requests, and sends no reply to them. alice and dave get their reports.
 
-At the end it checks that all of this was so, and exits with 1 if not. It takes some 3 seconds.
+At the end the example checks all of this, and exits with 1 if a check fails. It takes about 3
+seconds.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class Demo:
         """The server's handler. It need not do anything to be cancelled: here it only tells."""
         client = self.clients[request.body.decode()]
         peer = request.client
-        tell(client, "server", f"asks, as {peer.socket_type} at {peer.address}; handler starts")
+        where = f"{peer.socket_type} at {peer.address}"
+        tell(client, "server", f"request from a {where}; handler starts")
         client.asked.set()
         try:
             await self.work.wait()  # in place of a query, a download, an hour of a cluster
@@ -122,11 +124,11 @@ class Demo:
                 for client in self.clients.values():
                     await client.asked.wait()
 
-                bob.strike(signal.SIGKILL, "dies in mid-request")
+                bob.strike(signal.SIGKILL, "killed while its request runs")
                 await bob.cancelled.wait()
                 await bob.ended.wait()
 
-                carol.strike(signal.SIGSTOP, "falls silent in mid-request, her connection stands")
+                carol.strike(signal.SIGSTOP, "stopped while its request runs; stays connected")
                 await carol.cancelled.wait()
 
                 self.work.set()
@@ -144,18 +146,21 @@ class Demo:
             count("requests", stats.requests, 4, "one of each client"),
             count("replied", stats.replied, 2, "alice, dave"),
             count("cancelled_by_disconnect", stats.cancelled_by_disconnect, 2, "bob, carol"),
-            count("replies_sent", stats.replies_sent, 2, "alice, dave: none to bob or carol"),
-            count("running", stats.running, 0, "no handler is left"),
+            count("replies_sent", stats.replies_sent, 2, "to alice and dave; none to bob or carol"),
+            count("running", stats.running, 0, "no handler runs any more"),
         ]
         served = [client.printed == f"a report for {client.name}" for client in (alice, dave)]
         unserved = not bob.printed and not carol.printed and stats.replies_sent == sum(served)
-        print(paint("\nwhat was promised", DIM))
+        print(paint("\nwhat is guaranteed", DIM))
         kept = [
-            promise("bob's work is cancelled at once", bob.cancelled_after < SLACK),
-            promise(f"carol's within {HEARTBEAT:g} s", carol.cancelled_after < HEARTBEAT + SLACK),
-            promise("bob and carol are sent nothing", unserved),
+            promise("bob's request is cancelled immediately", bob.cancelled_after < SLACK),
+            promise(
+                f"carol's is cancelled within {HEARTBEAT:g} s",
+                carol.cancelled_after < HEARTBEAT + SLACK,
+            ),
+            promise("no reply is sent to bob or carol", unserved),
             promise("alice and dave have their reports", all(served)),
-            promise("each request is accounted for", all(counted)),
+            promise("every request is counted", all(counted)),
         ]
         return all(kept)
 
@@ -176,7 +181,7 @@ def count(name: str, value: int, expected: int, whose: str) -> bool:
 
 def promise(text: str, kept: bool) -> bool:
     """Print whether a promise was kept; returns the same."""
-    print(f"{text:33}  {paint('yes', GREEN) if kept else paint('NO', RED)}")
+    print(f"{text:38}  {paint('yes', GREEN) if kept else paint('NO', RED)}")
     return kept
 
 

@@ -1,7 +1,8 @@
-"""What tests on real sockets share: clients in this process, and in one that can be killed."""
+"""What tests on real sockets share: clients here and in other processes, and Ctrl-C for those."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -19,3 +20,13 @@ def clients() -> Iterator[Clients]:
 async def peer() -> AsyncIterator[ClientProcess]:
     async with open_client_process() as opened:
         yield opened
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let processes that a test starts receive Ctrl-C, even if a shell started pytest without."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -72,8 +72,17 @@ class Work:
             next(self.chunks)
 
 
+async def wait_line() -> None:
+    """Wait for a line on standard input, which is empty."""
+    await trio.lowlevel.wait_readable(0)
+    os.read(0, 1)
+
+
 async def serve(workers: float, interval: float) -> None:
-    """Serve; between two lines on standard input, observe the event loop."""
+    """Serve, and do what lines on standard input say: begin to count, count no more, and end.
+
+    How late the event loop is counts from the second to the third.
+    """
     work, late = Work(), list[float]()
     log = logging.getLogger("trioreq")
     log.setLevel(logging.DEBUG)
@@ -94,14 +103,14 @@ async def serve(workers: float, interval: float) -> None:
         )
         tell("serving", server.endpoints[0])
         nursery.start_soon(probe)
-        await trio.lowlevel.wait_readable(0)
-        os.read(0, 1)
+        await wait_line()
         if interval:
             sys.setswitchinterval(interval)
-        late.clear()
         before, start = next(work.chunks), time.monotonic()
-        await trio.lowlevel.wait_readable(0)
+        await wait_line()
         rate = (next(work.chunks) - before) / (time.monotonic() - start)
+        late.clear()
+        await wait_line()
         tell("told", json.dumps({"late": late, "rate": rate}))
         os._exit(0)  # what computes never returns
 
@@ -154,6 +163,8 @@ def measure(clients: int, interval: float, rounds: int) -> Figures:
         present = [stack.enter_context(computing(endpoint)) for _ in range(clients)]
         for _ in present:
             listen(server, "started")
+        time.sleep(SETTLE)
+        write_line(server)
         time.sleep(SETTLE)
         write_line(server)
         for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""A ZeroMQ request/reply server in trio: a client that is gone stops its work."""
+"""A ZeroMQ request/reply server in trio. When a client disconnects, its requests are cancelled."""
 
 from ._client.client import Client
 from ._client.open_client import open_client

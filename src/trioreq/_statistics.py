@@ -71,9 +71,12 @@ class Statistics:
     """Worker threads that still run for a request that has ended."""
     refused: int
     """Connections that were refused."""
+    handshakes_failed: int
+    """Connections that ended before their handshake was complete, and were not refused; health
+    checks and port scans are among them."""
     thrown_out: int
-    """Connections that were evicted, for a key off the allow-list, a message without end, or not
-    reading."""
+    """Connections that were evicted, for a key off the allow-list, a message without end, not
+    reading, or a routing id that another connection has, so that libzmq delivers nothing of it."""
     evicted_slow: int
     """Of `thrown_out`, those of clients that do not read their replies."""
     workers: WorkerStatistics

@@ -30,6 +30,7 @@ from harness.clients import Clients
 from harness.servers import open_server
 from harness.zmtp import MORE, RawPeer, frame, message
 from trioreq._protocol.message_guard import EXTRA
+from trioreq._protocol.unheard import UnheardGuard
 from trioreq._server import guard
 from trioreq._server.guard import Guard
 from trioreq._transport.linux import KernelCounters
@@ -214,6 +215,8 @@ async def test_a_connection_that_sends_whole_messages_is_never_evicted(
     options: dict[str, Any] = {
         "max_message_size": MIB,
         "max_queued_per_client": 10**6,
+        "send_queue": 10**6,  # the peer does not read its replies
+        "stall_timeout": None,
         "watchdog": None,
     }
     async with serving(handler, **options) as server:
@@ -234,7 +237,7 @@ async def test_what_has_come_is_read_before_any_connection_is_evicted() -> None:
     """The loop does not turn from here to the last look, so nothing is read in between."""
     async with serving(Worker(), max_message_size=1000) as server:
         router, counters = server._router, KernelCounters()
-        looking = Guard(router, counters, server._catch_up)
+        looking = Guard(router, counters, UnheardGuard("NULL", 10, 15), server._catch_up)
         with RawPeer(server.endpoints[0]) as peer:
             await trio.to_thread.run_sync(peer.shake_hands)
             [connection] = router.connections
@@ -277,6 +280,7 @@ async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
             return hold(descriptor)
 
         await trio.to_thread.run_sync(peer.shake_hands)
+        await until(lambda: [one.address for one in router.connections] == ["127.0.0.1"])
         monkeypatch.setattr(router._sockets, "hold", hold_late)
         while not held:
             peer.send(frame(bytes(1000), MORE) * 50)

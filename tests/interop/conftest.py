@@ -20,6 +20,7 @@ from support.programs import NPM_PACKAGE, cannot_be_had
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
+CLIENTS = HERE.parents[1] / "examples/clients"
 JEROMQ = Path("/usr/share/java/jeromq.jar")
 JNACL = Path("/usr/share/java/jnacl.jar")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -55,15 +56,20 @@ def versions() -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="session")
-def node(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command that runs the Node program."""
+def npm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packages that the Node programs need: node looks for them next to these."""
     if not shutil.which("node") or not shutil.which("npm"):
         cannot_be_had("there is no node or no npm", "install Node.js 18 or later, with npm")
     folder = tmp_path_factory.mktemp("npm")
     install = ["npm", "install", "--prefix", str(folder), "--ignore-scripts", "--no-audit"]
     run([*install, "--no-fund", "--fetch-retries=1", NPM_PACKAGE], folder)
-    program = shutil.copy(PROGRAMS / "client.js", folder)  # node looks for packages next to it
-    return ["node", str(program)]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def node(npm: Path) -> list[str]:
+    """The command that runs the Node program."""
+    return ["node", str(shutil.copy(PROGRAMS / "client.js", npm))]
 
 
 @pytest.fixture(scope="session")
@@ -75,12 +81,13 @@ def old_java(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         cannot_be_had(f"there is no {JEROMQ}", remedy)
     if not bundle_version(JEROMQ).startswith("0.3."):
         cannot_be_had(f"{JEROMQ} is {bundle_version(JEROMQ)}, not 0.3", remedy)
-    return compiled([JEROMQ], tmp_path_factory.mktemp("old_java"))
+    program = PROGRAMS / "Client.java"
+    return compiled(program, [JEROMQ], tmp_path_factory.mktemp("old_java"))
 
 
 @pytest.fixture(scope="session")
-def java(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command that runs the Java program on a JeroMQ that speaks ZMTP 3.
+def jars(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A JeroMQ that speaks ZMTP 3.
 
     Debian's next release has one. Its package is unpacked, not installed.
     """
@@ -92,7 +99,38 @@ def java(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             cannot_be_had("there is no JeroMQ from 0.6 on", f"install it as {JEROMQ}, and {JNACL}")
         unpack_from_testing(["libjeromq-java", "libjnacl-java"], folder)
         jars = [folder / jar.relative_to("/") for jar in jars]
-    return compiled(jars, folder)
+    return jars
+
+
+@pytest.fixture(scope="session")
+def java(jars: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs the Java program on it."""
+    return compiled(PROGRAMS / "Client.java", jars, tmp_path_factory.mktemp("program"))
+
+
+@pytest.fixture(scope="session")
+def ask_c(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs the client in C."""
+    return built(["cc", "-Wall", "-Wextra", "-Werror"], "ask.c", tmp_path_factory.mktemp("c"))
+
+
+@pytest.fixture(scope="session")
+def ask_cpp(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs the client in C++."""
+    words = ["c++", "-std=c++17", "-Wall", "-Wextra", "-Werror"]
+    return built(words, "ask.cpp", tmp_path_factory.mktemp("cpp"))
+
+
+@pytest.fixture(scope="session")
+def ask_node(npm: Path) -> list[str]:
+    """The command that runs the client in Node."""
+    return ["node", str(shutil.copy(CLIENTS / "ask.js", npm))]
+
+
+@pytest.fixture(scope="session")
+def ask_java(jars: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs the client in Java."""
+    return compiled(CLIENTS / "Ask.java", jars, tmp_path_factory.mktemp("java_client"))
 
 
 def needs_java() -> None:
@@ -131,12 +169,24 @@ def unpack_from_testing(packages: list[str], folder: Path) -> None:
         run(["dpkg-deb", "-x", str(package), str(folder)], folder)
 
 
-def compiled(jars: list[Path], folder: Path) -> list[str]:
-    """Compile the Java program; returns the command that runs it."""
+def compiled(program: Path, jars: list[Path], folder: Path) -> list[str]:
+    """Compile a Java program; returns the command that runs it."""
     path = ":".join(map(str, jars))
-    program = str(PROGRAMS / "Client.java")
-    run(["javac", "-nowarn", "-cp", path, "-d", str(folder), program], folder)
-    return ["java", "-cp", f"{path}:{folder}", "Client"]
+    run(["javac", "-nowarn", "-cp", path, "-d", str(folder), str(program)], folder)
+    return ["java", "-cp", f"{path}:{folder}", program.stem]
+
+
+def built(compiler: list[str], source: str, folder: Path) -> list[str]:
+    """Compile a client in C or C++ with the system's libzmq; returns the command that runs it."""
+    headers = [Path("/usr/include/zmq.h"), Path("/usr/include/zmq.hpp")]
+    if not shutil.which(compiler[0]) or not all(header.exists() for header in headers):
+        cannot_be_had(
+            f"there is no {compiler[0]}, or no zmq.h and zmq.hpp",
+            "install g++, libzmq3-dev and cppzmq-dev",
+        )
+    program = str(folder / "ask")
+    run([*compiler, "-o", program, str(CLIENTS / source), "-lzmq"], folder)
+    return [program]
 
 
 def run(command: list[str], folder: Path) -> str:

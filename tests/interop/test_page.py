@@ -1,4 +1,4 @@
-"""docs/interop.md names every test of this folder, and no others."""
+"""docs/interop.md and docs/existing-workers.md name every test of this folder, and no others."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from pathlib import Path
 from support.programs import NPM_PACKAGE
 
 HERE = Path(__file__).parent
-PAGE = (HERE.parents[1] / "docs/interop.md").read_text()
+DOCS = HERE.parents[1] / "docs"
+PAGE = (DOCS / "interop.md").read_text()
+WORKERS = (DOCS / "existing-workers.md").read_text()
 
 
-def test_the_page_names_each_test() -> None:
+def test_the_pages_name_each_test() -> None:
     there = [
         name
         for path in sorted(HERE.glob("test_*.py"))
         if path != Path(__file__)
         for name in re.findall(r"^async def (test_\w+)", path.read_text(), re.MULTILINE)
     ]
-    named = re.findall(r"\| `(test_\w+)` \|$", PAGE, re.MULTILINE)
+    named = re.findall(r"\| `(test_\w+)` \|$", PAGE + WORKERS, re.MULTILINE)
     assert sorted(named) == sorted(there)
 
 

@@ -176,6 +176,11 @@ class Machine(RuleBasedStateMachine):
     def _serving(self) -> bool:
         return not self.stopping and not self.story.server._nursery.cancel_scope.cancel_called
 
+    @property
+    def _accepting(self) -> bool:
+        """Whether a client can connect: a server that drains refuses connections."""
+        return self._serving and self.story.grace is None
+
     def _present(self, which: int) -> Guest | None:
         present = self.story.present()
         return present[which % len(present)] if present else None
@@ -186,7 +191,7 @@ class Machine(RuleBasedStateMachine):
         client = self.net.connect(**options)
         return self.story.join(client, explicit=options.get("routing_id") is not None)
 
-    @precondition(lambda self: self._serving and len(self.story.present()) < MOST_GUESTS)
+    @precondition(lambda self: self._accepting and len(self.story.present()) < MOST_GUESTS)
     @rule(
         routing_id=st.sampled_from([None, None, b"A", b"B"]),
         socket_type=st.sampled_from(["DEALER", "REQ"]),
@@ -207,7 +212,7 @@ class Machine(RuleBasedStateMachine):
         if held_back:
             self._cut(guest)
 
-    @precondition(lambda self: self._serving)
+    @precondition(lambda self: self._accepting)
     @rule(which=WHICH, program=st.sampled_from(PROGRAMS), last=st.booleans())
     def come_back(self, which: int, program: str, last: bool) -> None:
         """Crash, perhaps with a last word, and come back with the same descriptor and id."""
@@ -244,7 +249,7 @@ class Machine(RuleBasedStateMachine):
         guest = self._present(which)
         if guest is None or guest.stalled:
             return
-        if knock and len(self.story.present()) < MOST_GUESTS:
+        if knock and self._accepting and len(self.story.present()) < MOST_GUESTS:
             self._connect()
         for program in programs:
             self.story.ask(guest, program, bare=bare)
@@ -313,7 +318,7 @@ class Machine(RuleBasedStateMachine):
         guest.connection.keep_unflushed()
         self.story.ask(guest, program)
         guest.client.crash()
-        if guest.connection.ended and reused:
+        if guest.connection.ended and reused and self._accepting:
             self._connect(reuse=guest.client)
 
     @precondition(lambda self: self._serving)
@@ -331,7 +336,7 @@ class Machine(RuleBasedStateMachine):
             self.net.meanwhile.extend([lambda: None] * (after - 1))
             self.net.meanwhile.append(guest.client.crash)
 
-    @precondition(lambda self: self._serving)
+    @precondition(lambda self: self._accepting)
     @rule(which=WHICH)
     def take_over(self, which: int) -> None:
         """Be let in under a living client's routing id, and speak when that one dies.
@@ -364,7 +369,8 @@ class Machine(RuleBasedStateMachine):
             if not self._serving:
                 return
             if what == "connect":
-                self.story.ask(self._connect(), "now")
+                if self._accepting:
+                    self.story.ask(self._connect(), "now")
             elif guest is not None:
                 guest.client.crash()
 

@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 import trio
+import zmq
 
 from trioreq._options import Options
 from trioreq._server.pending_request import PendingRequest
 from trioreq._server.requests import Requests
 from trioreq._server.server import Server
 from trioreq._transport.router import BATCH
-from trioreq.testing._libzmq import Connection, MemorySockets, Peer
+from trioreq.testing._libzmq import EVENT, Connection, MemorySockets, Peer
 from trioreq.testing._ways import open_timers
 
 Step = tuple[str, Callable[[], None]]
@@ -112,6 +113,7 @@ class World:
             heartbeat=None,
             max_message_size=100,
             send_queue=10,
+            refuses=lambda: None,
             closed=lambda: None,
         )
         self.workers: Workers
@@ -157,7 +159,7 @@ class World:
         steps = [(f"first {name}", step) for name, step in first.can()]
         if first.connection is not None:
             steps += [(f"second {name}", step) for name, step in second.can()]
-        if self.sockets.raw_monitor.waiting():
+        if self._has_come_or_gone():
             steps.append(("monitor", self._read_monitor))
         if self.sockets.raw_zap.waiting():
             steps.append(("gate", self._ask_gate))
@@ -168,6 +170,11 @@ class World:
             for call in self.workers.started
         ]
         return steps
+
+    def _has_come_or_gone(self) -> bool:
+        """Whether the monitor tells of a connection, and not only of how a handshake went."""
+        told = [EVENT.unpack(frames[0])[0] for frames in self.sockets.raw_monitor._messages]
+        return zmq.EVENT_ACCEPTED in told or zmq.EVENT_DISCONNECTED in told
 
     def _read_monitor(self) -> None:
         self._router.read_monitor()
@@ -205,7 +212,7 @@ class World:
 
     def _check_the_gone(self) -> None:
         """What was started for who is seen gone has ended, and nothing is kept for him (G5)."""
-        if self.sockets.raw_monitor.waiting():
+        if self._has_come_or_gone():
             return
         living = {
             life.connection.descriptor for life in self.lives if life.alive and life.connection

@@ -378,3 +378,21 @@ async def test_g4_a_client_can_cancel_one_of_its_requests_that_run_in_tasks_of_t
         await worker.log.wait("cancelled wait 1: cancelled")
         worker.release.set()
         assert await client.receive() == [b"re:wait 2"]
+
+
+async def test_a_server_that_drains_refuses_connections(autojump_clock: MockClock) -> None:
+    worker = Worker()
+    async with serving(worker) as net:
+        client = net.connect()
+        client.send(b"wait")
+        await worker.log.wait("started wait")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(net.server.drain, 100)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(ConnectionRefusedError, match="the server drains"):
+                net.connect()
+            with pytest.raises(trioreq.NotConnected):
+                async with trioreq.open_client(net, connect_timeout=1) as ours:
+                    await ours.request(b"echo")
+            worker.release.set()
+            assert await client.receive() == [b"re:wait"]

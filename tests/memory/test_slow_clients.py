@@ -11,6 +11,7 @@ from support.memory import serving
 from support.serving import until
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+import trioreq
 from trioreq.testing import MemoryClient, MemoryNetwork, _network
 
 
@@ -40,6 +41,27 @@ async def test_replies_wait_in_order(autojump_clock: MockClock) -> None:
         assert await slow.receive() == [b"re:echo5"]
         stats = net.server.statistics()
         assert (stats.replies_sent, stats.replies_waiting, stats.replies_dropped) == (6, 0, 0)
+
+
+async def test_no_reply_overtakes_those_that_wait(autojump_clock: MockClock) -> None:
+    """Libzmq has room again just when the next reply is ready."""
+
+    async def handler(request: trioreq.Request) -> bytes:
+        if request.body == b"last":
+            slow.resume()  # what libzmq holds goes out
+            slow.stall()
+        return b"re:" + request.body
+
+    async with serving(handler, heartbeat=None) as net:
+        slow = await connect_slow(net, 4)
+        slow.resume()
+        slow.send(b"last")
+        slow.stall()
+        await wait_all_tasks_blocked()
+        assert net.server.statistics().replies_waiting == 2
+        slow.resume()
+        replies = [(await slow.receive())[0] for _ in range(5)]
+        assert replies == [b"re:echo0", b"re:echo1", b"re:echo2", b"re:echo3", b"re:last"]
 
 
 async def test_replies_that_wait_go_out_without_another_request(autojump_clock: MockClock) -> None:

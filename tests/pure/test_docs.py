@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import textwrap
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,14 +30,43 @@ from trioreq._protocol.endings import Ending
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(trioreq.__file__).parent
 FOLDERS = ["", *sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))]
-PAGES = [
+PAGES = [  # whose programs are servers, with the clients that follow them
     "README.md",
     "docs/index.md",
     "docs/guide.md",
     "docs/handlers.md",
+    "docs/crashed-client.md",
     "docs/protocol.md",
     "docs/design.md",
+    "docs/troubleshooting.md",
+    "docs/faq.md",
+    "docs/no-pickle.md",
+    "docs/coming-from.md",
 ]
+OWN_TESTS = {  # of the code on other pages
+    "docs/existing-workers.md": "test_workers_answer",
+    "docs/client.md": "test_the_page_of_the_client_is_a_program_that_runs",
+    "docs/reliability.md": "test_the_limit_of_descriptors_is_raised_as_the_page_says",
+    "docs/security.md": "test_the_examples_of_access_control_run",
+    "docs/testing.md": "test_the_page_on_testing_is_a_file_of_tests_that_pass",
+    "docs/tutorial.md": "test_the_tutorial_does_what_it_says",
+}
+# The terms of the issue trackers and manuals, which readers search for.
+SEARCHED = [
+    "disconnect", "back-pressure", "event loop", "GIL", "invalid", "retry", "access control",
+    "timeout", "reconnect", "blocking", "keep-alive", "whitelist", "graceful",
+]  # fmt: skip
+TERMS = [
+    "access control", "allow-list", "client disconnects", "connection lost", "event loop blocked",
+    "malformed request", "plain function", "request cancelled", "routing id", "slow client",
+]  # fmt: skip
+# Pages in plain words, and what such words are not.
+PLAIN = [
+    "README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/index.md", "docs/tutorial.md",
+    "docs/guide.md", "docs/glossary.md",
+]  # fmt: skip
+NOT_PLAIN = r"(?<!there )\b(anew|nobody|somebody|is no|are no|who|whom|gone|let in|goes away)\b"
+SERVES = re.compile(r"trioreq\.(serve|open_server)\b|\.bind\(")  # a block that is a server
 ADDRESS = "tcp://127.0.0.1:5555"
 ANY_CLIENT = f"""
 import zmq
@@ -54,6 +87,26 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text_of(page), re.DOTALL | re.MULTILINE)
 
 
+def all_pages() -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]]
+
+
+def commands() -> list[str]:
+    """The commands that the pages have for the shell, but those that other tests run."""
+    pages = set(all_pages()) - {"docs/existing-workers.md"}  # whose test runs what it says
+    texts = [block for page in sorted(pages) for block in blocks(page, "sh")]
+    lines = [line for text in texts for line in text.replace(" && ", "\n").splitlines()]
+    lines = [line.removeprefix(".venv/bin/") for line in lines]
+    elsewhere = ("trioreq-", "eval ", "_TRIOREQ", "python examples/", "sphinx-build")
+    return [line for line in lines if not line.startswith(elsewhere)]
+
+
+def help_of(command: list[str]) -> str:
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=True
+    ).stdout
+
+
 def table(page: str, heading: str) -> list[str]:
     """The names in the first column of a table, which is headed so."""
     _, found, rest = text_of(page).partition(f"\n| {heading} |")
@@ -67,7 +120,7 @@ def examples() -> dict[str, tuple[str, list[str]]]:
     for page in PAGES:
         cast: list[tuple[str, list[str]]] = []
         for block in blocks(page, "python"):
-            if "trio.run(" in block:
+            if SERVES.search(block):
                 cast.append((block, []))
             else:
                 cast[-1][1].append(block)
@@ -91,6 +144,7 @@ def running(code: str, file: Path | None = None) -> Iterator[subprocess.Popen[st
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("name", examples())
 def test_the_examples_run(name: str, tmp_path: Path) -> None:
     server, clients = examples()[name]
@@ -106,14 +160,16 @@ def test_the_examples_run(name: str, tmp_path: Path) -> None:
             assert "handler-failed" not in output
             for promised in re.findall(r"print\(.*\)  # (.*)$", client, re.MULTILINE):
                 assert promised in output.splitlines()
-        serving.send_signal(signal.SIGTERM)
-        _, errors = serving.communicate(timeout=LIMIT)
+        quiet = "except KeyboardInterrupt" in server
+        serving.send_signal(signal.SIGINT if quiet else signal.SIGTERM)
+        printed, errors = serving.communicate(timeout=LIMIT)
         assert errors == ""
-        assert serving.returncode == (0 if "SIGTERM" in server else -signal.SIGTERM)
+        assert serving.returncode == (0 if quiet or "SIGTERM" in server else -signal.SIGTERM)
+        assert "listening on" not in server or printed == f"listening on {endpoint}\n"
 
 
 @pytest.mark.slow
-def test_the_examples_of_who_may_come_in_run(tmp_path: Path) -> None:
+def test_the_examples_of_access_control_run(tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/socket"
     whole, server = (
         block.replace(ADDRESS, endpoint) for block in blocks("docs/security.md", "python")
@@ -125,7 +181,7 @@ def test_the_examples_of_who_may_come_in_run(tmp_path: Path) -> None:
         assert asking.communicate(timeout=LIMIT) == ("[b'somebody']\n", "")
 
 
-def test_the_page_of_who_may_come_in_names_tests_that_are_there() -> None:
+def test_the_page_of_access_control_names_tests_that_are_there() -> None:
     named = re.findall(r"`(test_\w+)`", text_of("docs/security.md"))
     files = ("tests/wire/test_security.py", "tests/memory/test_told_first.py")
     there = "".join((ROOT / file).read_text() for file in files)
@@ -145,8 +201,173 @@ def test_the_page_on_testing_is_a_file_of_tests_that_pass(tmp_path: Path) -> Non
     assert done.returncode == 0
 
 
+@pytest.mark.slow
+def test_the_page_of_the_client_is_a_program_that_runs(tmp_path: Path) -> None:
+    whole, *parts = blocks("docs/client.md", "python")
+    endpoint = f"ipc://{tmp_path}/socket"
+    server = f"""
+import trio
+import trioreq
+
+async def echo(request):
+    return request.body
+
+trio.run(trioreq.serve, echo, {endpoint!r})
+"""
+    program = f"""
+import trio
+import trioreq
+
+async def main():
+    async with trioreq.open_client({endpoint!r}) as client:
+        bodies = [b"1", b"2"]
+{textwrap.indent("".join(parts), " " * 8)}
+        print(replies, reply)
+
+trio.run(main)
+"""
+    with running(server), running(whole.replace(ADDRESS, endpoint)) as process:
+        assert process.communicate(timeout=LIMIT) == ("b'world'\n", "")
+        with running(program) as process:
+            assert process.communicate(timeout=LIMIT) == ("[b'1', b'2'] b'world'\n", "")
+
+
+def test_the_limit_of_descriptors_is_raised_as_the_page_says() -> None:
+    (code,) = blocks("docs/reliability.md", "python")
+    lower = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 128))\n"
+    with running(f"{lower}{code}print(resource.getrlimit(resource.RLIMIT_NOFILE))") as process:
+        assert process.communicate(timeout=LIMIT) == ("(128, 128)\n", "")
+
+
+def test_the_python_of_each_page_is_run() -> None:
+    with_code = {page for page in all_pages() if blocks(page, "python")}
+    assert with_code - {*PAGES, *OWN_TESTS} == set()
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [test for test in OWN_TESTS.values() if f"def {test}(" not in tests] == []
+
+
+@pytest.mark.parametrize("line", commands())
+def test_the_commands_of_the_pages_are_there(line: str) -> None:
+    """Those that take long are not run; but what they name is there, and knows the options."""
+    words = shlex.split(line, comments=True)
+    if re.match(r"[A-Z_]+=", words[0]):  # a variable
+        del words[0]
+    program = words[0]
+    options = [word for word in words if word.startswith("--")]
+    if words[1:3] == ["-m", "benchmarks"]:
+        shown = help_of([sys.executable, "-m", "benchmarks", words[3], "--help"])
+        assert [option for option in options if option not in shown] == []
+    elif program.startswith("scripts/"):
+        assert os.access(ROOT / program, os.X_OK)
+        shown = help_of([str(ROOT / program), "--help"]) if options else ""
+        assert [option for option in options if option not in shown] == []
+    elif words[1:3] == ["-m", "pytest"]:
+        assert all((ROOT / word).is_dir() for word in words[3:] if word.startswith("tests/"))
+    elif words[1:4] == ["-m", "pip", "install"] or words[:2] == ["pip", "install"]:
+        extras = re.findall(r"\[([\w,]+)\]", words[-1])
+        known = tomllib.loads(text_of("pyproject.toml"))["project"]["optional-dependencies"]
+        assert {*",".join(extras).split(",")} <= {*known, ""}
+    else:
+        assert words[1:] == ["-m", "venv", ".venv"], f"no test runs {line}"
+
+
+@pytest.mark.slow
+def test_the_commands_of_trioreq_client_and_trioreq_keygen_run(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/socket"
+    requests, measurement, keys, completion = blocks("docs/cli.md", "sh")
+
+    def run(script: str) -> str:
+        script = re.sub(r"tcp://[\d.:]+|ipc:///run/my-service.sock", endpoint, script)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        command = ["bash", "-e", "-c", script]
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=os.environ | {"PATH": path}, stdout=-1, stderr=-1, text=True
+        ) as process:
+            output, errors = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0, errors
+        return output
+
+    def server(curve: str) -> str:
+        return f"""
+import trio
+import trioreq
+
+async def echo(request):
+    return request.body
+
+async def main():
+    await trioreq.serve(echo, {endpoint!r}, curve={curve})
+
+trio.run(main)
+"""
+
+    (tmp_path / "request.bin").write_bytes(b"request")
+    (tmp_path / "query.json").write_text("{}")
+    with running(server("None")):
+        assert run(requests.replace("--interval 0.5", "--interval 0")).startswith("hello")
+        assert (tmp_path / "reply.bin").read_bytes() == b"request"
+        assert "trioreq-client" in measurement
+        assert run(measurement.replace("-d 10", "-d 0.1"))
+    (made,) = blocks("docs/security.md", "sh")
+    run(made)
+    make, ask = keys.splitlines()
+    assert make in made
+    folder = repr(str(tmp_path))
+    pair = f"trioreq.KeyPair.load({str(tmp_path / 'server.key_secret')!r})"
+    with running(server(f"trioreq.CurveServer({pair}, allow={folder})")):
+        assert run(ask) == "hello"
+    for command in re.findall(r"_TRIOREQ_CLIENT_COMPLETE=\w+ trioreq-client", completion):
+        assert run(command)
+
+
+def test_the_glossary_has_the_terms() -> None:
+    terms = re.findall(r"^(\w.*)\n    ", text_of("docs/glossary.md"), re.MULTILINE)
+    assert terms == sorted(terms, key=str.lower)
+    assert [term for term in TERMS if term not in terms] == []
+
+
+@pytest.mark.parametrize("words", SEARCHED)
+def test_the_docs_have_the_words_that_readers_search_for(words: str) -> None:
+    pages = [page for page in all_pages() if page.startswith("docs/")]
+    assert any(re.search(rf"\b{words}", text_of(page), re.IGNORECASE) for page in pages)
+
+
+@pytest.mark.parametrize("page", PLAIN)
+def test_the_page_is_in_plain_words(page: str) -> None:
+    text = re.sub(r"^```.*?^```$|`.*?`", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(NOT_PLAIN, text) == []
+
+
+@pytest.mark.slow
+def test_llms_txt_names_each_page() -> None:
+    code = f"""
+import pathlib, runpy
+docs = pathlib.Path({str(ROOT / "docs")!r})
+print(runpy.run_path(str(docs / "conf.py"))["llms_txt"](docs))
+"""
+    with running(code) as process:
+        text, errors = process.communicate(timeout=LIMIT)
+    assert errors == ""
+    named = re.findall(r"^- \[.+\]\((.+)\.html\): \S.*\.$", text, re.MULTILINE)
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert sorted(named) == sorted(pages - {"index"})
+
+
+def test_the_guide_for_contributors_names_folders_that_are_there() -> None:
+    named = re.findall(r"`((?:src|tests|harness|benchmarks)[\w/]*)`", text_of("CONTRIBUTING.md"))
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    folders = {
+        f"tests/{path.name}" for path in (ROOT / "tests").iterdir() if any(path.glob("test_*"))
+    }
+    assert folders <= {*named}
+
+
 def test_the_first_example_is_the_same_everywhere() -> None:
-    assert blocks("docs/index.md", "python")[0] == blocks("README.md", "python")[0]
+    (first, _client) = blocks("README.md", "python")
+    assert blocks("docs/index.md", "python")[0] == first
+    assert 'print("listening on"' in first
+    assert "except KeyboardInterrupt" in first
 
 
 @pytest.mark.parametrize("name", ["run", "test", "docs"])
@@ -162,21 +383,32 @@ def test_the_readme_names_each_guarantee() -> None:
     assert re.findall(r"\((G\d)\)", text_of("README.md")) == [f"G{n}" for n in range(1, 8)]
 
 
-def test_the_table_of_options_is_complete() -> None:
-    rows = table("docs/guide.md", "option")
-    assert rows == list(inspect.signature(trioreq.serve).parameters)
+def test_the_list_of_options_is_complete_and_has_the_defaults() -> None:
+    shown = re.findall(
+        r"^`(\w+)`(?: \(default: `(.+)`\))?\n: ", text_of("docs/guide.md"), re.MULTILINE
+    )
+    parameters = inspect.signature(trioreq.serve).parameters
+    defaults = {name: str(parameter.default) for name, parameter in parameters.items()}
+    assert parameters["max_message_size"].default == 16 * 2**20
+    defaults |= {"handler": "", "addr": "", "task_status": "", "max_message_size": "16 MiB"}
+    assert shown == list(defaults.items())
 
 
-def test_the_table_of_options_has_the_defaults() -> None:
-    text = text_of("docs/guide.md")
-    for name, parameter in inspect.signature(trioreq.serve).parameters.items():
-        if name in ("handler", "addr", "task_status"):
-            continue
-        shown = re.search(rf"^\| `{name}` \| (.*?) \|", text, re.MULTILINE)
-        assert shown is not None
-        default = {"max_message_size": "16 MiB"}.get(name, str(parameter.default))
-        assert shown[1].strip("`") == default, name
-    assert inspect.signature(trioreq.serve).parameters["max_message_size"].default == 16 * 2**20
+@pytest.mark.parametrize(
+    ("page", "figures", "source"),
+    [
+        ("docs/faq.md", ["11.6", "10,000 dead", "29"], "docs/reliability.md"),
+        ("docs/faq.md", ["1,400 short", "one\nmessage in seven"], "docs/design.md"),
+        ("docs/comparison.md", ["2,030 s", "83", "11.6 s", "up to 0.1"], "docs/reliability.md"),
+    ],
+)
+def test_figures_that_are_quoted_are_those_of_their_page(
+    page: str, figures: list[str], source: str
+) -> None:
+    quoting, quoted = (" ".join(text_of(name).split()) for name in (page, source))
+    for figure in (" ".join(figure.split()) for figure in figures):
+        assert figure in quoting
+        assert figure in quoted
 
 
 def test_the_table_of_statistics_is_complete() -> None:

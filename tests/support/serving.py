@@ -17,7 +17,9 @@ LIMIT = 30  # seconds of real time, for a test that got stuck
 
 @asynccontextmanager
 async def serving(
-    handler: Callable[[trioreq.Request], Any], addr: str = "tcp://127.0.0.1:0", **options: Any
+    handler: Callable[[trioreq.Request], Any],
+    addr: str | Sequence[str] = "tcp://127.0.0.1:0",
+    **options: Any,
 ) -> AsyncIterator[trioreq.Server]:
     """Serve, and cancel the server at the end."""
     with trio.fail_after(LIMIT):

@@ -14,6 +14,11 @@ from harness.zmtp import LIMIT, metadata
 
 ACCEPTED = int(zmq.EVENT_ACCEPTED)
 DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
+SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+NO_DETAIL = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+AUTH = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+HANDSHAKES = SUCCEEDED | NO_DETAIL | PROTOCOL | AUTH
 EVENT = struct.Struct("=Hi")
 TESTED = "X-Tested"
 """The property in the gate's answers: how many it had answered before."""
@@ -23,12 +28,12 @@ class Stock:
     """Does nothing of itself: a test takes events, answers questions and reads messages.
 
     Attributes:
-        events: What the monitor has told so far: (event, descriptor).
+        events: What the monitor has told so far: (event, descriptor), or another value.
         messages: What was read so far, without the routing ids.
         routing_ids: The routing ids of those.
     """
 
-    def __init__(self, endpoint: str, **options: int) -> None:
+    def __init__(self, endpoint: str, monitored: int = 0, **options: int) -> None:
         self.events: list[tuple[int, int]] = []
         self.messages: list[list[zmq.Frame]] = []
         self.routing_ids: list[bytes] = []
@@ -42,7 +47,7 @@ class Stock:
         self.router.backlog = 4096
         for name, value in options.items():
             self.router.setsockopt(getattr(zmq, name), value)
-        self.router.monitor("inproc://monitor", ACCEPTED | DISCONNECTED)
+        self.router.monitor("inproc://monitor", ACCEPTED | DISCONNECTED | monitored)
         self.monitor = self.context.socket(zmq.PAIR)
         self.monitor.rcvhwm = 0
         self.monitor.connect("inproc://monitor")
@@ -122,8 +127,10 @@ def signalled(zsocket: zmq.Socket[bytes], timeout: float = 0.0) -> bool:
 
 
 @contextmanager
-def open_stock(endpoint: str = "tcp://127.0.0.1:0", **options: int) -> Iterator[Stock]:
-    stock = Stock(endpoint, **options)
+def open_stock(
+    endpoint: str = "tcp://127.0.0.1:0", monitored: int = 0, **options: int
+) -> Iterator[Stock]:
+    stock = Stock(endpoint, monitored, **options)
     try:
         yield stock
     finally:

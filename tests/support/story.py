@@ -447,6 +447,7 @@ class Story:
         assert held == set(sockets._connections), "G5: connections"
         automatic = {connection for connection in connections if connection.automatic}
         assert set(router._automatic.values()) == automatic, "G5: ids"
+        assert set(router.handshakes._open) <= set(connections), "G5: handshakes"
         clients = clients_of(self.server)
         assert set(self.server._queue._queues) <= set(clients), "G5: queues"
         requests = self._in_flight().values()
@@ -474,6 +475,9 @@ class Story:
         in_flight = self._in_flight()
         assert stats.in_flight == len(in_flight)
         self._check_sums(stats)
+        connections = [guest.connection for guest in self.guests]
+        failed = sum(connection.ended and not connection.through for connection in connections)
+        assert stats.handshakes_failed == failed, "handshakes that failed"
         gone = [
             asked
             for asked in self.asked

@@ -69,9 +69,9 @@ class WatchedNetwork(MemoryNetwork):
         events: deque[tuple[int, Connection]] = deque()
         tell, read = sockets._tell, sockets.monitor.receive
 
-        def telling(event: int, connection: Connection) -> None:
+        def telling(event: int, connection: Connection, value: int | None = None) -> None:
             events.append((event, connection))
-            tell(event, connection)
+            tell(event, connection, value)
 
         def reading() -> list[bytes] | None:
             frames = read()

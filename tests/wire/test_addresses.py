@@ -60,7 +60,7 @@ async def test_a_client_of_ipv4_has_the_same_address_on_a_socket_of_ipv6(
 async def test_what_an_address_means_does_not_depend_on_the_others(clients: Clients) -> None:
     """As with IPv6 for the whole socket, where 127.0.0.1 was bound as ::ffff:127.0.0.1."""
     addrs: Sequence[str] = ("tcp://127.0.0.1:0", "tcp://[::1]:0", "tcp://*:0")
-    async with serving(whoami, addrs) as server:  # type: ignore[arg-type]
+    async with serving(whoami, addrs) as server:
         four, six, every = server.endpoints
         assert [one.rpartition(":")[0] for one in server.endpoints] == [
             "tcp://127.0.0.1",
@@ -75,7 +75,7 @@ async def test_what_an_address_means_does_not_depend_on_the_others(clients: Clie
 
 async def test_one_address_has_one_limit_on_all_sockets() -> None:
     addrs: Sequence[str] = ("tcp://[::]:0", "tcp://127.0.0.1:0")
-    async with serving(whoami, addrs, max_connections_per_address=1) as server:  # type: ignore[arg-type]
+    async with serving(whoami, addrs, max_connections_per_address=1) as server:
         mapped, plain = (f"tcp://127.0.0.1:{port(endpoint)}" for endpoint in server.endpoints)
         with RawPeer(mapped) as first:
             await trio.to_thread.run_sync(first.shake_hands)

@@ -32,8 +32,9 @@ COMMANDS = {
     "client_cancel": "--times 2",
     "dying": "--rounds 1 --clients 20",
     "workers": "--kills 1 --mixed 1 --others 20 --rounds 1 --seconds 0.1",
+    "rpc": "--rounds 1 --calls 5 --seconds 0.1 --work 0.2",
 }
-ON_ANOTHER_PAGE = {"dying"}
+ON_ANOTHER_PAGE = {"dying", "rpc"}
 SERVERS = {
     "echo": {"raw", "bare trio", "naive trio", "zmq.asyncio", "aiozmq", "pynng", "grpc.aio"},
     "checkpoint": {"naive trio", "zmq.asyncio", "aiozmq", "pynng", "grpc.aio"},
@@ -42,7 +43,7 @@ SERVERS = {
     "plain-sleep": {"proxy", "naive trio"},
     "plain-compute": {"proxy", "naive trio"},
 }  # by handler, beside trioreq
-PYTHON_ONLY = {"throughput", "client_cancel", "workers"}  # these need no compiler
+PYTHON_ONLY = {"throughput", "client_cancel", "rpc", "workers"}  # these need no compiler
 
 
 def run(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -83,7 +84,7 @@ def test_a_benchmark_runs(command: str, tmp_path: Path) -> None:
     assert done.returncode in ((0, 1) if command == "cancel_latency" else (0,)), done.stderr
     assert json.loads(figures.read_text())["figures"]
     assert "| ---: |" in page.read_text()
-    assert "old" not in page.read_text()
+    assert "\nold\n" not in page.read_text()
     assert "--plot" not in arguments or "<svg" in plot.read_text()
 
 

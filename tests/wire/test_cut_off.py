@@ -19,7 +19,8 @@ from support.serving import serving, until
 
 import trioreq
 from harness.clients import ClientProcess, Clients
-from harness.zmtp import GREETING, RawPeer, frame, message
+from harness.zmtp import GREETING, RawPeer, frame, message, ready
+from trioreq._protocol.handshakes import Failure
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +89,7 @@ async def test_who_sends_a_frame_that_is_too_large_is_logged(
         name = names[mechanism] if before else ""
         assert lines(caplog) == [(ON_TCP if addr.startswith("tcp") else ON_IPC).format(name)]
         assert server.statistics().connections == 0
+        assert server.statistics().handshakes_failed == 0
 
 
 async def test_on_ipc_there_is_one_cause_without_heartbeats(
@@ -165,6 +167,28 @@ async def test_a_failed_handshake_is_not(
             peer.send(said)
             await trio.to_thread.run_sync(peer.read_end)
         await until(lambda: server._router._table.epoch == 2)
+    assert not lines(caplog)
+
+
+@pytest.mark.parametrize(
+    ("kind", "routing_id"),
+    [(b"PUSH", b""), (b"DEALER", b"x" * SIZE)],
+    ids=["type", "routing id"],
+)
+async def test_a_handshake_that_fails_late_is_told_once(
+    kind: bytes, routing_id: bytes, addr: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The peer has all that the server sends in a handshake, which so looks as if it were over."""
+    async with serving(Worker(), addr, max_message_size=SIZE) as server:
+        with RawPeer(server.endpoints[0]) as peer:
+            peer.send(GREETING)
+            await trio.to_thread.run_sync(peer.enter)
+            peer.send(ready([(b"Socket-Type", kind), (b"Identity", routing_id)]))
+            await trio.to_thread.run_sync(peer.read_end)
+            await until(lambda: server._router._table.epoch == 2)
+        assert server.statistics().handshakes_failed == 1
+    (line,) = [text for text in caplog.messages if "failed:" in text]
+    assert line.endswith(Failure.FOREIGN.value)
     assert not lines(caplog)
 
 

@@ -42,7 +42,7 @@ async def test_several_addresses_are_one_server(tmp_path: Path, clients: Clients
         f"ipc://{tmp_path}/two",
         f"ipc://@trioreq-{os.getpid()}",
     ]
-    async with serving(Worker(), addrs) as server:  # type: ignore[arg-type]
+    async with serving(Worker(), addrs) as server:
         assert server.endpoints[1:] == tuple(addrs[1:])
         for endpoint in server.endpoints:
             assert await clients.connect(endpoint).request(b"echo") == [b"re:echo"]
@@ -72,7 +72,7 @@ async def test_ipv6(clients: Clients) -> None:
         ("tcp://192.0.2.1:5555", "no such address"),
         ("tcp://no.such.host.invalid:5555", "no such address"),
         ("ipc:///no/such/directory/socket", "make it first"),
-        ("ipc:///etc/hostname/socket", "no directory"),
+        ("ipc:///etc/hostname/socket", "not a directory"),
         ("ipc:///tmp/" + "x" * 120, "shorter"),
         ([], "at least one"),
     ],
@@ -106,7 +106,7 @@ async def test_a_path_that_is_chosen_is_absolute_and_removed(
     monkeypatch.chdir(tmp_path)
     for name in ("TMPDIR", "TEMPDIR", "TMP"):
         monkeypatch.delenv(name, raising=False)
-    async with serving(Worker(), ["ipc://*", "ipc://*"]) as server:  # type: ignore[arg-type]
+    async with serving(Worker(), ["ipc://*", "ipc://*"]) as server:
         paths = [Path(endpoint.removeprefix("ipc://")) for endpoint in server.endpoints]
         assert all(path.is_absolute() and path.is_socket() for path in paths)
         assert len(set(paths)) == 2
@@ -136,10 +136,10 @@ async def test_a_living_server_with_a_full_backlog_is_alive(tmp_path: Path) -> N
         assert "in use" in await refused(f"ipc://{path}")
 
 
-async def test_a_file_that_is_no_socket_is_not_touched(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_socket_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
-    assert "no socket" in await refused(f"ipc://{path}")
+    assert "not a socket" in await refused(f"ipc://{path}")
     assert path.read_text() == "data"
 
 

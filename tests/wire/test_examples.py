@@ -13,7 +13,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -30,14 +30,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PATIENCE = 20.0  # seconds
 
 
-@pytest.fixture(autouse=True)
-def _interruptible() -> Iterator[None]:
-    """A shell may have started the tests deaf to Ctrl-C; what they start is not to be so."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("interruptible")
 
 
 class Example:
@@ -72,7 +65,9 @@ class Example:
 
 
 @asynccontextmanager
-async def example(name: str, *arguments: str | Path) -> AsyncIterator[Example]:
+async def example(
+    name: str, *arguments: str | Path, patience: float = PATIENCE
+) -> AsyncIterator[Example]:
     """Start an example, in a session of its own, and see that nothing of it outlives the test."""
     process = await trio.lowlevel.open_process(
         [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
@@ -84,7 +79,7 @@ async def example(name: str, *arguments: str | Path) -> AsyncIterator[Example]:
     assert process.stderr is not None
     try:
         async with process.stdout, process.stderr:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(patience):
                 yield Example(process)
     finally:
         if process.returncode is None:
@@ -102,6 +97,13 @@ def picture(width: int, height: int, kind: str) -> bytes:
     output = io.BytesIO()
     Image.linear_gradient("L").resize((width, height)).convert("RGB").save(output, kind)
     return output.getvalue()
+
+
+def without_figures(output: str) -> list[str]:
+    """The lines without times and ports, in an order that does not depend on the run."""
+    return sorted(
+        " ".join(re.sub(r"\d+\.\d+ |:\d+", "", line).split()) for line in output.splitlines()
+    )
 
 
 @pytest.mark.slow
@@ -133,6 +135,10 @@ async def test_client_crash_keeps_its_promises() -> None:
     assert len(re.findall(r" yes$", out, re.MULTILINE)) == 5
     assert "NO" not in out
     assert "\x1b" not in out  # colours are for terminals
+
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    (shown,) = re.findall(r"^```text\n(A server at .*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    assert without_figures(out) == without_figures(shown)
 
 
 async def test_client_crash_tells_when_a_promise_is_broken(
@@ -228,6 +234,58 @@ async def test_the_client_of_thumbnails(tmp_path: Path) -> None:
         assert await run("thumbnails.py", "client", endpoint, source, target, "64") == (0, "", "")
         with Image.open(target) as image:
             assert (image.format, image.size) == ("PNG", (64, 48))
+
+
+FIGURE = r"\d[\d.,]*\d|\d"
+
+
+def crashed_client(language: str) -> list[str]:
+    page = (EXAMPLES.parent / "docs/crashed-client.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+
+
+def figures(text: str, out: str) -> list[float]:
+    """The numbers in the places of # in each occurrence of a text."""
+    before, after = map(re.escape, text.split("#"))
+    found = re.findall(rf"{before}({FIGURE}){after}", out)
+    return [float(number.replace(",", "")) for number in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["killed", "unread", "stranger", "blocked"])
+async def test_orphaned_replies_prints_what_the_page_shows(name: str) -> None:
+    """The page has the output, but for the figures, to the letter."""
+    (shown,) = (block for block in crashed_client("text") if block.startswith(f"{name}: "))
+    async with example("orphaned_replies.py", name, patience=60) as program:
+        code, out, err = await program.end()
+        with pytest.raises(ProcessLookupError):  # all of its processes have ended
+            os.killpg(program.process.pid, 0)
+    assert (code, err) == (0, "")
+    assert re.sub(FIGURE, "#", out) == re.sub(FIGURE, "#", shown)
+    for text in (shown, out):
+        if name == "killed":
+            (after,) = figures("cancelled # ms after SIGKILL", text)
+            assert after < 2000
+        elif name == "unread":
+            held, _ = figures("without an error; # MB wait", text)
+            (left,) = figures("carol is killed: # MB wait", text)
+            assert left < held / 2
+            (read,) = figures("she reads #, and no more come", text)
+            assert read < 5000
+        elif name == "blocked":
+            for line in (
+                "are killed in the queue: bob waits # s",
+                "the first reply comes after # s",
+            ):
+                stock, ours = figures(line, text)
+                assert ours < stock / 2
+
+
+def test_orphaned_replies_is_run_as_the_page_says() -> None:
+    assert crashed_client("sh") == ["python examples/orphaned_replies.py\n"]
+    experiments = [block.partition(":")[0] for block in crashed_client("text")]
+    usage = runpy.run_path(str(EXAMPLES / "orphaned_replies.py"))["__doc__"]
+    assert f"orphaned_replies.py [{'] ['.join(experiments)}]\n" in usage
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ timing counts; and what must not come is waited for behind something that comes 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -15,14 +16,38 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import zmq
-from support.stock import ACCEPTED, DISCONNECTED, TESTED, Stock, open_stock, readable, signalled
+from support.stock import (
+    ACCEPTED,
+    AUTH,
+    DISCONNECTED,
+    HANDSHAKES,
+    NO_DETAIL,
+    PROTOCOL,
+    SUCCEEDED,
+    TESTED,
+    Stock,
+    open_stock,
+    readable,
+    signalled,
+)
 
 from harness.clients import ClientProcess, Clients
-from harness.zmtp import GARBAGE, GREETING, LIMIT, SIGNATURE, RawPeer, frame, message, ready
+from harness.zmtp import (
+    COMMAND,
+    GARBAGE,
+    GREETING,
+    LIMIT,
+    SIGNATURE,
+    RawPeer,
+    frame,
+    message,
+    ready,
+)
 
 LIMIT_MS = round(LIMIT * 1000)
 DEALER = [(b"Socket-Type", b"DEALER"), (b"Identity", b"")]
@@ -547,6 +572,93 @@ def test_a_second_connection_under_a_taken_routing_id_gets_nothing_of_the_firsts
             assert fence.read_frame() == b"fence"
         assert second.unread() == b""
         assert len(stock.messages) == 2
+
+
+# How handshakes end
+
+
+MISMATCH = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
+UNEXPECTED = int(zmq.PROTOCOL_ERROR_ZMTP_UNEXPECTED_COMMAND)
+CLOSED = {errno.EPIPE, errno.ECONNRESET}
+TIMED_OUT = {0, errno.EAGAIN, errno.EINTR}
+
+
+@pytest.fixture
+def told(addr: str) -> Iterator[Stock]:
+    """Its monitor tells of handshakes, for which there is a tenth of a second."""
+    with open_stock(addr, HANDSHAKES, HANDSHAKE_IVL=100) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "event", "values"),
+    [
+        (GREETING.replace(b"NULL\0", b"CURVE"), PROTOCOL, {MISMATCH}),
+        (GREETING + frame(b"\x04PING", COMMAND), PROTOCOL, {UNEXPECTED}),
+        (b"", NO_DETAIL, TIMED_OUT),
+        (GREETING, NO_DETAIL, TIMED_OUT),
+    ],
+    ids=["mechanism", "command", "silence", "greeting"],
+)
+def test_why_a_handshake_failed_is_told_just_before_its_disconnect(
+    told: Stock, bytes_: bytes, event: int, values: set[int]
+) -> None:
+    """Though others come and go at the same time, and fail otherwise."""
+    peers = [RawPeer(told.endpoint) for _ in range(10)]
+    for peer in peers:
+        peer.send(bytes_)
+        RawPeer(told.endpoint).close()
+    told.serve_until(lambda: told.count(ACCEPTED) == told.count(DISCONNECTED) == 20)
+    for peer in peers:
+        peer.close()
+    failures = [
+        (kind, value, after)
+        for (kind, value), (after, _) in pairwise(told.events)
+        if kind in (NO_DETAIL, PROTOCOL)
+    ]
+    assert {after for _, _, after in failures} == {DISCONNECTED}
+    mine = [value for kind, value, _ in failures if (kind, value in CLOSED) == (event, False)]
+    assert len(mine) == 10
+    assert set(mine) <= values
+    assert told.count(SUCCEEDED) == told.count(AUTH) == 0
+
+
+@pytest.mark.parametrize(
+    "bytes_",
+    [b"GET / HTTP/1.1\r\n\r\n", SIGNATURE + b"\x01", GREETING + ready([(b"Socket-Type", b"SUB")])],
+    ids=["HTTP", "ZMTP 2", "SUB"],
+)
+def test_some_failures_are_told_by_the_disconnect_alone(told: Stock, bytes_: bytes) -> None:
+    with RawPeer(told.endpoint) as peer:
+        peer.send(bytes_ + bytes(64))
+        told.serve_until(lambda: told.count(DISCONNECTED) == 1)
+    assert [kind for kind, _ in told.events] == [ACCEPTED, DISCONNECTED]
+
+
+def test_each_handshake_that_succeeds_is_told_before_its_messages(told: Stock) -> None:
+    for number in range(1, 101):
+        with RawPeer(told.endpoint) as peer:
+            let_in(told, peer)
+            peer.send(message(b"hello"))
+            assert told.router.poll(LIMIT_MS)
+            told.read_router()
+            told.read_monitor()
+            assert told.count(SUCCEEDED) == number
+    told.serve_until(lambda: told.count(DISCONNECTED) == 100)
+    assert told.count(SUCCEEDED) == 100
+    assert told.count(NO_DETAIL) == told.count(PROTOCOL) == 0
+
+
+@pytest.mark.parametrize("code", [b"300", b"400", b"500"])
+def test_each_refusal_is_told_before_the_disconnect(told: Stock, code: bytes) -> None:
+    with RawPeer(told.endpoint) as peer:
+        peer.ask()
+        assert told.gate.poll(LIMIT_MS)
+        [question] = told.read_gate()
+        told.answer(question, code)
+        told.serve_until(lambda: told.count(AUTH) == 1)
+    told.serve_until(lambda: told.count(DISCONNECTED) == 1)
+    assert [kind for kind, _ in told.events] == [ACCEPTED, AUTH, DISCONNECTED]
 
 
 # The sockets themselves

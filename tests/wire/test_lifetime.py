@@ -6,6 +6,7 @@ Time is real; everything waits for events, under a limit.
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from support.serving import serving, until
 import trioreq
 from harness.clients import ClientProcess, Clients, open_clients
 from harness.zmtp import LIMIT
+from trioreq._transport import linux
 from trioreq._transport.server_sockets import LINGER, BoundSockets
 
 pytestmark = pytest.mark.slow
@@ -261,3 +263,66 @@ def test_importing_makes_no_socket_thread_or_log_output() -> None:
     )
     assert ours.stdout == theirs.stdout
     assert not ours.stderr
+
+
+# A drain.
+
+
+def refused(endpoint: str) -> bool:
+    """Whether the system refuses a connection, as it does where nobody listens."""
+    transport, _, rest = endpoint.partition("://")
+    try:
+        if transport == "ipc":
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(rest)
+        else:
+            host, _, port = rest.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=LIMIT).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return True
+    return False
+
+
+async def test_a_drain_refuses_connections_and_finishes_those_that_there_are(
+    tmp_path: Path, clients: Clients
+) -> None:
+    """On all addresses. A balancer's check fails, and an established connection is not affected."""
+    worker = Worker()
+    addresses = ["tcp://127.0.0.1:0", "tcp://[::1]:0", f"ipc://{tmp_path}/socket"]
+    async with serving(worker, addresses) as server:
+        assert not any(map(refused, server.endpoints))
+        present = [clients.connect(endpoint, IPV6=1) for endpoint in server.endpoints]
+        for client in present:
+            await client.send(b"wait")
+        await worker.log.wait("started wait", 3)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.drain, LIMIT)
+            await until(lambda: server._requests.closing)
+            assert all(map(refused, server.endpoints))
+            worker.release.set()
+            for client in present:
+                assert await client.receive() == [b"re:wait"]
+
+
+async def test_where_the_system_cannot_refuse_connections_they_are_closed_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, clients: Clients
+) -> None:
+    worker = Worker()
+    monkeypatch.setattr(linux, "LINUX", False)
+    async with serving(worker) as server:
+        present = clients.connect(server.endpoints[0])
+        await present.send(b"wait")
+        await worker.log.wait("started wait")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.drain, LIMIT)
+            await until(lambda: server._requests.closing)
+            host, _, port = server.endpoints[0].removeprefix("tcp://").rpartition(":")
+            stream = await trio.open_tcp_stream(host, int(port))
+            with trio.fail_after(LIMIT):
+                while await stream.receive_some():  # libzmq's greeting may come first
+                    pass
+            await stream.aclose()
+            await until(lambda: server.statistics().refused == 1)
+            worker.release.set()
+            assert await present.receive() == [b"re:wait"]
+    assert "the server drains" in caplog.text

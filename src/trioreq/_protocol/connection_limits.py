@@ -17,7 +17,6 @@ class ConnectionLimits:
     """
 
     def __init__(self, most: int | None, most_per_address: int | None) -> None:
-        self.unlimited: bool = most is None and most_per_address is None
         self._most = math.inf if most is None else most
         self._most_per_address = math.inf if most_per_address is None else most_per_address
         self._counts: Counter[str] = Counter()
@@ -30,15 +29,16 @@ class ConnectionLimits:
         if self._counts[address] >= self._most_per_address:
             return "max_connections_per_address is reached"
         connection.address = address
+        connection.counted = True
         self._connections += 1
         self._counts[address] += 1
         return None
 
     def leave(self, connection: Connection) -> None:
         """A connection is gone; it need not have been counted."""
-        address = connection.address
-        if address is not None:
-            connection.address = None
+        if connection.counted:
+            address = connection.address
+            connection.counted = False
             self._connections -= 1
             self._counts[address] -= 1
             if not self._counts[address]:

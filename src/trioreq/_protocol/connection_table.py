@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .._request import Peer
     from .message_guard import Watch
+    from .unheard import Silence
 
 
 class Connection:
@@ -31,13 +32,17 @@ class Connection:
         id: Unique for the server's life.
         descriptor: The descriptor that it has, or had.
         gone: Whether it is disconnected. Nothing is sent to it then.
-        address: What it counts under, if connections are limited.
+        address: Its IP address or, on ipc, its user; empty if it went before that was looked up.
+        counted: Whether it counts among those that are limited.
+        slow: Whether the rest of its handshake was waited for, and did not come.
+        spoke: Whether bytes had come when its address was looked up.
         routing_id: That of the ROUTER; None before its first message.
         automatic: Whether libzmq made the routing id, and so never uses it again.
         peer: The client, as handlers see it; None before its first message.
         client: What the server keeps for it; None before its first message.
         max_pack_size: Bytes of the largest pack that the client accepts; 0 for none.
         watch, began: What `message_guard` keeps.
+        silence: What `unheard` keeps.
     """
 
     __slots__ = (
@@ -45,12 +50,16 @@ class Connection:
         "automatic",
         "began",
         "client",
+        "counted",
         "descriptor",
         "gone",
         "id",
         "max_pack_size",
         "peer",
         "routing_id",
+        "silence",
+        "slow",
+        "spoke",
         "watch",
     )
 
@@ -58,7 +67,10 @@ class Connection:
         self.id = id
         self.descriptor = descriptor
         self.gone = False
-        self.address: str | None = None
+        self.address = ""
+        self.counted = False
+        self.slow = False
+        self.spoke = False
         self.routing_id: bytes | None = None
         self.automatic = False
         self.peer: Peer | None = None
@@ -66,6 +78,7 @@ class Connection:
         self.max_pack_size = 0
         self.watch: Watch | None = None
         self.began: int | None = 0
+        self.silence: Silence | None = None
 
 
 class ConnectionTable:

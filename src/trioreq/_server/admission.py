@@ -7,7 +7,7 @@ on. What an applicant has sent as its credentials is never logged.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn
 
 import trio
@@ -29,6 +29,7 @@ class Admission:
     Args:
         zap: Where libzmq asks.
         rules: What decides.
+        wait_complete: Waits until the handshakes of those that ask are complete, or for a moment.
         epoch: Catches up with all messages and events, and returns the epoch of that.
         start_task: Starts a task of the server's, by a name. If it fails, clients are told before
             their handlers are cancelled.
@@ -41,11 +42,13 @@ class Admission:
         self,
         zap: ZapHandler,
         rules: AccessRules,
+        wait_complete: Callable[[], Awaitable[None]],
         epoch: Callable[[], int],
         start_task: Callable[..., object],
     ) -> None:
         self._zap = zap
         self._rules = rules
+        self._wait_complete = wait_complete
         self._epoch = epoch
         self._start_task = start_task
         self.refused = 0
@@ -56,6 +59,7 @@ class Admission:
     async def run(self) -> NoReturn:
         """Answer, until cancelled."""
         while True:
+            await self._wait_complete()
             self.answer()
             await self._zap.wait()
 

@@ -24,7 +24,9 @@ from .._protocol.connection_limits import ConnectionLimits
 from .._protocol.connection_table import Connection
 from .._protocol.endings import DISCONNECTED, SHUT_DOWN
 from .._protocol.fair_queue import FairQueue, SharedFairQueue
+from .._protocol.unheard import UnheardGuard
 from .._statistics import Statistics
+from .._transport.heartbeats import heartbeat_times
 from .._transport.router import Router
 from .._transport.server_sockets import Sockets
 from .._transport.zap_handler import AccessRules, ZapHandler
@@ -32,6 +34,7 @@ from .admission import Admission
 from .client import Client
 from .guard import Guard
 from .handlers import Handler, name_of
+from .handshake_log import HandshakeLog
 from .observer import Counters, Observer, RequestLog
 from .pending_request import PendingRequest
 from .reader import Reader
@@ -44,6 +47,7 @@ from .watchdog import Watchdog
 if TYPE_CHECKING:
     from .processes import Processes
 
+UNHEARD_PATIENCE: Final = 15.0  # seconds, without heartbeats
 AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
 
 
@@ -87,7 +91,14 @@ class Server:
             )
             observers.append(self._watchdog)
         most_unsent = options.send_queue - sockets.send_queue
-        self._router = Router(sockets, limits, most_unsent, self._disconnected, self._refused)
+        self._router = Router(
+            sockets,
+            limits,
+            most_unsent,
+            self._disconnected,
+            self._refused,
+            HandshakeLog().failed,
+        )
         self._slow_clients = SlowClients(self._router, sockets.counters, options.stall_timeout)
         self._requests = Requests(
             options, queue, self._router.outbox, self._router.own_max_pack_size, observers
@@ -103,7 +114,13 @@ class Server:
             self._crashed,
         )
         self._counted = processes or self._workers
-        self._admission = Admission(ZapHandler(sockets.zap), rules, self._epoch, self._start_task)
+        self._admission = Admission(
+            ZapHandler(sockets.zap), rules, self._wait_complete, self._epoch, self._start_task
+        )
+        self._guard: Guard | None = None
+        if sockets.counters is not None:
+            unheard = unheard_guard(options, rules)
+            self._guard = Guard(self._router, sockets.counters, unheard, self._catch_up)
         self._departed: deque[Client] = deque()  # clients whose disconnect is to be handled
         self._has_departed = AsyncBool(False)
         self._stopped = False
@@ -142,6 +159,7 @@ class Server:
             unattributed=unattributed,
             abandoned_threads=self._workers.abandoned,
             refused=self._admission.refused,
+            handshakes_failed=self._router.handshakes.failed,
             thrown_out=self._router.evicted,
             evicted_slow=self._slow_clients.evicted,
             workers=self._counted.statistics(),
@@ -151,11 +169,12 @@ class Server:
         )
 
     async def drain(self, grace: float) -> None:
-        """Shut down gently: accept no new requests, and let those in flight finish.
+        """Shut down gently: accept no connections and no requests, and let those in flight finish.
 
-        New requests are answered ``shutting-down``. Requests in flight have `grace` seconds, and so
-        have replies that wait for slow clients; requests that have not ended by then are cancelled
-        and answered the same. Then `serve` returns.
+        New connections are refused, so a load balancer sends clients elsewhere. New requests
+        are answered ``shutting-down``. Requests in flight have `grace` seconds, and so have replies
+        that wait for slow clients; requests that have not ended by then are cancelled and answered
+        the same. Then `serve` returns.
 
         Args:
             grace: Seconds; 0 for at once, `math.inf` for no limit.
@@ -168,6 +187,7 @@ class Server:
         requests = self._requests
         if not requests.closing:
             log.info("draining: %d requests in flight, %s s for them", requests.in_flight, grace)
+            self._router.refuse_connections()
         requests.close()
         with trio.move_on_after(grace):
             if requests.in_flight:
@@ -186,9 +206,8 @@ class Server:
         self._start_task("slow clients", self._slow_clients.run)
         if self._rules.allow is not None:
             self._start_task("allow-list", self._rules.allow.watch, self._evict_revoked)
-        if self._sockets.counters is not None:
-            guard = Guard(self._router, self._sockets.counters, self._catch_up)
-            self._start_task("message guard", guard.run)
+        if self._guard is not None:
+            self._start_task("message guard", self._guard.run)
         if self._watchdog is not None:
             self._start_task("watchdog", self._watchdog.run)
 
@@ -242,10 +261,17 @@ class Server:
 
     # Connections that come and go.
 
+    async def _wait_complete(self) -> None:
+        if self._guard is not None:
+            await self._guard.wait_complete()
+
     def _epoch(self) -> int:
         """Catch up with what has come, and with which connections are gone."""
         self._catch_up()
-        return self._router.epoch_of_replies()
+        epoch = self._router.epoch_of_replies()
+        if self._guard is not None:
+            self._guard.look_at_handshakes()
+        return epoch
 
     def _catch_up(self) -> bool:
         """Read what has come by now, and start it; returns whether that was all."""
@@ -291,3 +317,11 @@ def access_rules(options: Options) -> AccessRules:
     """Which connections the options accept."""
     allow = None if options.curve is None else options.curve.allow
     return AccessRules(options.mechanism, allow, options.admit)
+
+
+def unheard_guard(options: Options, rules: AccessRules) -> UnheardGuard:
+    """What judges the connections from which nothing was read."""
+    if options.heartbeat is None:
+        return UnheardGuard(rules.mechanism, None, UNHEARD_PATIENCE)
+    interval, _ = heartbeat_times(options.heartbeat)
+    return UnheardGuard(rules.mechanism, interval, options.heartbeat)

@@ -119,13 +119,13 @@ class KeyPair:
         _write(
             secret,
             0o600,
-            "# A secret key of ZeroMQ CURVE. Whoever can read it is its owner to all others.\n"
+            "# ZeroMQ CURVE secret key; keep it private. It identifies its owner to others.\n"
             f'metadata\ncurve\n{line}    secret-key = "{self.secret}"\n',
         )
         _write(
             public,
             0o644,
-            f"# A public key of ZeroMQ CURVE. Everybody may.\nmetadata\ncurve\n{line}",
+            f"# ZeroMQ CURVE public key; it may be shared.\nmetadata\ncurve\n{line}",
         )
         return public, secret
 

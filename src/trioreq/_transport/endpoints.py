@@ -26,11 +26,11 @@ SOURCE = re.compile(r"[A-Za-z0-9:\[][A-Za-z0-9.:%\[\]_-]*")  # and for an addres
 ADVICE = {
     errno.EADDRINUSE: "the address is in use: stop the other server, or choose another port",
     errno.EADDRNOTAVAIL: "this machine has no such address: use one of its own, or '*' for all",
-    errno.ENODEV: "there is no such address or network interface: use an IP address, or '*'",
-    errno.EINVAL: f"this is no address: write it as {EXAMPLES}",
+    errno.ENODEV: "no such address or network interface: use an IP address, or '*'",
+    errno.EINVAL: f"invalid address: write it as {EXAMPLES}",
     errno.EACCES: "permission denied: choose another, or run as a user who may",
-    errno.ENOENT: "there is no such directory: make it first",
-    errno.ENOTDIR: "a part of the path is no directory: choose another path",
+    errno.ENOENT: "no such directory: make it first",
+    errno.ENOTDIR: "a part of the path is not a directory: choose another path",
     errno.ENAMETOOLONG: "the path is too long for a socket (107 bytes): choose a shorter one",
 }
 
@@ -46,7 +46,7 @@ def check_client(endpoint: str) -> Host | None:
     """
     transport, separator, rest = endpoint.partition("://")
     if transport not in ("tcp", "ipc") or not separator or not rest or "\0" in rest:
-        raise EndpointError(f"{endpoint!r} is no address of a server: write it as {EXAMPLES}")
+        raise EndpointError(f"{endpoint!r} is not an address of a server: write it as {EXAMPLES}")
     if transport == "ipc":
         if rest in ("*", "@"):
             raise EndpointError(f"{endpoint!r}: a client needs a path: write it as {EXAMPLES}")
@@ -99,15 +99,14 @@ def check(addr: str) -> Path | None:
         raise EndpointError(f"{addr!r}: {ADVICE[errno.EINVAL]}")
     if transport == "inproc":
         raise EndpointError(
-            f"{addr!r}: inproc tells nobody when a client goes, so it cannot be served; "
-            "use ipc or tcp"
+            f"{addr!r}: inproc does not report disconnects, so it cannot be served; use ipc or tcp"
         )
     if transport not in ("tcp", "ipc"):
         raise EndpointError(f"{addr!r}: only tcp and ipc can be served: write it as {EXAMPLES}")
     if transport == "tcp":
         port = rest.rpartition(":")[2]
         if port != "*" and not (port.isdecimal() and int(port) <= MOST_PORT):  # libzmq wraps it
-            raise EndpointError(f"{addr!r}: {port!r} is no port: write it as {EXAMPLES}")
+            raise EndpointError(f"{addr!r}: {port!r} is not a port: write it as {EXAMPLES}")
         return None
     if rest.startswith("@"):  # Linux's abstract names leave no file, and the kernel guards them
         return None
@@ -125,7 +124,7 @@ def _refuse_taken(addr: str, path: Path) -> None:
     except OSError as error:
         raise EndpointError(explain(addr, error.errno)) from error
     if not stat.S_ISSOCK(mode):
-        raise EndpointError(f"cannot bind {addr!r}: the file is there, and is no socket: move it")
+        raise EndpointError(f"cannot bind {addr!r}: the file exists and is not a socket: move it")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:

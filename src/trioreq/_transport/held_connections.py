@@ -70,7 +70,7 @@ class HeldConnections:
             "max_message_size (%d bytes)%s?",
             connection.id,
             f" of {peer.user_id}" if peer is not None and peer.user_id else "",
-            hold.address,
+            connection.address,
             "" if signs.silent is None else " in the middle of a message",
             self._max_message_size,
             ", or has its client not answered heartbeats" if signs.silent is None else "",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 import trio
 
-log = logging.getLogger("trioreq")
+from .._log import log
 
 EVERY = 1.0  # seconds between two lines
 

@@ -26,10 +26,13 @@ from .._protocol.addresses import canonical
 
 NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 LINUX: bool = sys.platform == "linux"  # elsewhere the calls are missing, or give something else
+SO_BINDTOIFINDEX = 62
+NO_INTERFACE = 2**31 - 1  # the largest index, which no interface has
 PEER_CREDENTIALS = struct.Struct("3i")  # process, user, group
 LAST_DATA_RECEIVED, BYTES_ACKNOWLEDGED, BYTES_RECEIVED = 52, 120, 128  # in struct tcp_info
-MILLISECONDS, COUNTER = struct.Struct("=I"), struct.Struct("=Q")
-TCP_INFO_SIZE = BYTES_RECEIVED + COUNTER.size
+NOT_SENT, BYTES_SENT, BYTES_SENT_AGAIN = 144, 200, 208
+UINT32, COUNTER = struct.Struct("=I"), struct.Struct("=Q")
+TCP_INFO_SIZE = BYTES_SENT_AGAIN + COUNTER.size
 
 # By the number of the descriptor, which is not ours to wrap in an object; and with the GIL kept:
 # the call takes a microsecond, and to get the GIL back can take thousands.
@@ -104,7 +107,7 @@ class DuplicatedConnection:
             silent = None if self._patience < math.inf else False
             return Signs(peer_ended=False, handshake=None, silent=silent)
         info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
-        (silence,) = MILLISECONDS.unpack_from(info, LAST_DATA_RECEIVED)
+        (silence,) = UINT32.unpack_from(info, LAST_DATA_RECEIVED)
         (acknowledged,) = COUNTER.unpack_from(info, BYTES_ACKNOWLEDGED)
         return Signs(
             peer_ended=False,
@@ -128,6 +131,20 @@ def duplicate(descriptor: int, handshake: int, patience: float) -> DuplicatedCon
     except OSError:
         os.close(own)
         return None
+
+
+def refuse_connections(listener: int) -> None:
+    """Let the kernel refuse connections to a tcp socket that listens.
+
+    libzmq cannot stop accepting: if it unbinds, it closes the connections that it has accepted, and
+    if its listener is closed or shut down by somebody else, it aborts. So the listener is bound to
+    a network interface that does not exist. Then no packet matches it, and the kernel answers as if
+    nobody listened. This needs no privilege. Connections that were accepted are not affected.
+    """
+    if not LINUX:
+        return
+    with suppress(OSError), socket.socket(fileno=os.dup(listener)) as own:  # an old kernel, or ipc
+        own.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, NO_INTERFACE)
 
 
 class KernelCounters:
@@ -155,20 +172,45 @@ class KernelCounters:
         """Bytes that the peer's system has acknowledged on a tcp connection; 0 if it is not one."""
         return self._count(descriptor, BYTES_ACKNOWLEDGED)
 
+    def traffic(self, descriptor: int) -> tuple[int, int] | None:
+        """Bytes that the process has read from a tcp connection, and written to it.
+
+        Returns:
+            Both at one instant. None if not all that has come is read, or if they are not counted:
+            before Linux 4.19, and if it is not a tcp connection.
+        """
+        if self._unread(descriptor) or self._read_info(descriptor) < TCP_INFO_SIZE:
+            return None
+        waiting: int = UINT32.unpack_from(self._info, NOT_SENT)[0]
+        written = self._counter(BYTES_SENT) - self._counter(BYTES_SENT_AGAIN) + waiting
+        return self._counter(BYTES_RECEIVED), written
+
     def _count(self, descriptor: int, offset: int) -> int:
+        if self._read_info(descriptor) < offset + COUNTER.size:
+            return 0
+        return self._counter(offset)
+
+    def _read_info(self, descriptor: int) -> int:
+        """Have the kernel fill in its struct tcp_info; returns how much of it there is."""
         self._size.value = TCP_INFO_SIZE
         failed = _getsockopt(
             descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, self._info, self._size_ref
         )
-        if failed or self._size.value < TCP_INFO_SIZE:
-            return 0
+        return 0 if failed else self._size.value
+
+    def _counter(self, offset: int) -> int:
         count: int = COUNTER.unpack_from(self._info, offset)[0]
         return count
+
+    def _unread(self, descriptor: int) -> int:
+        """Bytes that have come and were not read."""
+        with suppress(OSError):
+            unread = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
+            return int.from_bytes(unread, sys.byteorder)
+        return 0
 
     def read_by_owner(self, descriptor: int) -> tuple[int, int]:
         """Of those, how many the process has read: at least and at most, at one instant."""
         before = self.received(descriptor)
-        unread = 0
-        with suppress(OSError):
-            unread = int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), "little")
+        unread = self._unread(descriptor)
         return before - unread, self.received(descriptor) - unread

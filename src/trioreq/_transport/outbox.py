@@ -109,16 +109,8 @@ class Outbox:
             self._read_monitor()  # another connection may have the routing id by now
         if connection.gone:
             self.dropped += packs.messages_in(frames)
-        elif self.unsent and connection in self.unsent:
-            self._keep(connection, self.unsent[connection], frames)  # behind the others
-        elif self._accepts(connection, frames):
-            pass
-        elif self._closed:
-            self.dropped += packs.messages_in(frames)
-        else:
-            unsent = self.unsent[connection] = Unsent(trio.current_time())
-            self.has_unsent.value = True
-            self._keep(connection, unsent, frames)
+        elif connection in self.unsent or not self._accepts(connection, frames):
+            self._keep(connection, frames)  # behind those that wait already
 
     def _accepts(self, connection: Connection, frames: Frames) -> bool:
         """Hand a message to a connection that lives; returns False if it accepts none now."""
@@ -132,8 +124,15 @@ class Outbox:
             self.sent += number
         return True
 
-    def _keep(self, connection: Connection, unsent: Unsent, frames: Frames) -> None:
-        """Keep a message that cannot be sent now, unless there are too many."""
+    def _keep(self, connection: Connection, frames: Frames) -> None:
+        """Keep a message that cannot be sent now, unless there are too many, or it is too late."""
+        unsent = self.unsent.get(connection)
+        if unsent is None:
+            if self._closed:
+                self.dropped += packs.messages_in(frames)
+                return
+            unsent = self.unsent[connection] = Unsent(trio.current_time())
+            self.has_unsent.value = True
         if len(unsent.messages) >= self._most_unsent and not unsent.overflowed:
             # libzmq's thread has perhaps sent some since. A look makes the socket know of that.
             self._router.readable()

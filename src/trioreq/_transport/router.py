@@ -5,11 +5,11 @@ Nothing here waits for a client. docs/design.md has the rules that this follows,
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
 
+import trio
 import zmq
 from trio_util import AsyncBool
 
@@ -18,8 +18,11 @@ from .._protocol import packs
 from .._protocol.addresses import canonical
 from .._protocol.connection_limits import ConnectionLimits
 from .._protocol.connection_table import Connection, ConnectionTable
+from .._protocol.handshakes import Failure, Handshakes
 from .._protocol.message_guard import MessageGuard
 from .._request import Peer
+from . import server_sockets
+from .handshake_events import EVENT, failure_of
 from .held_connections import HeldConnections
 from .messages import Origin
 from .outbox import Outbox
@@ -32,7 +35,7 @@ OUT_OF_DESCRIPTORS = (
     "the process has nearly as many file descriptors open as it may (ulimit -n): new connections "
     "are closed until some are free"
 )
-EVENT = struct.Struct("=Hi")
+DRAINING = "the server drains, and accepts no more connections"
 PROPERTIES: Final = (EPOCH, "Peer-Address", "Socket-Type", "User-Id", PUBLIC_KEY)
 
 Message = tuple[Connection, list[bytes]]
@@ -46,15 +49,18 @@ class Router:
         limits: How many connections are accepted.
         most_unsent: Messages that the outbox keeps for one connection.
         disconnected: Called with connections that are gone, and already marked so.
-        refused: Called with the address of a connection that a limit refuses, and the reason. These
-            two are calls upwards: what they report takes effect in the step in which it is read,
-            whoever reads the monitor.
+        refused: Called with the address of a connection that a limit refuses, and the reason.
+        handshake_failed: Called with the address of a connection whose handshake failed, which is
+            empty if it is not known, and the reason. These three are calls upwards: what they
+            report takes effect in the step in which it is read, whoever reads the monitor.
 
     Attributes:
         outbox: What is to be sent.
         guard: Judges messages without end.
+        handshakes: The connections that have not completed theirs.
         unattributed: Messages that were read after their connection had gone, and was forgotten.
         evicted: Connections that were closed by the server.
+        own_routing_ids: Connections now that have a routing id which the client has set.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class Router:
         most_unsent: int,
         disconnected: Callable[[list[Connection]], object],
         refused: Callable[[str, str], object],
+        handshake_failed: Callable[[str, Failure], object],
     ) -> None:
         self._sockets = sockets
         self._socket = sockets.router
@@ -71,17 +78,24 @@ class Router:
         self._limits = limits
         self._disconnected = disconnected
         self._refused = refused
+        self._handshake_failed = handshake_failed
         self._table = ConnectionTable()
         self._automatic: dict[bytes, Connection] = {}  # by routing id, while they live
         self.own_max_pack_size = packs.max_size(sockets.max_message_size)
         self.outbox = Outbox(sockets.router, self.read_monitor, self.own_max_pack_size, most_unsent)
         self.guard = MessageGuard(sockets.max_message_size)
+        self.handshakes = Handshakes()
         self.unattributed = 0
         self.evicted = 0
+        self.own_routing_ids = 0
         self._occupied = AsyncBool(False)
-        self._uncounted: deque[Connection] = deque()  # accepted, and not held yet
+        self._new: deque[Connection] = deque()  # accepted, and not looked at
+        self._first_heard: list[Connection] = []  # since the monitor was last read
+        self._failure: Failure | None = None  # of the handshake whose disconnect is reported next
         self._held = HeldConnections(self._table, sockets.room, sockets.max_message_size)
         self._newest_reply = 0
+        self._listeners: list[int] = []  # descriptors
+        self._draining = False
 
     def __len__(self) -> int:
         """Connections that live, those included that have sent nothing."""
@@ -117,14 +131,22 @@ class Router:
         """Record which connections came and went; returns the epoch of that."""
         gone: list[Connection] = []
         self._read_events(gone)
-        while self._uncounted:
+        while self._new:
             # One is held at a time: a burst of connections takes no more than one descriptor.
-            connection = self._uncounted.popleft()
+            connection = self._new.popleft()
             self._held.make_room()
             hold = None if connection.gone else self._sockets.hold(connection.descriptor)
             if hold is not None:
+                spoke = self._has_received(connection)
                 self._read_events(gone)  # so if it still has its descriptor, it is what is held
-                self._enforce_limits(connection, hold)
+                self._look_at(connection, hold, spoke=spoke)
+        if self._first_heard:
+            for connection in self._first_heard:
+                self._report("", self.handshakes.heard(connection))
+            self._first_heard.clear()
+        if self.handshakes.undecided:
+            begun = trio.current_time() - 2 * server_sockets.HANDSHAKE  # libzmq may be late
+            self._report("", self.handshakes.outlasted(begun))
         if gone:
             self._disconnected(gone)
         return self._table.epoch
@@ -136,22 +158,61 @@ class Router:
 
     def _read_events(self, gone: list[Connection]) -> None:
         """Read the monitor until it is empty."""
-        receive = self._monitor.receive
+        receive, handshakes = self._monitor.receive, self.handshakes
+        now = trio.current_time()
         while (frames := receive()) is not None:
-            event, descriptor = EVENT.unpack(frames[0])
+            event, value = EVENT.unpack(frames[0])
             if event == zmq.EVENT_ACCEPTED:
-                connection, before = self._table.accepted(descriptor)
+                connection, before = self._table.accepted(value)
+                handshakes.begun(connection, now)
+                self._new.append(connection)
                 if not self._occupied.value:
                     self._occupied.value = True
-                self._uncounted.append(connection)
-            else:
-                before = self._table.disconnected(descriptor)
                 if before is not None:
-                    accepted = before.peer is not None or before.id <= self._newest_reply
-                    self._held.disconnected(before, accepted=accepted)
+                    handshakes.forget(before)
+            elif event == zmq.EVENT_DISCONNECTED:
+                before = self._table.disconnected(value)
+                if before is not None:
+                    self._ended(before)
+                self._failure = None
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                handshakes.succeeded()
+                continue
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                handshakes.refused()
+                continue
+            elif event == zmq.EVENT_LISTENING:
+                self._listeners.append(value)
+                continue
+            else:
+                self._failure = failure_of(event, value)
+                continue
             if before is not None:
                 self._forget(before)
                 gone.append(before)
+
+    def _ended(self, connection: Connection) -> None:
+        """A connection was disconnected: log why, if libzmq has ended it; once."""
+        reason = self._reason(connection)
+        failures = self.handshakes.ended(connection, reason)
+        self._report(connection.address, failures)
+        if reason is None and not failures:
+            accepted = connection.peer is not None or connection.id <= self._newest_reply
+            self._held.disconnected(connection, accepted=accepted)
+
+    def _reason(self, connection: Connection) -> Failure | None:
+        """Why the handshake failed of a connection that is disconnected, as far as was reported."""
+        if self._failure is Failure.LEFT and connection.spoke:
+            return Failure.BROKEN_OFF
+        return self._failure
+
+    def _report(self, address: str, failures: list[Failure]) -> None:
+        for failure in failures:
+            self._handshake_failed(address, failure)
+
+    def _has_received(self, connection: Connection) -> bool:
+        counters = self._sockets.counters
+        return counters is not None and counters.received(connection.descriptor) > 0
 
     def _forget(self, connection: Connection) -> None:
         self._held.release(connection)
@@ -160,21 +221,37 @@ class Router:
         self.outbox.forget(connection)
         if connection.automatic:
             del self._automatic[connection.routing_id]  # type: ignore[arg-type]
+        elif connection.routing_id is not None:
+            self.own_routing_ids -= 1
 
-    def _enforce_limits(self, connection: Connection, hold: HeldConnection) -> None:
-        """Count a new connection, or close it if that would exceed a limit."""
+    def _look_at(self, connection: Connection, hold: HeldConnection, *, spoke: bool) -> None:
+        """Record a new connection's address, or close it if it would exceed a limit."""
         if not connection.gone:
-            address = hold.address
-            reason = (
-                OUT_OF_DESCRIPTORS
-                if connection.descriptor >= self._sockets.room
-                else self._limits.enter(connection, address)
-            )
+            connection.address = hold.address
+            connection.spoke = spoke
+            reason: str | None
+            if self._draining:
+                reason = DRAINING
+            elif connection.descriptor >= self._sockets.room:
+                reason = OUT_OF_DESCRIPTORS
+            else:
+                reason = self._limits.enter(connection, connection.address)
             if reason is not None:
-                self._refused(address, reason)
+                self._refused(connection.address, reason)
                 self._table.evicted(connection)
+                self.handshakes.forget(connection)
                 hold.shut_down()
         self._held.keep(connection, hold)
+
+    def refuse_connections(self) -> None:
+        """Accept no connection from now on.
+
+        The system refuses them. Where it cannot, they are accepted and closed at once, as are those
+        that it has accepted already and libzmq has not.
+        """
+        self.read_monitor()  # those that libzmq has accepted may stay
+        self._draining = True
+        self._sockets.refuse_connections(self._listeners)
 
     def close(self) -> None:
         """Hold no connection any more."""
@@ -190,6 +267,7 @@ class Router:
         self.read_monitor()
         if not connection.gone:
             self._table.evicted(connection)
+            self.handshakes.forget(connection)
             self._forget(connection)
             self.evicted += 1
             address = hold.address if hold is not None else "an unknown address"
@@ -252,9 +330,12 @@ class Router:
         if connection is not None and connection.peer is None:
             connection.peer = _peer(connection.id, properties)
             connection.routing_id = routing_id
+            self._first_heard.append(connection)
             if routing_id.startswith(b"\0"):  # libzmq made it
                 connection.automatic = True
                 self._automatic[routing_id] = connection
+            else:
+                self.own_routing_ids += 1
         return connection
 
 

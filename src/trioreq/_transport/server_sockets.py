@@ -27,6 +27,15 @@ from .zsocket import ZSocket, terminate
 DOMAIN = b"trioreq"
 ZAP = "inproc://zeromq.zap.01"  # where libzmq asks, in each Context
 MONITOR = "inproc://trioreq.monitor"
+MONITORED = (
+    zmq.EVENT_LISTENING
+    | zmq.EVENT_ACCEPTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
 BACKLOG = 4096  # connections that the kernel may hold for libzmq; it caps this itself
 HANDSHAKE = 10.0  # seconds that a handshake may take
 SPARE = 64  # descriptors that no connection gets, unless the limit is very low
@@ -64,7 +73,7 @@ class Sockets(Protocol):
 
     Attributes:
         router: Messages, each behind the routing id of its connection.
-        monitor: Which descriptors were accepted and disconnected.
+        monitor: Which descriptors were accepted and disconnected, and how handshakes ended.
         zap: Which connections are accepted (ZeroMQ RFC 27).
         endpoints: The addresses as really bound.
         room: Connections get descriptors below this one.
@@ -84,6 +93,13 @@ class Sockets(Protocol):
 
     def hold(self, descriptor: int) -> HeldConnection | None:
         """Hold the connection that has a descriptor now; None if it has none."""
+
+    def refuse_connections(self, listeners: Sequence[int]) -> None:
+        """Let the system refuse new connections, as far as it can.
+
+        Args:
+            listeners: The descriptors that the monitor has reported as listening.
+        """
 
     async def aclose(self) -> None:
         """Send what was handed over, for a bounded time, and close."""
@@ -161,7 +177,7 @@ class BoundSockets:
             interval, timeout = heartbeat_times(heartbeat)
             router.heartbeat_ivl = max(1, round(interval * 1000))
             router.heartbeat_timeout = max(1, round(timeout * 1000))
-        router.monitor(MONITOR, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        router.monitor(MONITOR, MONITORED)
         return router
 
     def _open_monitor(self) -> zmq.Socket[bytes]:
@@ -217,6 +233,12 @@ class BoundSockets:
     def hold(self, descriptor: int) -> HeldConnection | None:
         """Hold the connection that has a descriptor now; None if it has none."""
         return linux.duplicate(descriptor, self._handshake, self._patience)
+
+    def refuse_connections(self, listeners: Sequence[int]) -> None:
+        """Let the system refuse new connections: on tcp by the kernel, on ipc there is no file."""
+        self._remove_files()
+        for listener in listeners:
+            linux.refuse_connections(listener)
 
     async def aclose(self) -> None:
         """Send what was handed over, for a bounded time, and close."""

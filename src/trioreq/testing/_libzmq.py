@@ -12,14 +12,16 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from errno import EAGAIN, EHOSTUNREACH
+from errno import EAGAIN, EHOSTUNREACH, EPIPE
 
 import trio
 import zmq
 
 from .._protocol import frame_sizes
+from .._server.deadlines import Timer
 from .._transport.linux import KernelCounters, Signs
 from .._transport.messages import Known, Names, Received
+from .._transport.server_sockets import HANDSHAKE
 from .._transport.zsocket import ZSocket
 from ._ways import Timers, Watch, Way
 
@@ -206,12 +208,15 @@ class MemorySockets:
         heartbeat: float | None,
         max_message_size: int,
         send_queue: int,
+        refuses: Callable[[], None],
         closed: Callable[[], None],
     ) -> None:
         self.timers: Timers = timers
         self.heartbeat: float | None = heartbeat
         self.max_message_size: int = max_message_size
         self.send_queue: int = send_queue
+        self.draining: bool = False
+        self._refuses = refuses
         self._closed = closed
         self._connections: dict[int, Connection] = {}  # by descriptor
         self.raw_router: RouterSocket = RouterSocket(send_queue)
@@ -239,6 +244,10 @@ class MemorySockets:
         question = [b"trioreq", connection.address.encode(), b"", b"NULL"]
         self.raw_zap.ask(question, connection.answered)
 
+    def handshake_ended(self, event: int, connection: Connection, value: int = 0) -> None:
+        """Tell the monitor how the handshake of a connection has ended."""
+        self._tell(event, connection, value)
+
     def ended(self, connection: Connection) -> None:
         """A connection is gone: tell the monitor, and then free its descriptor."""
         self._tell(zmq.EVENT_DISCONNECTED, connection)
@@ -250,6 +259,11 @@ class MemorySockets:
         connection = self._connections.get(descriptor)
         return None if connection is None else HeldConnection(connection)
 
+    def refuse_connections(self, _: Sequence[int]) -> None:
+        """Refuse new connections."""
+        self.draining = True
+        self._refuses()
+
     async def aclose(self) -> None:
         """End all connections."""
         for connection in tuple(self._connections.values()):
@@ -257,8 +271,10 @@ class MemorySockets:
         self._closed()
         await trio.lowlevel.cancel_shielded_checkpoint()  # as on real sockets
 
-    def _tell(self, event: int, connection: Connection) -> None:
-        self.raw_monitor.put([EVENT.pack(event, connection.descriptor), b"memory"])
+    def _tell(self, event: int, connection: Connection, value: int | None = None) -> None:
+        """Put an event; its value is the connection's descriptor, unless it is another."""
+        value = connection.descriptor if value is None else value
+        self.raw_monitor.put([EVENT.pack(event, value), b"memory"])
 
 
 class HeldConnection:
@@ -305,6 +321,7 @@ class Connection:
         unread: What libzmq has of it that the server has not read.
         unflushed: What libzmq's I/O thread has of it and keeps to itself; None if it does not.
         routing_id: Of the ROUTER; None before the gate's answer, and if the wanted one is taken.
+        through: Whether its handshake was completed.
         ended: Whether it is gone, as libzmq at the server sees it.
         cut_off: Whether that was for what the client has sent.
         full: Whether a message was not accepted since the last one went out.
@@ -341,7 +358,8 @@ class Connection:
         self.sent: list[list[bytes]] = []
         self.unread: deque[list[bytes]] = deque()
         self.unflushed: list[list[bytes]] | None = None
-        self._admitted = False
+        self._admitted = self._refused = False
+        self.through: bool = False
         self.to_server: Way[Item] = Way(sockets.timers, self._at_server)
         self.to_client: Way[Item] = Way(sockets.timers, self._at_client)
         self.to_server.block("handshake")
@@ -350,6 +368,8 @@ class Connection:
             Watch(sockets.timers, sockets.heartbeat, self.end_at_server),
             Watch(sockets.timers, heartbeat, self._miss_server),
         ]
+        due = trio.current_time() + HANDSHAKE
+        self._handshake: Timer[Callable[[], None]] = sockets.timers.add(due, self._time_out)
 
     @property
     def held(self) -> list[list[bytes]]:
@@ -363,6 +383,8 @@ class Connection:
         code, text, user_id, metadata = answer
         if code != b"200":
             why = f"the gate refused the client: {code.decode()} {text.decode()}"
+            self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_FAILED_AUTH, self, int(code))
+            self._refused = True
             self._peer.refused(why)
             self.end_at_server(why)
             return
@@ -410,17 +432,30 @@ class Connection:
         for watch in self._watches:
             watch.heard()
 
-    def end_at_server(self, reason: str = "the server has ended the connection") -> None:
-        """For the server it is gone; the client hears of it when the end comes through."""
+    def end_at_server(
+        self, reason: str = "the server has ended the connection", error: int = EPIPE
+    ) -> None:
+        """For the server it is gone; the client hears of it when the end comes through.
+
+        Args:
+            reason: What the client hears.
+            error: The errno that libzmq reports if this is in the handshake.
+        """
         if self.ended:
             return
+        if not (self.through or self._refused or self.cut_off):
+            self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, self, error)
         self.ended = True
         self._reason = reason
+        self._sockets.timers.forget(self._handshake)
         self._watches[0].heard()
         if self.to_client.blocked:
             self.to_client.forget()  # it was still with the server, and is freed
         self.to_client.put(END)
         self._sockets.ended(self)
+
+    def _time_out(self) -> None:
+        self.end_at_server("the handshake was not completed in time", error=EAGAIN)
 
     def _miss_server(self) -> None:
         self._break_at_client("the server is silent")
@@ -440,9 +475,13 @@ class Connection:
         elif item is READY:
             size = frame_sizes.ready(self.properties["Socket-Type"], self.wanted or b"")
             if size > self._sockets.max_message_size:
+                self.cut_off = True
                 self.end_at_server("its routing id is too long for max_message_size")
             elif self._admitted:
+                self.through = True
+                self._sockets.timers.forget(self._handshake)
                 self._sockets.raw_router.attach(self)
+                self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_SUCCEEDED, self)
         elif is_too_large(item, self._sockets.max_message_size):
             self.cut_off = True
             self.end_at_server("a frame was larger than max_message_size")

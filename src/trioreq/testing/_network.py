@@ -164,6 +164,7 @@ class MemoryNetwork(Network):
             heartbeat=heartbeat,
             max_message_size=max_message_size,
             send_queue=min(send_queue, IN_LIBZMQ),
+            refuses=self._refuses,
             closed=self._closed,
         )
         self._bound.set()
@@ -208,6 +209,8 @@ class MemoryNetwork(Network):
         """Connect to the server that is bound."""
         if self._sockets is None:
             raise ConnectionRefusedError("no server is bound to this network")
+        if self._sockets.draining:
+            raise ConnectionRefusedError("the server drains, and accepts no more connections")
         sockets = self._sockets
         connection = Connection(
             sockets,
@@ -218,6 +221,9 @@ class MemoryNetwork(Network):
         )
         sockets.accept(connection)
         return connection
+
+    def _refuses(self) -> None:
+        self._bound = trio.Event()
 
     def _closed(self) -> None:
         self._sockets = None

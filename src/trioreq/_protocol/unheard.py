@@ -1,0 +1,141 @@
+"""Which connection sends messages that libzmq never hands over: byte counts in, verdicts out.
+
+libzmq ignores a connection whose routing id another one has, for good, also when that one is gone.
+It reports nothing, and goes on answering the connection's heartbeats. What shows such a connection
+is that bytes of messages came from it, and no message was read. But heartbeats are bytes too. They
+are told apart by what goes the other way: each PING is answered with a PONG, which is 2 bytes
+shorter. With *r* bytes received and *s* bytes sent since the handshake, a connection on which
+nothing but heartbeats has gone has
+
+    pong * r - ping * s <= -(ping**2 - pong**2) * n
+
+where *ping* and *pong* are the sizes of the server's own, and *n* is how many PINGs the server has
+sent at least. For a PING of the client with its PONG leaves the left side as it is, or lowers it if
+the PING has a context; and a PING of the server with its PONG lowers it by the bracket. So what
+exceeds that is of messages. What was received is taken from the look before, so that libzmq has
+answered all PINGs among it.
+
+Such a message may still be on its way, all but its end. So a connection is only suspected until, of
+two looks, the later one shows heartbeats and nothing else: they are not sent inside a frame.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from .connection_table import Connection
+from .frame_sizes import GREETING, SENT_IN_HANDSHAKE
+from .zap import Mechanism
+
+ON_TIME = 0.98  # libzmq's timers are late, by a millisecond or so each time
+LOOKS = 8  # that are compared: a PONG may take longer than the time between two
+
+
+class Sizes(NamedTuple):
+    """Bytes on the wire, in one security mechanism."""
+
+    ping: int
+    pong: int
+    sent: int
+    """What the server sends in its handshake."""
+    complete: int | None
+    """What a client has sent, at least, whose last command of the handshake has come; None if it
+    does not send that before the ZAP handler's reply."""
+
+
+SIZES: dict[Mechanism, Sizes] = {
+    "NULL": Sizes(ping=9, pong=7, sent=SENT_IN_HANDSHAKE["NULL"], complete=72),
+    "PLAIN": Sizes(ping=9, pong=7, sent=SENT_IN_HANDSHAKE["PLAIN"], complete=None),
+    "CURVE": Sizes(ping=42, pong=40, sent=SENT_IN_HANDSHAKE["CURVE"], complete=525),
+}
+
+
+class Silence:
+    """What is known of a connection from which no message was read.
+
+    Attributes:
+        since: When `received` and `sent` were counted, in seconds.
+        received, sent: Bytes at the end of its handshake.
+        before: Bytes received at the look before.
+        looks: What was seen since it has been suspected, as `UnheardGuard` compares it.
+        proven: Whether heartbeats have followed the messages.
+    """
+
+    __slots__ = ("before", "looks", "proven", "received", "sent", "since")
+
+    def __init__(self, since: float, received: int, sent: int) -> None:
+        self.since = since
+        self.received = self.before = received
+        self.sent = sent
+        self.looks: deque[tuple[int, int]] | None = None
+        self.proven = False
+
+
+class UnheardGuard:
+    """Judges each connection from which no message was read, by its bytes.
+
+    Args:
+        mechanism: The security mechanism.
+        interval: Seconds between two PINGs of the server's; None if it sends none.
+        patience: Seconds that a connection has at least. By then whatever had its routing id and is
+            cut off has been disconnected, so a client that connects again is heard.
+    """
+
+    def __init__(self, mechanism: Mechanism, interval: float | None, patience: float) -> None:
+        self._sizes = SIZES[mechanism]
+        self._interval = interval
+        self._patience = patience
+
+    def asks(self, connection: Connection, received: int, now: float) -> bool:
+        """The ZAP handler is about to reply to some connections, of which this may be one.
+
+        A client sends no message before that reply. So if the last command of its handshake is
+        there, this is what its handshake has taken.
+
+        Returns:
+            Whether that command is the next to come, and is worth waiting for.
+        """
+        complete = self._sizes.complete
+        if connection.silence is not None or complete is None:
+            return False
+        if received >= complete:
+            connection.silence = Silence(now, received, self._sizes.sent)
+        return self._sizes is SIZES["NULL"] and GREETING <= received < complete
+
+    def is_mute(self, connection: Connection, received: int, sent: int, now: float) -> bool:
+        """Whether its messages are not handed over, if all that was handed over is read.
+
+        Args:
+            connection: One that has completed its handshake, and from which nothing was read.
+            received: Bytes that have come, all of which libzmq has read.
+            sent: Bytes that libzmq has written.
+            now: Seconds.
+        """
+        silence = connection.silence
+        if silence is None:
+            # What was sent may have a PING that is not answered yet, so it is not taken from now.
+            connection.silence = Silence(now, received, self._sizes.sent)
+            return False
+        ping, pong, *_ = self._sizes
+        pair = ping**2 - pong**2
+        out = ping * (sent - silence.sent)
+        surplus = pong * (silence.before - silence.received) - out
+        silence.before = received
+        if silence.looks is None:
+            if surplus + pair * self._pings(now - silence.since) <= 0:
+                return False
+            silence.looks = deque(maxlen=LOOKS)
+        balance = pong * received - out
+        for balance_then, sent_then in silence.looks:
+            fallen = balance_then - balance
+            if sent > sent_then and fallen >= 0 and not fallen % pair:
+                silence.proven = True
+        silence.looks.append((balance, sent))
+        return silence.proven and now - silence.since >= self._patience
+
+    def _pings(self, seconds: float) -> int:
+        """How many PINGs the server has sent in that time, at least."""
+        if self._interval is None:
+            return 0
+        return max(0, int(ON_TIME * seconds / self._interval) - 1)

@@ -1,0 +1,184 @@
+"""Which handshakes failed. Pure: libzmq's events in, failures out."""
+
+from __future__ import annotations
+
+import errno
+import random
+from typing import Any
+
+import pytest
+import zmq
+
+from trioreq._protocol.connection_table import Connection
+from trioreq._protocol.handshakes import Failure, Handshakes
+from trioreq._transport.handshake_events import failure_of
+
+FOREIGN, LEFT, MECHANISM = Failure.FOREIGN, Failure.LEFT, Failure.MECHANISM
+
+
+class Script:
+    """Connections by name, and what is reported of them."""
+
+    def __init__(self) -> None:
+        self.handshakes = Handshakes()
+        self._connections: dict[str, Connection] = {}
+
+    def begin(self, *names: str) -> None:
+        for name in names:
+            connection = Connection(len(self._connections), len(self._connections))
+            self._connections[name] = connection
+            self.handshakes.begun(connection, len(self._connections))
+
+    def hear(self, name: str) -> list[Failure]:
+        peer: Any = name
+        self._connections[name].peer = peer
+        return self.handshakes.heard(self._connections[name])
+
+    def end(self, name: str, reason: Failure | None = None) -> list[Failure]:
+        return self.handshakes.ended(self._connections[name], reason)
+
+    def is_open(self, name: str) -> bool:
+        return self._connections[name] in self.handshakes
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+def test_a_reason_that_was_reported_is_that_of_the_connection(script: Script) -> None:
+    script.begin("a", "b")
+    assert script.end("b", MECHANISM) == [MECHANISM]
+    assert script.end("a", LEFT) == [LEFT]
+    assert script.handshakes.failed == 2
+
+
+def test_a_connection_that_ends_without_a_report_has_failed(script: Script) -> None:
+    script.begin("http")
+    assert script.end("http") == [FOREIGN]
+    assert script.handshakes.failed == 1
+
+
+def test_a_connection_that_succeeded_has_not_failed(script: Script) -> None:
+    script.begin("idle")
+    script.handshakes.succeeded()
+    assert not script.is_open("idle")
+    assert script.end("idle") == []
+    script.begin("heard")
+    script.handshakes.succeeded()
+    script.hear("heard")
+    assert script.end("heard") == []
+    assert script.handshakes.failed == 0
+
+
+def test_a_refused_connection_does_not_count_twice(script: Script) -> None:
+    for reason in (None, LEFT):  # libzmq reports one if READY has not come
+        script.begin("refused")
+        script.handshakes.refused()
+        assert script.end("refused", reason) == []
+        script.begin("refused", "slow")
+        script.handshakes.refused()
+        assert script.end("refused", reason) == []
+        assert script.end("slow", Failure.TIMED_OUT) == [Failure.TIMED_OUT]
+
+
+def test_it_may_be_open_which_of_two_failed_but_not_how_many(script: Script) -> None:
+    script.begin("idle", "silent", "http")
+    script.handshakes.succeeded()  # of one of the three
+    assert script.end("http") == []  # it may have been this one
+    assert script.hear("idle") == [FOREIGN]  # it was not
+    assert script.end("silent", Failure.TIMED_OUT) == [Failure.TIMED_OUT]
+    assert script.end("idle") == []
+    assert script.handshakes.failed == 2
+
+
+def test_who_is_there_after_the_time_for_a_handshake_is_through(script: Script) -> None:
+    script.begin("idle", "another", "http", "late")  # at 1, 2, 3 and 4
+    script.handshakes.succeeded()
+    script.handshakes.succeeded()
+    assert script.end("http") == []
+    assert script.handshakes.undecided
+    assert script.handshakes.outlasted(2) == []
+    assert script.is_open("another")
+    assert script.handshakes.outlasted(4) == [FOREIGN]
+    assert not script.handshakes.undecided
+    assert script.is_open("late")
+
+
+def test_of_two_that_ended_one_at_most_has_succeeded(script: Script) -> None:
+    script.begin("idle", "http", "tls")
+    script.handshakes.succeeded()
+    assert script.end("http") == []
+    assert script.end("tls") == [FOREIGN]
+    assert script.end("idle") == [FOREIGN]
+    assert script.handshakes.failed == 2
+
+
+def test_an_end_may_be_read_before_the_message(script: Script) -> None:
+    script.begin("silent", "quick")
+    script.handshakes.succeeded()
+    script._connections["quick"].peer = object()  # type: ignore[assignment]  # read a moment ago
+    assert script.end("quick") == []
+    assert script.end("silent", LEFT) == [LEFT]
+
+
+def test_what_the_server_closes_has_not_failed(script: Script) -> None:
+    script.begin("beyond a limit", "http")
+    script.handshakes.forget(script._connections["beyond a limit"])
+    assert script.end("beyond a limit", LEFT) == []
+    assert script.end("http") == [FOREIGN]
+
+
+def test_an_error_after_the_handshake_is_not_of_it(script: Script) -> None:
+    script.begin("heard")
+    script.handshakes.succeeded()
+    assert script.end("heard", Failure.MALFORMED) == []
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_the_count_is_exact_when_all_have_ended_and_nothing_is_kept(
+    script: Script, seed: int
+) -> None:
+    """Connections that fare in any way, all at the same time."""
+    rng = random.Random(seed)
+    fates = {f"{n}": rng.choice(["http", "left", "idle", "heard", "refused"]) for n in range(8)}
+    steps = [
+        [
+            "begin",
+            *{"idle": ["succeed"], "heard": ["succeed", "hear"], "refused": ["refuse"]}.get(
+                fate, []
+            ),
+            "end",
+        ]
+        for fate in fates.values()
+    ]
+    failed = 0
+    while any(steps):
+        number = rng.choice([number for number, left in enumerate(steps) if left])
+        name, step = str(number), steps[number].pop(0)
+        if step == "begin":
+            script.begin(name)
+        elif step == "succeed":
+            script.handshakes.succeeded()
+        elif step == "refuse":
+            script.handshakes.refused()
+        elif step == "hear":
+            failed += len(script.hear(name))
+        else:
+            failed += len(script.end(name, LEFT if fates[name] == "left" else None))
+    assert failed == script.handshakes.failed
+    assert failed == sum(fate in ("http", "left") for fate in fates.values())
+    assert not script.handshakes._open
+    assert script.handshakes._ended == script.handshakes._succeeded == 0
+
+
+def test_values_of_events_are_reasons() -> None:
+    protocol = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+    no_detail = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+    assert failure_of(protocol, 0x11000002) is MECHANISM
+    assert failure_of(protocol, 0x11000001) is Failure.KEYS
+    assert failure_of(protocol, 0x10000013) is Failure.MALFORMED
+    for error in (errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT):
+        assert failure_of(no_detail, error) is LEFT
+    for error in (0, errno.EAGAIN, errno.EINTR):
+        assert failure_of(no_detail, error) is Failure.TIMED_OUT

@@ -30,6 +30,7 @@ COMMANDS = {
     "crowd": "experiments",
     "dying": "experiments",
     "computing": "experiments",
+    "workers": "experiments",
     "misbehaving": "experiments",
     "line": "experiments",
     "fuzz": "experiments",

@@ -15,17 +15,19 @@ from ._errors import (
     RequestTimeout,
     TrioreqError,
     UnexpectedReply,
+    WorkersFailed,
 )
 from ._protocol.zap import Applicant
 from ._request import Peer, Request, check_cancelled
 from ._server.open_server import open_server
 from ._server.serve import serve
 from ._server.server import Server
-from ._statistics import ClientStatistics, Statistics, Timings
+from ._statistics import ClientStatistics, Statistics, Timings, WorkerStatistics
 from ._transport import messages
 from ._transport.allow_list import AllowList
 from ._transport.curve import CurveClient, CurveServer
 from ._transport.curve_keys import KeyPair, load_public_key
+from ._workers import ProcessWorkers, ThreadWorkers
 
 __all__ = [
     "AllowList",
@@ -42,6 +44,7 @@ __all__ = [
     "KeyPair",
     "NotConnected",
     "Peer",
+    "ProcessWorkers",
     "Refused",
     "ReplyError",
     "Request",
@@ -49,9 +52,12 @@ __all__ = [
     "RequestTimeout",
     "Server",
     "Statistics",
+    "ThreadWorkers",
     "Timings",
     "TrioreqError",
     "UnexpectedReply",
+    "WorkerStatistics",
+    "WorkersFailed",
     "check_cancelled",
     "load_public_key",
     "open_client",

@@ -4,6 +4,7 @@ Exception
   TrioreqError
     EndpointError       the caller's mistake: an address that cannot be served or connected to
     KeyFileError        the caller's mistake: a key file that cannot be used
+    WorkersFailed       the caller's mistake: worker processes that cannot be started
     ReplyError          the server's reply: an error, with a code and a text
     RequestTimeout      the request timed out (also a trio.TooSlowError)
     NotConnected        no connection in time: nothing was sent (also a trio.TooSlowError)
@@ -67,6 +68,10 @@ class EndpointError(TrioreqError):
 
 class KeyFileError(TrioreqError):
     """A file of keys that cannot be used; the message says why and what to do."""
+
+
+class WorkersFailed(TrioreqError):
+    """Worker processes cannot be started, as when their initializer fails; the message says why."""
 
 
 class ReplyError(TrioreqError):

@@ -19,6 +19,7 @@ from ._checks import (
 from ._functions import check_function, is_async
 from ._protocol.frame_sizes import LEAST_AT_SERVER
 from ._transport.curve import CurveServer
+from ._workers import Workers
 
 if TYPE_CHECKING:
     from ._protocol.envelope import ErrorReply
@@ -34,7 +35,7 @@ class Options:
         ValueError: An option is out of its range, or cannot be combined with another.
     """
 
-    workers: int = 40
+    workers: int | Workers = 40
     max_in_flight: int = 1000
     max_queued_per_client: int = 1000
     timeout: float | None = None
@@ -51,7 +52,8 @@ class Options:
     error_reply: ErrorReply | None = None
 
     def __post_init__(self) -> None:
-        check_count("workers", self.workers, 1)
+        if not isinstance(self.workers, Workers):
+            check_count("workers", self.workers, 1)
         check_count("max_in_flight", self.max_in_flight, 1)
         check_count("max_queued_per_client", self.max_queued_per_client, 0)
         check_count("send_queue", self.send_queue, 1)
@@ -68,6 +70,11 @@ class Options:
         self._check_access()
         mechanism = self.mechanism
         check_message_size(self.max_message_size, LEAST_AT_SERVER[mechanism], mechanism)
+
+    @property
+    def plain_functions(self) -> int:
+        """How many plain functions may run at once."""
+        return self.workers.n if isinstance(self.workers, Workers) else self.workers
 
     @property
     def mechanism(self) -> Mechanism:

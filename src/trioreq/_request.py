@@ -88,7 +88,10 @@ class Request:
 
     @property
     def deadline(self) -> float:
-        """When the request times out, on trio's clock in seconds; `math.inf` for never."""
+        """When the request times out, on trio's clock in seconds; `math.inf` for never.
+
+        In a worker process it is on the clock of `time.monotonic`.
+        """
         return self._deadline
 
     @property

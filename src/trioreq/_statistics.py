@@ -6,6 +6,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerStatistics:
+    """The threads or processes that plain functions run in, now."""
+
+    alive: int
+    """All of them."""
+    spare: int
+    """Those that wait for a request."""
+    busy: int
+    """Those that run a function, also one whose request has ended, or that end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """A snapshot of what a server has done since it started.
 
@@ -67,6 +79,14 @@ class Statistics:
     reading, or a routing id that another connection has, so that libzmq delivers nothing of it."""
     evicted_slow: int
     """Of `thrown_out`, those of clients that do not read their replies."""
+    workers: WorkerStatistics
+    """The threads or processes that plain functions run in; none for an async handler."""
+    killed: int
+    """Worker processes that were killed, because their request had ended."""
+    died: int
+    """Worker processes that ended by themselves, as by a segmentation fault."""
+    retired: int
+    """Worker processes that were replaced, after so many requests or above so much memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,6 +189,25 @@ ROWS: dict[str, Row] = {
     ),
     "ReplyError.code": (lambda _, value: trioreq.ReplyError(value), {"str"}),
     "ReplyError.text": (lambda _, value: trioreq.ReplyError("code", value), TEXT),
+    "ThreadWorkers.n": (lambda _, value: trioreq.ThreadWorkers(value), {"int"}),
+    "ProcessWorkers.n": (lambda _, value: trioreq.ProcessWorkers(value), {"int"}),
+    "ProcessWorkers.spares": (
+        lambda _, value: trioreq.ProcessWorkers(1, spares=value),
+        {"zero", "int"},
+    ),
+    "ProcessWorkers.grace": (lambda _, value: trioreq.ProcessWorkers(1, grace=value), DURATION),
+    "ProcessWorkers.retire_after": (
+        lambda _, value: trioreq.ProcessWorkers(1, retire_after=value),
+        {"None", "int"},
+    ),
+    "ProcessWorkers.retire_above": (
+        lambda _, value: trioreq.ProcessWorkers(1, retire_above=value),
+        {"None", "int", "huge"},
+    ),
+    "ProcessWorkers.initializer": (
+        lambda _, value: trioreq.ProcessWorkers(1, initializer=value),
+        {"None", "function of none", "class"},
+    ),
     "Request.client": (lambda _, value: trioreq.Request(value, (b"",)), set()),
     "Request.frames": (
         lambda _, value: trioreq.Request(trioreq.Peer(1, "", "REQ"), value),
@@ -300,6 +319,7 @@ INTERNAL = {
     "testing.MemoryNetwork": "`open_memory_network` makes it",
     "testing.MemoryNetwork.bind": "`serve` calls it",
     "testing.MemoryNetwork.line": "`open_client` calls it",
+    "testing.MemoryNetwork.open_processes": "`serve` calls it",
     "testing.MemoryNetwork.open_connection": "the network calls it",
     "testing.open_memory_server.options": "those of `serve`",
 }

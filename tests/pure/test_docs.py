@@ -130,8 +130,13 @@ def examples() -> dict[str, tuple[str, list[str]]]:
 
 
 @contextmanager
-def running(code: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True) as process:
+def running(code: str, file: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Run a program, in a file if it needs one: worker processes import it."""
+    arguments = ["-c", code]
+    if file is not None:
+        file.write_text(code)
+        arguments = [str(file)]
+    with subprocess.Popen([sys.executable, *arguments], stdout=-1, stderr=-1, text=True) as process:
         try:
             yield process
         finally:
@@ -145,7 +150,7 @@ def test_the_examples_run(name: str, tmp_path: Path) -> None:
     server, clients = examples()[name]
     assert server.count(ADDRESS) == 1
     endpoint = f"ipc://{tmp_path}/socket"
-    with running(server.replace(ADDRESS, endpoint)) as serving:
+    with running(server.replace(ADDRESS, endpoint), tmp_path / "server.py") as serving:
         for client in clients or [ANY_CLIENT]:
             assert client.count(ADDRESS) == 1
             with running(client.replace(ADDRESS, endpoint)) as asking:

@@ -180,6 +180,14 @@ async def test_echo_says_why_it_cannot_serve() -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
+async def test_freed_processor_saves_processor_time() -> None:
+    code, out, err = await run("freed_processor.py")
+    assert (code, err) == (0, "")
+    assert [line[9:] for line in out.splitlines()[:2]] == ["alice's job runs", "alice is killed"]
+    assert re.search(r"at least \d\.\d\d s were saved$", out)
+
+
 async def test_thumbnails_makes_thumbnails(clients: Clients) -> None:
     async with example("thumbnails.py", "tcp://127.0.0.1:0") as server:
         client = clients.connect(await server.endpoint())

@@ -37,7 +37,8 @@ class _CancelRegister:
 
 
 def adapt_thread() -> None:
-    """Make `trio.from_thread` know requests, in this worker thread."""
+    """Make `trio.from_thread` know requests, in this thread."""
     data: Any = PARENT_TASK_DATA
     data.token = _Token()
     data.cancel_register = _CancelRegister()
+    data.abandon_on_cancel = True  # where trio has not started the thread

@@ -25,6 +25,7 @@ from typing import Final
 
 from .._protocol.fair_queue import SharedFairQueue
 from .._request import current_request
+from .._statistics import WorkerStatistics
 from .client import Client
 from .from_thread import adapt_thread
 from .handlers import Handler
@@ -85,6 +86,12 @@ class Pool:
         # Copied in one step of the interpreter: another thread may change the set.
         requests = [worker.request for worker in tuple(self.workers)]
         return sum(request.ended for request in requests if request is not None)
+
+    def statistics(self) -> WorkerStatistics:
+        """The workers now (in any thread)."""
+        requests = [worker.request for worker in tuple(self.workers)]
+        spare = requests.count(None)
+        return WorkerStatistics(alive=len(requests), spare=spare, busy=len(requests) - spare)
 
     def processor_times(self) -> dict[PendingRequest, float]:
         """The requests whose functions run now, and what their threads have used (in any thread).

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -16,16 +18,20 @@ from .._transport.curve import CurveServer
 from .._transport.endpoints import is_exposed
 from .._transport.network import Network
 from .._transport.server_sockets import BoundSockets, Sockets
+from .._workers import ProcessWorkers, Workers, pickled
 from .handlers import Handler, check_handler, only_error
 from .server import Server
 from .threads import ThreadPool
+
+if TYPE_CHECKING:
+    from .processes import Processes
 
 
 async def serve(
     handler: Handler,
     addr: str | Sequence[str] | Network,
     *,
-    workers: int = 40,
+    workers: int | Workers = 40,
     max_in_flight: int = 1000,
     max_queued_per_client: int = 1000,
     timeout: float | None = None,  # of each request, not of this call
@@ -56,7 +62,8 @@ async def serve(
         addr: An endpoint, or several: ``tcp://127.0.0.1:5555``, ``tcp://*:0`` (a free port, on
             all interfaces, IPv4), ``tcp://[::]:5555`` (IPv6 and IPv4),
             ``ipc:///run/my-service.sock``, ``ipc://*`` (a new path).
-        workers: Plain functions that run at once, each in a thread.
+        workers: Plain functions that run at once, each in a thread; or `ProcessWorkers`, to run
+            them in processes, which are killed when their request ends early.
         max_in_flight: Handlers that run at once. More requests wait, in turn by client.
         max_queued_per_client: Requests of one client that may wait. More are answered
             ``overloaded`` at once.
@@ -96,6 +103,7 @@ async def serve(
             one argument that returns.
         ValueError: An option is out of its range, or cannot be combined with another.
         RuntimeError: It is not trio that runs it.
+        WorkersFailed: Worker processes cannot be started.
 
     Example:
         >>> async def shout(request):
@@ -122,26 +130,56 @@ async def serve(
         max_connections_per_address=max_connections_per_address,
         error_reply=error_reply,
     )
+    if isinstance(workers, ProcessWorkers):
+        pickled(handler, workers)
     mechanism = options.mechanism
     bind: Callable[..., Sockets]
     if isinstance(addr, Network):
         if mechanism != "NULL":
             raise ValueError("a network in memory has no mechanism but NULL: leave the option out")
         bind, thread_pool, observers = addr.bind, addr.thread_pool, addr.observers
+        open_processes = addr.open_processes
     else:
         addresses = check_endpoints("addr", addr)
         keys = None if curve is None else curve.keys
         bind = partial(BoundSockets, addresses, curve=keys, plain=plain_insecure)
         thread_pool, observers = ThreadPool, ()
-    sockets = bind(heartbeat=heartbeat, max_message_size=max_message_size, send_queue=send_queue)
-    if mechanism != "CURVE":
-        _warn_of_exposed(sockets.endpoints, mechanism)
+        open_processes = _open_processes
+    bind = partial(
+        bind, heartbeat=heartbeat, max_message_size=max_message_size, send_queue=send_queue
+    )
     try:
-        new_server = partial(Server, handler, sockets, options, thread_pool, observers)
-        await _serve(new_server, sockets, task_status)
+        async with AsyncExitStack() as stack:
+            processes = None
+            if isinstance(workers, ProcessWorkers):
+                opening = open_processes(handler, workers)
+                processes = await stack.enter_async_context(opening)
+                handler = processes.run
+            sockets = bind()
+            if mechanism != "CURVE":
+                _warn_of_exposed(sockets.endpoints, mechanism)
+            new_server = partial(
+                Server,
+                handler,
+                sockets,
+                options,
+                thread_pool,
+                observers,
+                processes=processes,
+            )
+            await _serve(new_server, sockets, task_status)
     except BaseExceptionGroup as group:
         error = only_error(group)
         raise error from error.__cause__
+
+
+def _open_processes(
+    handler: Handler, workers: ProcessWorkers
+) -> AbstractAsyncContextManager[Processes]:
+    """`open_processes`, which needs packages that a server without processes does without."""
+    from .processes import open_processes
+
+    return open_processes(handler, workers)
 
 
 @trio.lowlevel.enable_ki_protection  # what is shielded must be told to end

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import trio
 from trio_util import AsyncBool
@@ -44,6 +44,9 @@ from .tasks import HandlerTasks
 from .threads import ThreadPool
 from .watchdog import Watchdog
 
+if TYPE_CHECKING:
+    from .processes import Processes
+
 UNHEARD_PATIENCE: Final = 15.0  # seconds, without heartbeats
 AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
 
@@ -59,14 +62,17 @@ class Server:
         thread_pool: Callable[..., Any],
         observers: Sequence[Observer],
         nursery: trio.Nursery,
+        processes: Processes | None = None,
     ) -> None:
         slots, per_client = options.max_in_flight, options.max_queued_per_client
+        if processes is not None or not is_async(handler):
+            slots = min(slots, options.plain_functions)
         queue: FairQueue[Client, PendingRequest]
         workers: Callable[..., HandlerTasks | ThreadPool]
         if is_async(handler):
             queue, workers = FairQueue(slots, per_client), HandlerTasks
         else:
-            queue = SharedFairQueue(min(slots, options.workers), per_client)
+            queue = SharedFairQueue(slots, per_client)
             workers = thread_pool
         rules = access_rules(options)
         limits = ConnectionLimits(options.max_connections, options.max_connections_per_address)
@@ -107,6 +113,7 @@ class Server:
             nursery,
             self._crashed,
         )
+        self._counted = processes or self._workers
         self._admission = Admission(
             ZapHandler(sockets.zap), rules, self._wait_complete, self._epoch, self._start_task
         )
@@ -155,6 +162,10 @@ class Server:
             handshakes_failed=self._router.handshakes.failed,
             thrown_out=self._router.evicted,
             evicted_slow=self._slow_clients.evicted,
+            workers=self._counted.statistics(),
+            killed=self._counted.killed,
+            died=self._counted.died,
+            retired=self._counted.retired,
         )
 
     async def drain(self, grace: float) -> None:

@@ -26,6 +26,7 @@ import trio
 from .._protocol.endings import SHUT_DOWN
 from .._protocol.fair_queue import FairQueue
 from .._request import current_request
+from .._statistics import WorkerStatistics
 from .._transport.outbox import Outbox
 from .._transport.router import BATCH
 from .client import Client
@@ -57,7 +58,7 @@ class HandlerTasks:
             raised: clients are to be told before their handlers are cancelled.
     """
 
-    abandoned = 0
+    abandoned = killed = died = retired = 0
 
     def __init__(
         self,
@@ -82,6 +83,10 @@ class HandlerTasks:
     def processor_times(self) -> dict[PendingRequest, float]:
         """As `Pool.processor_times`: no request has a thread."""
         return {}
+
+    def statistics(self) -> WorkerStatistics:
+        """As `Processes.statistics`: async handlers have neither threads nor processes."""
+        return WorkerStatistics(alive=0, spare=0, busy=0)
 
     def start(self, requests: Sequence[PendingRequest]) -> None:
         """Run requests that have a slot, each in a task of its own."""

@@ -19,6 +19,7 @@ import trio
 from .._log import log
 from .._protocol.fair_queue import SharedFairQueue
 from .._request import current_request
+from .._statistics import WorkerStatistics
 from .._transport.outbox import Outbox
 from .._transport.router import BATCH
 from .client import Client
@@ -42,6 +43,8 @@ class ThreadPool:
         handler: A plain function.
         queue: The slots that handlers take, and release in their threads.
     """
+
+    killed = died = retired = 0
 
     def __init__(
         self,
@@ -75,6 +78,10 @@ class ThreadPool:
     def processor_times(self) -> dict[PendingRequest, float]:
         """As `Pool.processor_times`."""
         return self._pool.processor_times()
+
+    def statistics(self) -> WorkerStatistics:
+        """The threads now (in any thread)."""
+        return self._pool.statistics()
 
     def start(self, requests: Sequence[PendingRequest]) -> None:
         """Let threads run requests that have a slot."""

@@ -109,7 +109,7 @@ class Watchdog(Observer):
             self._last_warning = now
             log.warning(
                 "%d plain functions compute at once: all of them share the GIL with the event "
-                "loop, which is delayed; set workers to about %d, or compute in processes",
+                "loop, which is delayed; set workers to about %d, or use ProcessWorkers",
                 computing,
                 MANY,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from .line import Line
@@ -28,6 +29,10 @@ class Network(ABC):
     @abstractmethod
     def thread_pool(self) -> Callable[..., Any]:
         """Makes that server's `ThreadPool`, of which this layer knows nothing."""
+
+    @abstractmethod
+    def open_processes(self, handler: Any, workers: Any) -> AbstractAsyncContextManager[Any]:  # noqa: ANN401
+        """Open what stands for that server's worker `Processes`."""
 
     @property
     @abstractmethod

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from functools import update_wrapper
 from typing import Any
 
 import trio
 
 from .._checks import check_duration
+from .._request import Request
+from .._server.handlers import Handler
 from .._server.pending_request import PendingRequest
 from .._server.threads import ThreadPool
+from .._statistics import WorkerStatistics
+from .._workers import ProcessWorkers
 
 try:
     import greenback
@@ -46,6 +51,40 @@ class InlineThreads(ThreadPool):
     def _begin(self, request: PendingRequest) -> None:
         """As in `ThreadPool`, on trio's clock."""
         self._requests.begin_in_thread(request, trio.current_time())
+
+
+class InlineProcesses:
+    """Tasks in the place of processes: a function that is killed ends in `sleep`.
+
+    It is to `serve` what `Processes` are, and has what they have.
+    """
+
+    died = retired = 0
+
+    def __init__(self, handler: Handler, workers: ProcessWorkers) -> None:
+        self._workers = workers
+        self._busy = self.killed = 0
+
+        async def run(request: Request) -> object:
+            return await self._run(handler, request)
+
+        update_wrapper(run, handler)
+        self.run: Handler = run
+
+    async def _run(self, handler: Handler, request: Request) -> object:
+        self._busy += 1
+        try:
+            return await greenback.with_portal_run_sync(handler, request)
+        except trio.Cancelled:
+            self.killed += 1
+            raise
+        finally:
+            self._busy -= 1
+
+    def statistics(self) -> WorkerStatistics:
+        """As of `Processes`."""
+        alive = self._workers.n + self._workers.spares
+        return WorkerStatistics(alive=alive, spare=alive - self._busy, busy=self._busy)
 
 
 def sleep(seconds: float) -> None:

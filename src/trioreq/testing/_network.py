@@ -21,8 +21,9 @@ from .._server.server import Server
 from .._transport.allow_list import check_user_id
 from .._transport.network import Network
 from .._transport.server_sockets import IN_LIBZMQ
+from .._workers import ProcessWorkers
 from ._client import SOCKET_TYPES, MemoryClient, MemoryLine, body_of
-from ._inline import InlineThreads
+from ._inline import InlineProcesses, InlineThreads
 from ._libzmq import Connection, MemorySockets, Peer
 from ._schedule import scheduled
 from ._ways import open_timers
@@ -173,6 +174,13 @@ class MemoryNetwork(Network):
     def thread_pool(self) -> Callable[..., InlineThreads]:
         """Run plain functions in the event loop (`serve` asks for this)."""
         return partial(InlineThreads, outer=self._nursery)
+
+    @asynccontextmanager
+    async def open_processes(
+        self, handler: Handler, workers: ProcessWorkers
+    ) -> AsyncIterator[InlineProcesses]:
+        """Run plain functions of `ProcessWorkers` in the event loop (`serve` asks for this)."""
+        yield InlineProcesses(handler, workers)
 
     @property
     def observers(self) -> Sequence[Observer]:

@@ -1,0 +1,353 @@
+"""Plain functions that run anywhere: in threads, in processes, and in memory.
+
+A request's body is a command and its argument. A process shares nothing with the test. So what a
+function does is reported to a socket of the test's, `Reports`, whose path is the environment's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import functools
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import trio
+
+import trioreq
+from trioreq.testing import sleep
+
+PATH = "TRIOREQ_TEST_REPORTS"
+STUBBORN = 20  # seconds after which what ignores its end does end
+ORPHANED = 60  # seconds after which a program ends that should have been killed
+EXPONENT = 10**8  # of a power that takes longer to compute than any test, in one call into C
+
+variable: ContextVar[str] = ContextVar("variable", default="unset")
+loaded: list[str] = []  # what the initializer has loaded
+
+
+class TwoArguments(Exception):
+    """It cannot be pickled: it is made of something else than its `args`."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+class NotFound(trioreq.ReplyError):
+    """A user's own."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("not-found", f"there is no image {number}")
+
+
+class Frame(bytes):
+    """A subclass, whose instances are frames too."""
+
+
+class Reports:
+    """What functions have reported, as it comes."""
+
+    def __init__(self, receiver: socket.socket) -> None:
+        self._receiver = receiver
+
+    async def next(self) -> str:
+        """Wait for a report."""
+        await trio.lowlevel.wait_readable(self._receiver)
+        return self._receiver.recv(1000).decode()
+
+    async def wait(self, report: str) -> int:
+        """Wait for a report, which must be the next; returns the number of the process."""
+        text, _, pid = (await self.next()).rpartition(" ")
+        assert text == report
+        return int(pid)
+
+    def rest(self) -> list[str]:
+        """Those that have come and were not waited for."""
+        found = []
+        while True:
+            try:
+                found.append(self._receiver.recv(1000).decode().rpartition(" ")[0])
+            except BlockingIOError:
+                return found
+
+
+@contextmanager
+def open_reports(path: str) -> Iterator[Reports]:
+    """Receive reports."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(path)
+        receiver.setblocking(False)
+        os.environ[PATH] = path
+        try:
+            yield Reports(receiver)
+        finally:
+            del os.environ[PATH]
+
+
+def report(text: str) -> None:
+    """Report to the test."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto(f"{text} {os.getpid()}".encode(), os.environ[PATH])
+
+
+# Jobs, by their commands.
+
+
+def echo(request: trioreq.Request, _: str) -> list[bytes]:
+    return [b"re", *request.frames]
+
+
+def describe(request: trioreq.Request, _: str) -> str:
+    return f"{request.client.id} {request.client.socket_type} {request.cancel_reason}"
+
+
+def left(request: trioreq.Request, _: str) -> str:
+    return f"{request.deadline}"
+
+
+def pid(_: trioreq.Request, __: str) -> str:
+    return str(os.getpid())
+
+
+def check(request: trioreq.Request, _: str) -> str:
+    trioreq.check_cancelled()
+    request.check_cancelled()
+    return "goes on"
+
+
+def wait(request: trioreq.Request, name: str) -> NoReturn:
+    """Until the request ends, which this checks."""
+    report(f"waits {name}")
+    try:
+        while True:
+            trioreq.check_cancelled()
+            sleep(0.001)
+    except trioreq.RequestCancelled:
+        report(f"cancelled {name}: {request.cancel_reason}")
+        raise
+
+
+def deaf(_: trioreq.Request, name: str) -> str:
+    """Whatever happens."""
+    report(f"waits {name}")
+    for _second in range(STUBBORN * 10):
+        sleep(0.1)
+    report(f"ended {name}")
+    return "ended"
+
+
+def until(_: trioreq.Request, path: str) -> str:
+    """Until there is a file, whatever happens."""
+    report("waits")
+    while not os.path.exists(path):  # noqa: PTH110  # a loop in a hurry
+        sleep(0.001)
+    report("ended")
+    return "ended"
+
+
+def compute(_: trioreq.Request, name: str) -> str:
+    """In one call into C, which keeps the GIL."""
+    report(f"computes {name}")
+    pow(7, EXPONENT)
+    report(f"computed {name}")
+    return ""
+
+
+def spawn(_: trioreq.Request, __: str) -> str:
+    """Start another program, and wait for it."""
+    child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({ORPHANED})"])
+    report(f"started {child.pid}")
+    child.wait()
+    return ""
+
+
+def leave(_: trioreq.Request, __: str) -> str:
+    """Start another program, and do not wait for it."""
+    child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({ORPHANED})"])
+    child.returncode = 0  # else Python warns
+    return str(child.pid)
+
+
+def die(_: trioreq.Request, how: str) -> NoReturn:
+    if how == "segmentation fault":
+        ctypes.string_at(0)
+    if how.startswith("SIG"):
+        os.kill(os.getpid(), getattr(signal, how))
+        time.sleep(STUBBORN)
+    os._exit(int(how))
+
+
+def fail(_: trioreq.Request, how: str) -> NoReturn:
+    match how:
+        case "lookup":
+            raise LookupError("no such thing")
+        case "two":
+            raise TwoArguments(1, 2)
+        case "reply":
+            raise trioreq.ReplyError("no-luck", "try again")
+        case "not found":
+            raise NotFound(17)
+        case "group":
+            raise ExceptionGroup("group", [ExceptionGroup("group", [NotFound(18)])])
+        case "exit":
+            raise SystemExit(3)
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "stale":
+            raise trioreq.RequestCancelled(trioreq.CancelReason.DEADLINE)
+    raise AssertionError
+
+
+def result(_: trioreq.Request, kind: str) -> Any:
+    return {
+        "dict": {},
+        "none": None,
+        "text in a list": ["text"],
+        "lambda": lambda: None,
+        "subclass": Frame(b"frame"),
+        "memoryview": memoryview(b"view"),
+        "tuple": (b"1", bytearray(b"2")),
+    }[kind]
+
+
+def remember(_: trioreq.Request, value: str) -> str:
+    before = variable.get()
+    variable.set(value)
+    return before
+
+
+def loop(_: trioreq.Request, __: str) -> str:
+    async def in_trio() -> None: ...
+
+    trio.from_thread.check_cancelled()
+    try:
+        trio.from_thread.run(in_trio)
+    except RuntimeError as error:
+        return str(error)
+    raise AssertionError
+
+
+def run_asyncio(_: trioreq.Request, __: str) -> str:
+    async def answer() -> str:
+        return "asyncio"
+
+    return asyncio.run(answer())
+
+
+def say(_: trioreq.Request, text: str) -> str:
+    print(text * 50)
+    logging.getLogger("jobs").info("logged %s", text)
+    return ""
+
+
+def say_and_die(_: trioreq.Request, text: str) -> NoReturn:
+    print(text * 50)
+    os._exit(1)
+
+
+def what_is_loaded(_: trioreq.Request, __: str) -> str:
+    return ",".join(loaded)
+
+
+def grow(_: trioreq.Request, size: str) -> str:
+    """Leak memory, which is used."""
+    loaded.append("x" * int(size))
+    return str(os.getpid())
+
+
+def big(request: trioreq.Request, _: str) -> bytes:
+    return request.frames[1]
+
+
+JOBS: dict[str, Callable[[trioreq.Request, str], Any]] = {
+    function.__name__: function
+    for function in (
+        echo,
+        describe,
+        left,
+        pid,
+        check,
+        wait,
+        deaf,
+        until,
+        compute,
+        spawn,
+        leave,
+        die,
+        fail,
+        result,
+        remember,
+        loop,
+        run_asyncio,
+        say,
+        say_and_die,
+        what_is_loaded,
+        big,
+        grow,
+    )
+}
+
+
+def work(request: trioreq.Request) -> Any:
+    """The handler."""
+    command, _, argument = request.body.decode().partition(" ")
+    answer = JOBS[command](request, argument)
+    return answer.encode() if isinstance(answer, str) else answer
+
+
+class Object:
+    """An object that can be called."""
+
+    def __call__(self, request: trioreq.Request) -> Any:
+        return work(request)
+
+    def method(self, request: trioreq.Request) -> Any:
+        return work(request)
+
+
+def prefixed(prefix: str, request: trioreq.Request) -> Any:
+    return [prefix.encode(), work(request)]
+
+
+def _decorator(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def outer(request: trioreq.Request) -> Any:
+        return function(request)
+
+    return outer
+
+
+@_decorator
+def decorated(request: trioreq.Request) -> Any:
+    return work(request)
+
+
+# Initializers.
+
+
+def load() -> None:
+    loaded.append("model")
+
+
+def fail_to_load() -> None:
+    raise LookupError("there is no model")
+
+
+def die_at_start() -> None:
+    os._exit(7)
+
+
+def load_once() -> None:
+    """Fail in all processes but the first ones, before there is a file."""
+    if os.path.exists(os.environ["TRIOREQ_TEST_BROKEN"]):  # noqa: PTH110
+        report("failed to load")
+        raise LookupError("the model is gone")

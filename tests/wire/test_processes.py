@@ -1,0 +1,533 @@
+"""Worker processes: what kills them, what they leave behind, and what replaces them.
+
+Real processes and signals. Functions report themselves what they do (`Reports`), and the end of a
+process is awaited by its pidfd.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import trio
+import trio_parallel
+from support import jobs
+from support.jobs import Reports, open_reports
+from support.serving import LIMIT, until
+
+import trioreq
+from harness.children import open_child, open_process
+from harness.clients import open_client_process
+from trioreq._server import processes
+from trioreq._server.worker import call
+
+pytestmark = pytest.mark.slow
+
+SOON = 10  # seconds, on a busy machine
+One = partial(trioreq.ProcessWorkers, 1, spares=0)
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Iterator[Reports]:
+    with open_reports(str(tmp_path / "reports")) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def working(
+    workers: Any, **options: Any
+) -> AsyncIterator[tuple[trioreq.Server, trioreq.Client]]:
+    """A server with processes, and a client."""
+    with trio.fail_after(LIMIT):
+        async with (
+            trioreq.open_server(
+                jobs.work, "tcp://127.0.0.1:0", workers=workers, **options
+            ) as server,
+            trioreq.open_client(server.endpoints[0]) as client,
+        ):
+            yield server, client
+
+
+async def gone(pid: int, pidfd_open: Callable[[int], int] = os.pidfd_open) -> None:
+    """Wait until a process has ended, as it soon must; it need not be a child of this one."""
+    try:
+        descriptor = pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with trio.fail_after(SOON):
+            await trio.lowlevel.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def give_up(client: trioreq.Client, body: bytes, reports: Reports, first: str) -> int:
+    """Send a request, and cancel it when its function has reported; returns what it was run by."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.request, body)
+        pid = await reports.wait(first)
+        nursery.cancel_scope.cancel()
+    return pid
+
+
+def children() -> set[int]:
+    """The processes that this one has started, but for the tracker of shared memory."""
+    found = psutil.Process().children(recursive=True)
+    return {child.pid for child in found if "resource_tracker" not in " ".join(child.cmdline())}
+
+
+def shared_memory() -> set[Path]:
+    """All there is on this machine, of this kind of Python's."""
+    return set(Path("/dev/shm").glob("psm_*"))
+
+
+# Kills.
+
+
+async def test_a_killed_client_ends_a_call_into_c(reports: Reports) -> None:
+    async with working(One()) as (server, client), open_client_process() as peer:
+        await peer.connect(server.endpoints[0])
+        await peer.send("compute it")
+        pid = await reports.wait("computes it")
+        peer.kill()
+        await gone(pid)
+        assert await client.request(b"check") == b"goes on"
+        assert server.statistics().killed == 1
+        assert server.statistics().died == 0
+    assert reports.rest() == []
+
+
+async def test_what_the_function_has_started_is_killed_too(reports: Reports) -> None:
+    async with working(One()) as (_, client), trio.open_nursery() as nursery:
+        nursery.start_soon(client.request, b"spawn")
+        text, _, worker = (await reports.next()).rpartition(" ")
+        nursery.cancel_scope.cancel()
+    child = int(text.removeprefix("started "))
+    await gone(int(worker))
+    await gone(child)
+
+
+async def test_what_a_function_has_left_behind_ends_with_its_worker(reports: Reports) -> None:
+    async with working(One()) as (_, client):
+        child = int(await client.request(b"leave"))
+        assert psutil.pid_exists(child)
+    await gone(child)
+
+
+async def test_a_kill_affects_no_other_request(reports: Reports, tmp_path: Path) -> None:
+    async with (
+        working(trioreq.ProcessWorkers(2)) as (server, client),
+        trio.open_nursery() as nursery,
+    ):
+        replies = []
+
+        async def other() -> None:
+            replies.append(await client.request(f"until {tmp_path}/file".encode()))
+
+        nursery.start_soon(other)
+        await reports.wait("waits")
+        for number in range(3):
+            await give_up(client, b"compute %d" % number, reports, f"computes {number}")
+            assert await client.request(b"check") == b"goes on"
+        (tmp_path / "file").touch()
+        await reports.wait("ended")
+        await until(lambda: bool(replies))
+        assert replies == [b"ended"]
+        await until(lambda: server.statistics().killed == 3)
+    assert reports.rest() == []  # none has run twice
+
+
+async def test_a_worker_that_is_killed_as_its_answer_comes_gets_no_other_request(
+    reports: Reports, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_sync = trio_parallel.WorkerContext.run_sync
+    answered = trio.Event()
+    calls = []
+
+    async def late(self: Any, function: Any, *args: Any, **options: Any) -> Any:
+        answer = await run_sync(self, function, *args, **options)
+        if function is call:
+            calls.append(answer)
+        if function is call and not answered.is_set():
+            answered.set()
+            await gone(int(answer[0]))
+        return answer
+
+    monkeypatch.setattr(trio_parallel.WorkerContext, "run_sync", late)
+    async with working(One()) as (server, client):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.request, b"pid")
+            await answered.wait()
+            nursery.cancel_scope.cancel()
+        assert await client.request(b"check") == b"goes on"
+        counted = server.statistics()
+        assert (counted.killed, counted.died) == (1, 0)
+    assert calls[1:] == [(b"goes on",)]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_spare_takes_the_next_request_while_the_killed_one_is_replaced(
+    reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = []
+    start = processes.Processes._start
+
+    async def never_again(self: Any, *args: Any) -> processes.Process:
+        starts.append(args)
+        if len(starts) > 2:
+            await trio.sleep_forever()
+        return await start(self, *args)
+
+    monkeypatch.setattr(processes.Processes, "_start", never_again)
+    async with working(trioreq.ProcessWorkers(1, spares=1)) as (server, client):
+        counted = server.statistics().workers
+        assert (counted.alive, counted.spare, counted.busy) == (2, 2, 0)
+        killed = await give_up(client, b"compute it", reports, "computes it")
+        assert int(await client.request(b"pid")) != killed
+        await gone(killed)
+        await until(lambda: server.statistics().workers.alive == 1)
+        assert server.statistics().killed == 1
+
+
+async def test_kills_leave_no_process_and_no_descriptor(reports: Reports) -> None:
+    before, shared = children(), shared_memory()
+    async with working(One(grace=0.01)) as (server, client):
+        assert len(children() - before) == 1
+        descriptors = set()
+        for number in range(5):
+            pid = await give_up(client, b"deaf %d" % number, reports, f"waits {number}")
+            await gone(pid)
+            assert await client.request(b"check") == b"goes on"
+            descriptors.add(psutil.Process().num_fds())
+        assert server.statistics().killed == 5
+    assert len(descriptors) == 1
+    assert children() <= before
+    assert shared_memory() <= shared
+
+
+# Grace.
+
+
+@pytest.mark.parametrize("how", ["cancelled", "shutdown"])
+async def test_what_is_deaf_is_killed_after_the_grace(reports: Reports, how: str) -> None:
+    async with working(One(grace=0.1)) as (server, client):
+        if how == "cancelled":
+            await gone(await give_up(client, b"deaf it", reports, "waits it"))
+            assert await client.request(b"check") == b"goes on"
+            assert server.statistics().killed == 1
+        else:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_ask_in_vain, client, b"deaf it")
+                pid = await reports.wait("waits it")
+                await server.drain(0)
+                await gone(pid)
+    assert reports.rest() == []
+
+
+async def _ask_in_vain(client: trioreq.Client, body: bytes) -> None:
+    with pytest.raises(trioreq.ReplyError, match="shutting-down"):
+        await client.request(body)
+
+
+async def test_a_late_kill_does_not_hit_the_next_request(reports: Reports, tmp_path: Path) -> None:
+    """A function ends within its grace, and the same process runs the next past that time."""
+    async with working(One(grace=0.3)) as (server, client):
+        pid = await give_up(client, f"until {tmp_path}/1".encode(), reports, "waits")
+        async with trio.open_nursery() as nursery:
+            replies = []
+
+            async def next_one() -> None:
+                replies.append(await client.request(f"until {tmp_path}/2".encode()))
+
+            nursery.start_soon(next_one)
+            (tmp_path / "1").touch()
+            await reports.wait("ended")
+            assert await reports.wait("waits") == pid
+            await trio.sleep(0.6)  # past the end of the grace
+            (tmp_path / "2").touch()
+        assert replies == [b"ended"]
+        assert int(await client.request(b"pid")) == pid
+        assert server.statistics().killed == 0
+
+
+# Deaths.
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [
+        ("segmentation fault", "SIGSEGV"),
+        ("SIGKILL", "SIGKILL"),
+        ("0", "exit code 0"),
+        ("3", "exit code 3"),
+    ],
+)
+async def test_a_death_is_handler_failed_with_its_cause_and_the_worker_is_replaced(
+    reports: Reports, how: str, cause: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with working(One()) as (server, client):
+        with pytest.raises(trioreq.ReplyError) as caught:
+            await client.request(b"die " + how.encode())
+        assert (caught.value.code, caught.value.text) == ("handler-failed", f"worker died: {cause}")
+        assert f"worker died: {cause}" in caplog.messages
+        assert await client.request(b"check") == b"goes on"
+        counted = server.statistics()
+        assert (counted.failed, counted.died, counted.killed) == (1, 1, 0)
+
+
+async def test_a_deliberate_kill_is_logged_at_debug_alone(
+    reports: Reports, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "trioreq")
+    async with working(One()) as (server, client):
+        await give_up(client, b"compute it", reports, "computes it")
+        await until(lambda: server.statistics().killed == 1)
+    (record,) = [record for record in caplog.records if "worker process" in record.message]
+    assert record.levelno == logging.DEBUG
+
+
+async def test_an_idle_worker_that_dies_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    async with working(One()) as (server, client):
+        pid = int(await client.request(b"pid"))
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: server.statistics().died == 1)
+        assert "worker died: between two requests" in caplog.messages
+        assert int(await client.request(b"pid")) != pid
+
+
+async def test_a_request_for_a_worker_that_is_dead_is_run_once_by_another(
+    reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where no pidfd tells of the death."""
+    monkeypatch.delattr(os, "pidfd_open")
+    async with working(One()) as (server, client):
+        pid = int(await client.request(b"pid"))
+        os.kill(pid, signal.SIGKILL)
+        await gone(pid)
+        with pytest.raises(trioreq.ReplyError, match="no-luck"):
+            await client.request(b"fail reply")
+        assert int(await client.request(b"pid")) != pid
+        assert server.statistics().died == 1
+
+
+# Starts.
+
+
+def closure() -> Any:
+    def inner(request: trioreq.Request) -> bytes:
+        raise AssertionError
+
+    return inner
+
+
+async def asynchronous(request: trioreq.Request) -> bytes:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("handler", "text"),
+    [
+        (lambda _: b"", "handler must be a function that can be pickled"),
+        (closure(), "handler must be a function that can be pickled"),
+        (asynchronous, "handler must be a plain function with ProcessWorkers"),
+    ],
+)
+async def test_what_cannot_run_in_a_process_is_a_type_error(handler: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        await trioreq.serve(handler, "tcp://127.0.0.1:0", workers=One())
+
+
+async def test_an_initializer_that_cannot_be_pickled_is_a_type_error() -> None:
+    workers = One(initializer=lambda: None)
+    with pytest.raises(TypeError, match="initializer must be a function that can be pickled"):
+        await trioreq.serve(jobs.work, "tcp://127.0.0.1:0", workers=workers)
+
+
+async def test_the_initializer_runs_once_in_each_worker() -> None:
+    async with working(One(initializer=jobs.load)) as (_, client):
+        for _ in range(2):
+            assert await client.request(b"what_is_loaded") == b"model"
+
+
+@pytest.mark.parametrize(
+    ("initializer", "text"),
+    [
+        (jobs.fail_to_load, "a worker process cannot be started: LookupError: there is no model"),
+        (jobs.die_at_start, "a worker process cannot be started: exit code 7"),
+    ],
+)
+async def test_a_first_start_that_fails_is_reported_by_serve(initializer: Any, text: str) -> None:
+    before = children()
+    workers = trioreq.ProcessWorkers(2, initializer=initializer)
+    with trio.fail_after(LIMIT), pytest.raises(trioreq.WorkersFailed) as caught:
+        async with trioreq.open_server(jobs.work, "tcp://127.0.0.1:0", workers=workers):
+            raise AssertionError
+    assert str(caught.value) == text
+    assert children() <= before
+
+
+async def test_starts_that_fail_again_and_again_end_the_server(
+    reports: Reports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIOREQ_TEST_BROKEN", str(tmp_path / "broken"))
+    monkeypatch.setattr(processes, "PAUSE", 0.01)
+
+    async def break_it() -> None:
+        async with working(One(initializer=jobs.load_once)) as (_, client):
+            (tmp_path / "broken").touch()
+            with pytest.raises(trioreq.ReplyError, match="worker died"):
+                await client.request(b"die 1")
+            with pytest.raises(trioreq.ReplyError, match="shutting-down"):
+                await client.request(b"check")
+            await trio.sleep_forever()
+
+    with pytest.raises(trioreq.WorkersFailed, match="the model is gone"):
+        await break_it()
+    assert reports.rest() == ["failed to load"] * processes.TRIES
+
+
+# Retirement.
+
+
+async def test_a_worker_is_retired_after_so_many_requests() -> None:
+    async with working(One(retire_after=2)) as (server, client):
+        pids = [int(await client.request(b"pid")) for _ in range(5)]
+        assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
+        assert server.statistics().retired == 2
+        assert server.statistics().died == 0
+
+
+async def test_a_worker_that_has_too_much_memory_is_retired() -> None:
+    most = 300 * 1024 * 1024
+    async with working(One(retire_above=most)) as (server, client):
+        first = int(await client.request(b"pid"))
+        assert processes.resident_memory(first) < most
+        assert int(await client.request(b"grow %d" % most)) == first
+        assert int(await client.request(b"pid")) != first
+        assert server.statistics().retired == 1
+    assert processes.resident_memory(first) == 0
+
+
+# The server's own process.
+
+
+PROGRAM = """
+import logging, sys, trio, trioreq
+from support import jobs
+
+async def main():
+    workers = trioreq.ProcessWorkers(2, spares=0)
+    async with trioreq.open_server(jobs.work, "tcp://127.0.0.1:0", workers=workers) as server:
+        print(server.endpoints[0], flush=True)
+        with trio.open_signal_receiver(2, 15) as signals:
+            async for number in signals:
+                print("signal", number, flush=True)
+                await server.drain(20)
+                return
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(name)s says %(message)s", stream=sys.stderr)
+    trio.run(main)
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command of a server in a process of its own."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    return [sys.executable, str(tmp_path / "program.py")]
+
+
+async def test_a_server_that_is_killed_leaves_nothing(reports: Reports, program: list[str]) -> None:
+    """Not even a call into C, which keeps the GIL, nor what a function has started."""
+    with trio.fail_after(LIMIT):
+        async with open_child(program) as server:
+            endpoint = await server.read_line()
+            async with trioreq.open_client(endpoint) as client, trio.open_nursery() as nursery:
+
+                async def ask(body: bytes) -> None:
+                    with suppress(trioreq.ConnectionLost):
+                        await client.request(body)
+
+                nursery.start_soon(ask, b"compute it")
+                computing = await reports.wait("computes it")
+                nursery.start_soon(ask, b"spawn")
+                text, _, spawning = (await reports.next()).rpartition(" ")
+                server.kill()
+                for pid in (computing, int(spawning), int(text.removeprefix("started "))):
+                    await gone(pid)
+                nursery.cancel_scope.cancel()
+    assert reports.rest() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_signals_to_all_processes_reach_the_server_alone_and_a_drain_lets_functions_finish(
+    reports: Reports, program: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    """As systemd sends them: to each process of a service."""
+    with trio.fail_after(LIMIT):
+        async with open_child(program) as server:
+            endpoint = await server.read_line()
+            async with trioreq.open_client(endpoint) as client, trio.open_nursery() as nursery:
+                replies = []
+
+                async def ask() -> None:
+                    replies.append(await client.request(f"until {tmp_path}/file".encode()))
+
+                nursery.start_soon(ask)
+                worker = await reports.wait("waits")
+                assert os.getpgid(worker) == worker != os.getpgid(server.pid)
+                os.kill(worker, number)
+                os.kill(server.pid, number)
+                assert await server.read_line() == f"signal {number:d}"
+                (tmp_path / "file").touch()
+            assert replies == [b"ended"]
+            await gone(worker)
+            await server.process.wait()
+            assert server.process.returncode == 0
+
+
+async def test_what_is_printed_and_logged_reaches_the_servers_streams_in_whole_lines(
+    program: list[str], tmp_path: Path
+) -> None:
+    many = 30
+    output = b""
+    with trio.fail_after(LIMIT), (tmp_path / "stderr").open("w") as stderr:
+        async with open_process(program, stderr) as process:
+            assert isinstance(process.stdout, trio.lowlevel.FdStream)
+            while not output.endswith(b"\n"):
+                output += await process.stdout.receive_some()
+            endpoint, output = output.decode().strip(), b""
+            async with trioreq.open_client(endpoint) as client:
+                await client.request_many([b"say %d" % n for n in range(many)])
+                with pytest.raises(trioreq.ReplyError, match="worker died"):
+                    await client.request(b"say_and_die last")
+            process.terminate()
+            async for some in process.stdout:
+                output += some
+    lines = output.decode().splitlines()
+    assert sorted(lines[:-1]) == sorted(str(n) * 50 for n in [*range(many), "last"])
+    logged = [
+        line
+        for line in (tmp_path / "stderr").read_text().splitlines()
+        if line.startswith("jobs says ")
+    ]
+    assert sorted(logged) == sorted(f"jobs says logged {n}" for n in range(many))
+
+
+async def test_large_bodies_go_both_ways() -> None:
+    body = os.urandom(16 * 1024 * 1024)
+    async with working(One(), max_message_size=len(body)) as (_, client):
+        reply = await client.request_multipart([b"big", body])
+        assert list(reply) == [body]

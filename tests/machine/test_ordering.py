@@ -22,6 +22,7 @@ from trioreq._options import Options
 from trioreq._server.pending_request import PendingRequest
 from trioreq._server.requests import Requests
 from trioreq._server.server import Server
+from trioreq._statistics import WorkerStatistics
 from trioreq._transport.router import BATCH
 from trioreq.testing._libzmq import EVENT, Connection, MemorySockets, Peer
 from trioreq.testing._ways import open_timers
@@ -32,11 +33,14 @@ Step = tuple[str, Callable[[], None]]
 class Workers:
     """Starts requests at once, as worker threads do that are free."""
 
-    abandoned = 0
+    abandoned = killed = died = retired = 0
 
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
         self.started: list[PendingRequest] = []
+
+    def statistics(self) -> WorkerStatistics:
+        return WorkerStatistics(alive=0, spare=0, busy=0)
 
     def start(self, requests: Sequence[PendingRequest]) -> None:
         for request in requests:

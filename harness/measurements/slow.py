@@ -52,7 +52,7 @@ class Report:
             ("the others' p50 without, with them", self._both(50)),
             ("the others' p99 without, with them", self._both(99)),
             ("the longest wait", self._both(100)),
-            ("of them evicted, send_queue being full", f"{self.evicted:,}"),
+            ("evicted, since they did not read", f"{self.evicted:,}"),
             ("memory has grown by", f"{self.grown / 1e6:.1f} MB"),
             ("send_queue allows", f"{self.allowed / 1e6:.1f} MB"),
             ("and once they are gone", f"{self.left / 1e6:.1f} MB"),

@@ -34,7 +34,7 @@ def main() -> None:
     while True:
         for peer in peers:
             time.sleep(1 / len(peers))
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError, ConnectionError):  # or it is evicted
                 peer.send(request)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from support.handlers import ThreadWorker, Worker
 from support.nets import Net
 from support.outcomes import outcomes
@@ -19,6 +20,7 @@ import trioreq.testing
 from trioreq._client.states import Connected
 
 LARGE = 100
+LIMIT = 20  # seconds, for a test that got stuck
 
 
 async def handler(request: trioreq.Request) -> list[bytes]:
@@ -56,6 +58,30 @@ async def test_each_caller_has_its_own_reply(net: Net) -> None:
         assert replies == {number: b"re:%d" % number for number in range(100)}
         assert client.statistics().replied == server.statistics().replied == 100
         assert client.statistics().connections == 1
+
+
+async def test_a_shielded_request_has_its_reply_when_the_block_of_the_client_is_cancelled(
+    net: Net,
+) -> None:
+    worker = Worker()
+    await net.serve(worker)
+    reply = b""
+
+    async def cancel() -> None:
+        await worker.log.wait("started wait")
+        around.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        worker.release.set()
+
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as around:
+                nursery.start_soon(cancel)
+                async with net.open_client() as client:
+                    with trio.CancelScope(shield=True), trio.fail_after(LIMIT / 2):
+                        reply = await client.request(b"wait")
+    assert around.cancel_called
+    assert reply == b"re:wait"
 
 
 async def test_a_request_larger_than_the_server_takes_costs_the_connection(net: Net) -> None:

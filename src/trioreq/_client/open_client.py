@@ -6,6 +6,8 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import trio
+
 from .._checks import (
     check_count,
     check_endpoint,
@@ -93,10 +95,18 @@ async def open_client(
     )
     try:
         async with open_own_nursery() as nursery:
-            nursery.start_soon(multiplexer.run)
+            # A request in the block that is shielded needs the client when the block is cancelled.
+            background = trio.CancelScope(shield=True)
+            nursery.start_soon(_run_in, background, multiplexer)
             try:
                 yield Client(multiplexer, timeout=timeout, retries=retries)
             finally:
+                background.cancel()
                 multiplexer.close()
     finally:
         await line.aclose()
+
+
+async def _run_in(scope: trio.CancelScope, multiplexer: Multiplexer) -> None:
+    with scope:
+        await multiplexer.run()

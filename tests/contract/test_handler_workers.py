@@ -10,6 +10,7 @@ import functools
 import logging
 import math
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -223,21 +224,23 @@ async def test_the_end_of_its_request_ends_it_and_no_other(
     timeout = net.brief if how == "deadline" else None
     server = await net.serve(jobs.work, workers=workers, timeout=timeout)
     other = await net.connect()
-    if how == "cancelled":
-        async with net.open_client() as requester, trio.open_nursery() as nursery:
-            nursery.start_soon(requester.request, b"wait it")
+    async with AsyncExitStack() as stack:  # a client that closes at once may take its cancel along
+        if how == "cancelled":
+            requester = await stack.enter_async_context(net.open_client())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(requester.request, b"wait it")
+                await reports.wait("waits it")
+                nursery.cancel_scope.cancel()
+        else:
+            client = await net.connect()
+            await client.send(b"wait it")
             await reports.wait("waits it")
-            nursery.cancel_scope.cancel()
-    else:
-        client = await net.connect()
-        await client.send(b"wait it")
-        await reports.wait("waits it")
-        await end_it(net, how, client)
-    if is_killed(net, workers):
-        await until(lambda: server.statistics().killed == 1)
-        assert reports.rest() == []
-    else:
-        await reports.wait(f"cancelled it: {how}")
+            await end_it(net, how, client)
+        if is_killed(net, workers):
+            await until(lambda: server.statistics().killed == 1)
+            assert reports.rest() == []
+        else:
+            await reports.wait(f"cancelled it: {how}")
     if how != "shutdown":
         await until(lambda: server.statistics().running == 0)
         assert await ask(other, b"check") == [b"goes on"]

@@ -75,6 +75,19 @@ async def test_replies_that_wait_go_out_without_another_request(autojump_clock: 
         assert trio.current_time() == start
 
 
+async def test_replies_that_wait_go_out_though_another_call_has_consumed_the_event(
+    autojump_clock: MockClock,
+) -> None:
+    """libzmq's event is consumed by any call on the socket, such as one that sends."""
+    async with serving(Worker(), heartbeat=None) as net:
+        slow = await connect_slow(net, 3)
+        slow.resume()
+        net.server._router.readable()
+        with trio.fail_after(1):
+            for number in range(3):
+                assert await slow.receive() == [b"re:echo%d" % number]
+
+
 async def test_a_client_that_reads_nothing_is_evicted(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

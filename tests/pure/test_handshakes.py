@@ -103,6 +103,8 @@ def test_who_is_there_after_the_time_for_a_handshake_is_through(script: Script) 
     assert script.handshakes.outlasted(4) == [FOREIGN]
     assert not script.handshakes.undecided
     assert script.is_open("late")
+    assert script.handshakes.outlasted(5) == []
+    assert not script.is_open("late")
 
 
 def test_of_two_that_ended_one_at_most_has_succeeded(script: Script) -> None:

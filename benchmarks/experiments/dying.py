@@ -81,7 +81,7 @@ def serve_monitor(clients: int) -> None:
                 count.waits()
         if monitor in ready:
             monitor.recv_multipart()
-            count.gone()
+            count.disconnected()
 
 
 def serve_trioreq(clients: int) -> None:
@@ -95,7 +95,7 @@ def serve_trioreq(clients: int) -> None:
         try:
             await trio.sleep_forever()
         finally:
-            count.gone()
+            count.disconnected()
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:

@@ -173,7 +173,7 @@ async def test_a_client_whose_key_is_revoked_before_its_first_message_is_not_ser
             await client.receive()
         assert not worker.log.entries
         assert outcomes(net.server) == {"never_started": 1}
-        assert net.server.statistics().thrown_out == 1
+        assert net.server.statistics().evicted == 1
 
 
 async def test_g5_the_message_guard_keeps_nothing_of_the_gone(autojump_clock: MockClock) -> None:
@@ -344,7 +344,7 @@ async def test_g3_a_request_that_counts_as_never_started_is_not_started_by_its_t
         ran: list[bool] = []
 
         def begin(request: PendingRequest) -> None:
-            connection.gone = False  # it was not when the thread looked, a moment ago
+            connection.disconnected = False  # it was not when the thread looked, a moment ago
             try:
                 net.server._requests.begin_in_thread(request, 0)
             except trioreq.RequestCancelled:
@@ -352,7 +352,7 @@ async def test_g3_a_request_that_counts_as_never_started_is_not_started_by_its_t
             else:
                 ran.append(True)
             finally:
-                connection.gone = True
+                connection.disconnected = True
 
         second.crash()
         with monkeypatch.context() as patched:

@@ -117,7 +117,7 @@ class Guard:
             if self._is_mute(connection, now):
                 mute.append(connection)
             # If it has gone just now, what is counted is another's: `evict` will find that out.
-            if not connection.gone and guard.is_notable(
+            if not connection.disconnected and guard.is_notable(
                 connection, counters.received(connection.descriptor)
             ):
                 least, most = counters.read_by_owner(connection.descriptor)
@@ -137,7 +137,7 @@ class Guard:
                     self._router.evict(connection, UNHEARD)
 
     def _is_mute(self, connection: Connection, now: float) -> bool:
-        if connection.gone or connection.peer is not None:
+        if connection.disconnected or connection.peer is not None:
             return False
         if connection.silence is None and connection in self._router.handshakes:
             return False  # its handshake may be in progress

@@ -61,7 +61,7 @@ class Reader:
             if client is None:
                 peer = connection.peer
                 assert peer is not None  # noqa: S101  # it has sent a message
-                if not connection.gone and not self._rules.still_accept(peer):
+                if not connection.disconnected and not self._rules.still_accept(peer):
                     # It was accepted, and has sent nothing since.
                     self._router.evict(connection, "its key is no longer on the allow-list")
                 client = connection.client = Client(connection, peer, self._handler_name)

@@ -145,7 +145,7 @@ class Requests:
         self.in_flight += 1
         for arrived in self._arrived:
             arrived(request)
-        if client.connection.gone:
+        if client.connection.disconnected:
             self._end(request, NEVER_STARTED)
             return None
         if client.lock_step and client.requests:
@@ -201,7 +201,7 @@ class Requests:
 
     def begin(self, request: PendingRequest) -> bool:
         """Its handler is to be called now; returns False if the request has ended."""
-        if (request.ended or request.owner.connection.gone) and self.has_ended(request):
+        if (request.ended or request.owner.connection.disconnected) and self.has_ended(request):
             return False
         request.started = True
         request.started_at = self.now
@@ -218,7 +218,7 @@ class Requests:
         Raises:
             RequestCancelled: The request has ended.
         """
-        if request.owner.connection.gone:  # its disconnect is to be handled yet
+        if request.owner.connection.disconnected:  # its disconnect is to be handled yet
             raise RequestCancelled(CancelReason.DISCONNECTED)
         request.started = True
         request.check_cancelled()
@@ -232,7 +232,7 @@ class Requests:
     def finish(self, request: PendingRequest, result: object) -> None:
         """Its handler has returned."""
         if (
-            request.ended or request.owner.connection.gone or request.timer is not None
+            request.ended or request.owner.connection.disconnected or request.timer is not None
         ) and self.has_ended(request):
             if request.cancel_reason is CancelReason.DISCONNECTED:
                 self.late_replies += 1
@@ -342,7 +342,7 @@ class Requests:
     def has_ended(self, request: PendingRequest) -> bool:
         """Whether it has ended, or what ends it has happened and is to be handled yet."""
         if not request.ended:
-            if request.owner.connection.gone:
+            if request.owner.connection.disconnected:
                 self.cancel(request, DISCONNECTED)
             elif request.timer is not None and request.timed_out:
                 self.cancel(request, self._time_out(request))

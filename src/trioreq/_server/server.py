@@ -160,7 +160,7 @@ class Server:
             abandoned_threads=self._workers.abandoned,
             refused=self._admission.refused,
             handshakes_failed=self._router.handshakes.failed,
-            thrown_out=self._router.evicted,
+            evicted=self._router.evicted,
             evicted_slow=self._slow_clients.evicted,
             workers=self._counted.statistics(),
             killed=self._counted.killed,

@@ -58,7 +58,7 @@ class SlowClients:
                 self._evict(connection, f"it has read none of its replies for {seconds:.1f} s")
 
     def _evict(self, connection: Connection, reason: str) -> None:
-        if not connection.gone:
+        if not connection.disconnected:
             self.evicted += 1
             self._router.evict(connection, reason)
 

@@ -74,9 +74,7 @@ class Ledger:
         self._ended.add(connection.id)
 
     def attributed(self, address: str, descriptor: int, sender: Connection | None) -> None:
-        """A message from this address was looked up; `sender` is None if its peer has
-        disconnected.
-        """
+        """A message of this address was looked up; `sender` is None for a disconnected peer."""
         self.looked_up += 1
         self.wrong_by_descriptor += self._holder.get(self._newest[descriptor]) != address
         if sender is None:

@@ -228,7 +228,7 @@ class Processes:
                 if not started.is_set() or failures == TRIES:
                     self._has_failed = True
                     raise
-                log.error("%s; it is retried", error)  # noqa: TRY400  # the last one is raised with its cause
+                log.error("%s; it is retried", error)  # noqa: TRY400  # the last has its cause
                 await trio.sleep(PAUSE * 2**failures)
 
     @asynccontextmanager

@@ -173,8 +173,7 @@ class Requests:
         return runnable
 
     def _name_request(self, request: PendingRequest, header: Header) -> bool:
-        """Set the name by which its client can cancel it; returns False if the header is
-        malformed."""
+        """Set the name that its client cancels it by; returns False if the header is malformed."""
         request.name = _name(request.envelope, header)
         # 0 is reserved: a reply with that correlation is a hello.
         return (

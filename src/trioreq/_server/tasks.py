@@ -1,10 +1,10 @@
 """Async handlers in tasks: Leader/Followers (Schmidt et al., POSA2).
 
 The leader is the task that reads. It runs the handlers of the requests that it has read, one after
-the other, so a handler that does not wait needs no task: an echo server answers 1.2 times (1 client)
-to 2.6 times (8 clients, 32 requests in flight each) as many requests. When a handler waits, the
-task belongs to that request from then on, and ends with it; the remaining requests of the batch get
-their own tasks at once, in their clients' nurseries, and a new leader reads. The coroutine of a
+the other, so a handler that does not wait needs no task. An echo server answers 1.2 times (1
+client) to 2.6 times (8 clients, 32 requests in flight each) as many requests. When a handler waits,
+the task belongs to that request from then on, and ends with it; the remaining requests of the batch
+get their own tasks at once, in their clients' nurseries, and a new leader reads. The coroutine of a
 handler cannot be moved to another task, because trio's primitives remember the task that called
 them.
 

@@ -317,9 +317,7 @@ class Processes:
             if not process.was_killed:
                 job.answer = Error(ReplyError(Code.HANDLER_FAILED, f"worker died: {cause}"))
         else:
-            if (
-                job.answer is not None and not process.was_killed
-            ):  # it may be killed after its answer
+            if job.answer is not None and not process.was_killed:  # it may be both
                 return True
         finally:
             job.done.set()

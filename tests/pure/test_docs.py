@@ -178,7 +178,7 @@ def test_the_examples_of_access_control_run(tmp_path: Path) -> None:
         assert process.communicate(timeout=LIMIT) == ("b'hello, alice'\n", "")
     assert process.returncode == 0
     with running(server), running(ANY_CLIENT.replace(ADDRESS, endpoint)) as asking:
-        assert asking.communicate(timeout=LIMIT) == ("[b'somebody']\n", "")
+        assert asking.communicate(timeout=LIMIT) == ("[b'guest']\n", "")
 
 
 def test_the_page_of_access_control_names_tests_that_are_there() -> None:

@@ -69,6 +69,7 @@ NOT_PLAIN = r"""(?ix)
     | turns? | trio's\ loop | ceiling | hand(s|ed)?\ over | holds?\ up(?!\ to) | held\ up
 )\b
 """
+DIRECTIVES = ["{eval-rst}", "{glossary}", "{literalinclude}", "{toctree}"]
 SERVES = re.compile(r"trioreq\.(serve|open_server)\b|\.bind\(")  # a block that is a server
 ADDRESS = "tcp://127.0.0.1:5555"
 ANY_CLIENT = f"""
@@ -240,6 +241,26 @@ def test_the_limit_of_descriptors_is_raised_as_the_page_says() -> None:
     lower = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 128))\n"
     with running(f"{lower}{code}print(resource.getrlimit(resource.RLIMIT_NOFILE))") as process:
         assert process.communicate(timeout=LIMIT) == ("(128, 128)\n", "")
+
+
+def test_the_page_has_no_code_that_is_not_run() -> None:
+    """Python and shell commands are run on all pages, by the tests above and below.
+
+    Those in docstrings are run by tests/wire/test_reference.py.
+    """
+    languages = {"python", "sh", "text", *DIRECTIVES}
+    found = {}
+    for page in all_pages():
+        fences = re.findall(r"^[ >]*(?:```+|~~~+|:::+)(.*)$", text_of(page), re.MULTILINE)
+        opening, closing = fences[::2], fences[1::2]
+        assert {*closing} <= {""}, page
+        assert "" not in opening, f"{page} has a block without a language"
+        assert len(opening) == len(re.findall(r"^```\S", text_of(page), re.MULTILINE)), page
+        found[page] = {fence.split()[0] for fence in opening} - languages
+    assert {page: some for page, some in found.items() if some} == {
+        "docs/existing-workers.md": {"cpp"},  # tests/interop/test_existing_workers.py
+        "docs/tutorial.md": {"console"},  # tests/wire/test_tutorial.py
+    }
 
 
 def test_the_python_of_each_page_is_run() -> None:

@@ -194,7 +194,7 @@ async def test_a_connection_whose_message_is_read_just_then_is_not_ended(
         counters.messages[client.connection.descriptor] = 8
         guard = net.server._guard
         assert guard is not None
-        judge = guard._unheard.is_mute
+        judge = guard._unheard.is_unheard
 
         def judge_and_send(*args: object) -> bool:
             mute = judge(*args)  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ async def test_a_connection_whose_message_is_read_just_then_is_not_ended(
                 client.send(b"echo")
             return mute
 
-        guard._unheard.__dict__["is_mute"] = judge_and_send
+        guard._unheard.__dict__["is_unheard"] = judge_and_send
         assert await client.receive() == [b"re:echo"]
         assert net.server.statistics().evicted == 0
 

@@ -307,7 +307,7 @@ def read_monitor(dealer: Dealer) -> list[Event]:
     """What has happened, as `events` returns it."""
     assert poll(sockets_of(dealer).monitor)
     dealer._read_monitor()
-    events, dealer._untold = dealer._untold, []
+    events, dealer._events = dealer._events, []
     return events
 
 

@@ -111,9 +111,7 @@ class Outbox:
         if connection.disconnected:
             self.dropped += packs.messages_in(frames)
         elif connection in self.unsent or not self._accepts(connection, frames):
-            self._keep(
-                connection, frames
-            )  # after those that are kept already: replies stay in order
+            self._keep(connection, frames)  # after those already kept: replies stay in order
 
     def _accepts(self, connection: Connection, frames: Frames) -> bool:
         """Hand a message to the ROUTER; returns False if the connection accepts none now."""

@@ -87,7 +87,7 @@ class Outbox:
             self._router.nudge()  # a send can consume the signal of a received message
 
     def cork(self) -> None:
-        """Collect messages until `flush`. No checkpoint may come in between."""
+        """Collect messages until `flush`. No checkpoint is allowed in between."""
         self._corked = True
 
     @trio.lowlevel.enable_ki_protection

@@ -18,7 +18,7 @@ def keys() -> trioreq.KeyPair:
     return trioreq.KeyPair.generate()
 
 
-def test_what_is_saved_can_be_read_here_and_by_pyzmq(keys: trioreq.KeyPair, tmp_path: Path) -> None:
+def test_saved_keys_can_be_loaded_here_and_by_pyzmq(keys: trioreq.KeyPair, tmp_path: Path) -> None:
     public, secret = keys.save(tmp_path / "alice")
     assert (public.name, secret.name) == ("alice.key", "alice.key_secret")
     assert trioreq.KeyPair.load(secret) == keys
@@ -27,7 +27,7 @@ def test_what_is_saved_can_be_read_here_and_by_pyzmq(keys: trioreq.KeyPair, tmp_
     assert zmq.auth.load_certificate(public) == (keys.public.encode(), None)
 
 
-def test_what_pyzmq_saves_can_be_read(tmp_path: Path) -> None:
+def test_keys_saved_by_pyzmq_can_be_loaded(tmp_path: Path) -> None:
     public, secret = zmq.auth.create_certificates(tmp_path, "bob", {"name": "Bob"})
     Path(secret).chmod(0o600)
     assert trioreq.KeyPair.load(secret).public == trioreq.load_public_key(public)
@@ -108,7 +108,7 @@ def test_a_public_key_is_not_called_a_secret_one(keys: trioreq.KeyPair, tmp_path
         trioreq.KeyPair.load(public)
 
 
-def test_what_is_no_file_of_keys_is_refused(keys: trioreq.KeyPair, tmp_path: Path) -> None:
+def test_an_invalid_key_file_is_refused(keys: trioreq.KeyPair, tmp_path: Path) -> None:
     public, secret = keys.save(tmp_path / "alice")
     with pytest.raises(trioreq.KeyFileError, match="No such file"):
         trioreq.load_public_key(tmp_path / "nobody.key")
@@ -134,7 +134,7 @@ def test_a_secret_is_not_shown(keys: trioreq.KeyPair) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 39, "x" * 41, "~" * 40, "ä" * 40, "#" * 40])
-def test_what_is_no_key_is_refused_without_being_shown(bad: str) -> None:
+def test_an_invalid_key_is_refused_without_being_shown(bad: str) -> None:
     good = trioreq.KeyPair.generate()
     with pytest.raises(ValueError, match="40 characters") as refused:
         trioreq.CurveClient(bad)
@@ -180,7 +180,9 @@ def test_a_directory_that_has_not_changed_is_not_read_again(
     assert again[1] == {keys.public: "bob"}
 
 
-def test_what_cannot_be_read_keeps_nobody_else_out(keys: trioreq.KeyPair, tmp_path: Path) -> None:
+def test_an_unreadable_key_file_affects_no_other_client(
+    keys: trioreq.KeyPair, tmp_path: Path
+) -> None:
     keys.save(tmp_path / "alice")
     os.mkfifo(tmp_path / "pipe.key")
     (tmp_path / "link.key").symlink_to(tmp_path / "nothing")
@@ -191,7 +193,7 @@ def test_what_cannot_be_read_keeps_nobody_else_out(keys: trioreq.KeyPair, tmp_pa
     assert found[1] == {keys.public: "alice"}
 
 
-async def test_reloading_takes_in_what_has_changed(
+async def test_reloading_applies_changes(
     keys: trioreq.KeyPair, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys.save(tmp_path / "alice")

@@ -129,7 +129,7 @@ def test_a_first_look_may_come_while_a_ping_is_not_answered() -> None:
     assert not line.is_unheard_within(100)
 
 
-def test_who_is_stopped_and_goes_on_is_not_suspected() -> None:
+def test_a_client_that_stops_and_continues_is_not_suspected() -> None:
     line = Line()
     line.ask()
     assert not line.is_unheard_within(11, answering=False)

@@ -87,7 +87,7 @@ async def test_the_client_shows_its_keys(addr: str, tmp_path: Path) -> None:
         assert alice.secret not in out
 
 
-async def test_the_client_says_in_plain_words_why_it_is_not_let_in(tmp_path: Path) -> None:
+async def test_the_client_reports_why_it_is_refused(tmp_path: Path) -> None:
     server, alice, bob = (trioreq.KeyPair.generate() for _ in range(3))
     bob.save(tmp_path / "bob")
     alice.save(tmp_path / "alice")

@@ -33,7 +33,7 @@ async def later() -> str:
 
 
 async def refused(client: MemoryClient) -> bool:
-    with pytest.raises(trio.BrokenResourceError, match="the gate refused"):
+    with pytest.raises(trio.BrokenResourceError, match="the server refused"):
         await client.receive()
     return True
 
@@ -108,7 +108,7 @@ async def test_more_at_once_than_may_be_asked_about_are_put_off(
         assert net.server.statistics().refused == 1
 
 
-async def test_open_client_gets_no_reason_and_tries_again(autojump_clock: MockClock) -> None:
+async def test_open_client_raises_refused_and_tries_again(autojump_clock: MockClock) -> None:
     allowed = False
 
     async def admit(_: trioreq.Applicant) -> str | None:
@@ -116,7 +116,7 @@ async def test_open_client_gets_no_reason_and_tries_again(autojump_clock: MockCl
         return "alice" if allowed else None
 
     async with serving(whoami, admit=admit) as net, trioreq.open_client(net) as client:
-        with pytest.raises(trioreq.Refused, match="the gate refused"):
+        with pytest.raises(trioreq.Refused, match="the server refused"):
             await client.request(b"")
         allowed = True
         assert await client.request(b"") == b"alice"

@@ -234,7 +234,7 @@ async def test_only_clients_in_memory_can_be_cut(autojump_clock: MockClock) -> N
     multiplexer = Multiplexer(OnTheWire(), "", 1)  # type: ignore[arg-type]
     client = trioreq.Client(multiplexer, timeout=1, retries=0)
     async with serving(echo) as net:
-        with pytest.raises(TypeError, match="must be connected to a network in memory"):
+        with pytest.raises(TypeError, match="must be connected to a MemoryNetwork"):
             net.cut(client)
 
 

@@ -57,7 +57,7 @@ def prose(path: Path) -> Iterator[str]:
             yield token.string
 
 
-def tests() -> Iterator[str]:
+def names_of_tests() -> Iterator[str]:
     """The names of all tests."""
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -81,7 +81,7 @@ def test_the_words_are_found() -> None:
     assert not WORDS.search("there is no reply, the whole reply is no longer needed")
     assert NAMES.search("test_a_peer_sends_nothing_before_the_handshake_is_over")
     assert {path.name for path in FILES} >= {"server.py", "_cmessages.c", "pytest_trioreq.py"}
-    assert "test_the_words_are_found" in tests()
+    assert "test_the_words_are_found" in names_of_tests()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE.parent)))
@@ -91,4 +91,4 @@ def test_the_source_is_in_plain_words(path: Path) -> None:
 
 
 def test_names_of_tests_are_in_plain_words() -> None:
-    assert [name for name in tests() if NAMES.search(name)] == []
+    assert [name for name in names_of_tests() if NAMES.search(name)] == []

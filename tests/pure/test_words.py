@@ -6,7 +6,6 @@ docs/glossary.md, one for each thing, and not these.
 
 from __future__ import annotations
 
-import ast
 import io
 import re
 import tokenize
@@ -41,7 +40,7 @@ GIVEN_UP = r"""(?ix)
 WORDS = re.compile(GIVEN_UP)
 NAMES = re.compile(
     r"_(gone|who|whom|nobody|somebody|anybody|everybody|anew|let_in|lets_in|comes_in|thrown_out"
-    r"|throws|for_ever|tells?|told|turns|gate|(?<!there_)(is|are)_no|what_(is|has|was|a|the)"
+    r"|throws|for_ever|tells?|told|turns|gate|(?<!there_)(is|are)_no(?!_longer)|what_(is|has|was|a|the)"
     r"|people|holds_\w+_up|holds_up)(?=_|$)"
 )
 
@@ -60,9 +59,7 @@ def prose(path: Path) -> Iterator[str]:
 def names_of_tests() -> Iterator[str]:
     """The names of all tests."""
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                yield node.name
+        yield from re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
 
 
 def test_the_words_are_found() -> None:
@@ -79,7 +76,7 @@ def test_the_words_are_found() -> None:
     ]
     assert [text for text in found if not WORDS.search(text)] == []
     assert not WORDS.search("there is no reply, the whole reply is no longer needed")
-    assert NAMES.search("test_a_peer_sends_nothing_before_the_handshake_is_over")
+    assert NAMES.search("test_a_client_who_is_gone")
     assert {path.name for path in FILES} >= {"server.py", "_cmessages.c", "pytest_trioreq.py"}
     assert "test_the_words_are_found" in names_of_tests()
 

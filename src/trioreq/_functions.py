@@ -10,8 +10,14 @@ from typing import Any
 from ._checks import wrong
 
 
-def check_function(name: str, function: object, *parameters: str) -> None:
-    """Refuse what cannot be called with these parameters, or yields in place of returning.
+def check_function(name: str, function: object, *parameters: str, may_yield: bool = False) -> None:
+    """Refuse what cannot be called with these parameters.
+
+    Args:
+        name: What to call it.
+        function: What it is.
+        parameters: What it is called with, in words.
+        may_yield: Whether it may be a generator function, and need not return.
 
     Raises:
         TypeError: It is that.
@@ -19,7 +25,7 @@ def check_function(name: str, function: object, *parameters: str) -> None:
     expected = f"a function of {' and '.join(parameters) or 'no arguments'}"
     if not callable(function):
         raise wrong(name, expected, function)
-    if yields(function):
+    if not may_yield and yields(function):
         raise wrong(name, expected, function, "it yields, and must return")
     try:
         signature = inspect.signature(function, follow_wrapped=False)
@@ -32,8 +38,14 @@ def check_function(name: str, function: object, *parameters: str) -> None:
 
 
 def is_async(function: object) -> bool:
-    """Whether calling the function gives a coroutine, also behind a plain decorator."""
-    return any(inspect.iscoroutinefunction(layer) for layer in layers(function))
+    """Whether it is to be called in trio's loop.
+
+    Calling it gives a coroutine, also behind a plain decorator; or it is an async generator
+    function.
+    """
+    return any(inspect.iscoroutinefunction(layer) for layer in layers(function)) or (
+        yields(function) and any(inspect.isasyncgenfunction(layer) for layer in layers(function))
+    )
 
 
 def yields(function: object) -> bool:

@@ -27,8 +27,8 @@ class Statistics:
     """
 
     requests: int
-    """Requests read, also malformed or refused ones; a message that cancels a request is not one. A
-    pack counts as the requests that it holds."""
+    """Requests read, also malformed or refused ones; a message that cancels a request, or gives
+    credit, is not one. A pack counts as the requests that it holds."""
     replied: int
     """The handler returned a reply in time."""
     failed: int
@@ -46,7 +46,7 @@ class Statistics:
     overloaded: int
     """The client had `max_queued_per_client` requests waiting already."""
     malformed: int
-    """The message was not a request."""
+    """The message was not a request, or asked for one reply of a handler that makes streams."""
     shut_down: int
     """The server stopped first."""
     in_flight: int
@@ -59,6 +59,8 @@ class Statistics:
     """Connections now, also those that have sent nothing."""
     replies_sent: int
     """Replies, errors, and hellos that clients ask for, which were handed to connections."""
+    streamed: int
+    """Of all replies, those of streams. The end of a stream is not one."""
     replies_waiting: int
     """Messages that wait now for connections that accept no more, since their clients are slow to
     read. A pack counts as one."""

@@ -10,8 +10,9 @@ from support.serving import until
 from trioreq._protocol import envelope as wire
 from trioreq._protocol import packs
 from trioreq._protocol.envelope import Header
+from trioreq._protocol.hello import hello_body
 
-HELLO_BODY = packs.HELLO.pack(packs.MAX_SIZE)
+HELLO_BODY = hello_body(packs.MAX_SIZE)
 
 
 async def ask(

@@ -5,7 +5,8 @@ A request, as a ROUTER socket reads it behind the routing id, and its reply (RFC
     [envelope frames...] [empty] [body frames...]
 
 All up to the first empty frame comes back untouched; the body is ours to replace. A failure is
-a body of three frames: ``trioreq-error``, a code, and a text for people.
+a body of three frames: ``trioreq-error``, a code, and a text for people. A stream is any number of
+replies; to a client without a header its end is a body of one frame, ``trioreq-end``.
 
 A client that has many requests in flight, or deadlines, or wants to take a request back, adds a
 header as the last frame of its envelope. `docs/protocol.md` specifies it.
@@ -25,6 +26,7 @@ ErrorReply = Callable[[str, str], bytes | Sequence[bytes]]
 """Makes the body of an error reply of a code and a text."""
 
 ERROR_MARK: Final = b"trioreq-error"
+END_MARK: Final = b"trioreq-end"
 DELIMITER: Final = b""
 BARE_ENVELOPE: Final[Frames] = (DELIMITER,)
 """The envelope of a plain REQ client: nothing but the delimiter."""
@@ -38,7 +40,12 @@ SIZE: Final = 17
 MAGIC: Final = b"TRQ\x01"
 REQUEST: Final = 0
 CANCEL: Final = 1
+CREDIT: Final = 2
+STREAM: Final = 3
 OK: Final = 0
+MORE: Final = 16
+"""The status of a reply that is not the last of its stream."""
+END: Final = 17
 WANTS_HELLO: Final = 1 << 63
 """The correlation's top bit: the client asks whether the server speaks the header."""
 CORRELATION: Final = WANTS_HELLO - 1
@@ -52,8 +59,8 @@ class Header(NamedTuple):
     """What the last frame of an envelope says.
 
     Attributes:
-        kind: Of a request, `REQUEST` or `CANCEL`; of a reply its status, 0 for a reply that is
-            no error.
+        kind: Of a message to the server, `REQUEST`, `CANCEL`, `CREDIT` or `STREAM`; of a reply
+            its status, 0 for a reply that is no error.
         correlation: What names the request among those of its sender.
         left: Of a request, the milliseconds that it has left, 0 for no deadline; of a reply,
             `SPEAKS`.

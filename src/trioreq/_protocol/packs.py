@@ -29,21 +29,11 @@ MAX_MESSAGES: Final = 128
 """Messages in a pack."""
 MAX_SIZE: Final = 16 * 1024
 """Bytes in a pack."""
-HELLO: Final = struct.Struct("!I")
-"""What a hello says: the largest size of a pack."""
 
 
 def max_size(max_message_size: int) -> int:
     """How large a pack may be for who takes frames of this size."""
     return min(max_message_size, MAX_SIZE)
-
-
-def max_size_untrusted(body: Frames) -> int:
-    """The largest size that a hello tells; 0, no packs, if it tells none."""
-    if len(body) != 1 or len(body[0]) != HELLO.size:
-        return 0
-    told: int = HELLO.unpack(body[0])[0]
-    return min(told, MAX_SIZE)
 
 
 def pack(messages: Sequence[Frames], theirs: int, own: int) -> list[Frames]:

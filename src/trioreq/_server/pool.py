@@ -36,7 +36,7 @@ SELDOM: Final = 255  # batches without a spin, at most, after spins in vain
 
 Queue = SharedFairQueue[Client, PendingRequest]
 Done = tuple[PendingRequest, object, BaseException | None]
-"""A request, what its handler has returned, and what it has raised."""
+"""A request, what its handler has returned, or yielded, and what it has raised."""
 
 
 class Pool:
@@ -201,6 +201,11 @@ class Pool:
             if granted or self.closed:  # since it has looked
                 self._unpark()
             wake.acquire()
+
+    def hand_over(self, done: Done) -> None:
+        """Something is to be answered, and the function goes on (in its thread)."""
+        self.done.append(done)
+        self._tell()
 
     def _tell(self) -> None:
         """Wake the event loop if it sleeps or spins."""

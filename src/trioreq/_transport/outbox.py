@@ -27,15 +27,18 @@ class Unsent:
         since: When it last accepted one, or when the first was kept, by trio's clock.
         acked: Bytes that the client's system had acknowledged when that was looked up, since then.
         overflowed: Whether one was dropped because there were too many: the connection is closed.
+        waiting: Called when nothing is kept any more. They wake the streams of the connection: what
+            a stream waits for, its client's credit and this, are of two layers.
     """
 
-    __slots__ = ("acked", "messages", "overflowed", "since")
+    __slots__ = ("acked", "messages", "overflowed", "since", "waiting")
 
     def __init__(self, now: float) -> None:
         self.messages: deque[Frames] = deque()
         self.since = now
         self.acked: int | None = None
         self.overflowed = False
+        self.waiting: dict[Callable[[], object], None] = {}
 
 
 class Outbox:
@@ -169,6 +172,8 @@ class Outbox:
         if unsent is not None:
             self.dropped += sum(map(packs.messages_in, unsent.messages))
             self.has_unsent.value = bool(self.unsent)
+            for wake in unsent.waiting:
+                wake()
 
     def close(self) -> None:
         """Send what was kept for the last time: from now on nothing is."""

@@ -37,7 +37,7 @@ async def collect(
     async with client.stream(body, **options) as stream:
         try:
             async for reply in stream:
-                replies.append(reply)
+                replies.append(reply)  # noqa: PERF401  # those before the error count
         except Exception as error:  # noqa: BLE001  # it is what is tested
             return replies, error
     return replies, None
@@ -175,7 +175,7 @@ async def test_the_error_of_a_req_has_the_format_of_error_reply(net: Net) -> Non
 @both
 async def test_processes_make_no_streams(net: Net, kind: Any) -> None:
     handler = plain_in_a_module if kind is ThreadStreamer else in_a_module
-    with pytest.raises(TypeError, match="handler must be .* with ProcessWorkers, got"):
+    with pytest.raises(TypeError, match=r"handler must be .* with ProcessWorkers, got"):
         await net.serve(handler, workers=trioreq.ProcessWorkers(1))
 
 
@@ -267,9 +267,7 @@ async def test_leaving_the_block_cancels_the_stream(net: Net, kind: Any) -> None
         await streamer.log.wait("ended")
         assert streamer.log.entries == ["started", "cancelled: cancelled", "ended"]
         assert (client.statistics().cancelled, client.statistics().in_flight) == (1, 0)
-        with pytest.raises(StopAsyncIteration):
-            while True:
-                await anext(stream)
+        assert [reply async for reply in stream] in ([], [b"1"])
     assert outcomes(server) == {"cancelled_by_client": 1}
 
 
@@ -402,7 +400,7 @@ async def test_the_deadline_of_the_scopes_around_the_call_goes_with_it(net: Net)
 
 async def test_idle_timeout_is_the_time_that_the_consumer_waits(net: Net) -> None:
     async def handler(_: trioreq.Request) -> AsyncIterator[bytes]:
-        for _ in range(3):
+        for _pause in range(3):
             await trio.sleep(net.brief / 4)
             yield b""
         await trio.sleep_forever()
@@ -449,13 +447,16 @@ async def test_a_shutdown_ends_streams_with_an_error(net: Net, kind: Any) -> Non
 async def test_a_drain_lets_a_stream_end(net: Net, kind: Any) -> None:
     streamer = kind()
     server = await net.serve(streamer)
-    async with net.open_client() as client, trio.open_nursery() as nursery:
-        async with client.stream(b"wait 1") as stream:
-            assert await anext(stream) == b"0"
-            nursery.start_soon(server.drain, math.inf)
-            await settle(net)
-            streamer.release.set()
-            assert [reply async for reply in stream] == []
+    async with (
+        net.open_client() as client,
+        trio.open_nursery() as nursery,
+        client.stream(b"wait 1") as stream,
+    ):
+        assert await anext(stream) == b"0"
+        nursery.start_soon(server.drain, math.inf)
+        await settle(net)
+        streamer.release.set()
+        assert [reply async for reply in stream] == []
     assert outcomes(server) == {"replied": 1}
 
 

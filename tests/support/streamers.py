@@ -16,9 +16,10 @@ from .handlers import Log
 class Streamer:
     """An async generator that does what the request's body says.
 
-    First it yields as many replies as the second word says, ``0``, ``1`` and so on, or of so many
-    bytes as the third says. Then the first word tells. ``end``: it returns. ``wait``: it waits until
-    `release` is set, or it is cancelled. ``fail`` and ``refuse``: it raises.
+    First it yields as many replies as the second word says: ``0``, ``1`` and so on, or replies of
+    as many bytes as the third word says. Then it does what the first word says. ``end``: it
+    returns. ``wait``: it waits until `release` is set, or it is cancelled. ``fail`` and ``refuse``:
+    it raises.
 
     Attributes:
         log: What it has done: ``started``, ``cancelled: REASON`` and ``ended``.

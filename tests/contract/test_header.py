@@ -134,7 +134,7 @@ async def test_a_correlation_in_use_and_an_unknown_kind_are_malformed(net: Net) 
     await ask(client, 1, b"echo")
     header, body = await hear(client)
     assert (header.kind, header.correlation, body[1]) == (4, 1, b"malformed")
-    await ask(client, 2, b"echo", kind=2)
+    await ask(client, 2, b"echo", kind=4)
     header, body = await hear(client)
     assert (header.kind, header.correlation, body[1]) == (4, 2, b"malformed")
     for correlation in (0, wire.WANTS_HELLO):  # its reply could be taken for a hello

@@ -61,7 +61,7 @@ class Stream(PendingStream, Generic[Reply]):
 
     async def begin(self) -> None:
         """Send the request, as soon as there is a connection; errors as in `Client.stream`."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         with trio.move_on_at(self.deadline):
             while not (correlation := self._multiplexer.send(self, wire.STREAM)):
                 state = await self._multiplexer.wait_connected()

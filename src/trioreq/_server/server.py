@@ -111,8 +111,10 @@ class Server:
             streams=streams,
         )
         self._reader = Reader(self._router, self._requests, rules, handler_name)
+        self._streams: Streams | None = None
         if streams and is_async(handler):
-            handler = Streams(handler, self._requests, self._router.outbox).run  # type: ignore[assignment]  # all requests are streams
+            self._streams = Streams(handler, self._requests, self._router.outbox)
+            handler = self._streams.run  # type: ignore[assignment]  # all requests are streams
         self._workers = workers(
             handler,
             self._reader,
@@ -218,6 +220,8 @@ class Server:
             self._start_task("allow-list", self._rules.allow.watch, self._evict_revoked)
         if self._guard is not None:
             self._start_task("message guard", self._guard.run)
+        if self._streams is not None:
+            self._start_task("passes", self._streams.time_passes)
         if self._watchdog is not None:
             self._start_task("watchdog", self._watchdog.run)
 

@@ -12,8 +12,9 @@ goes out together if the client accepts packs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import trio
 
@@ -30,6 +31,9 @@ EACH: Final = 64
 """Bytes that a reply counts as, beside its content."""
 BURST_TIME: Final = 0.001
 """Seconds after which a burst ends: so long may its first reply wait for the others."""
+PASS_TIME: Final = 0.005
+"""Seconds that all bursts in one pass of the event loop may take. After that each sends one reply,
+so that many streams do not hold up other requests."""
 UNSENT: Final = 4
 """Messages that a burst may leave in the outbox, beside what waits there by `send_queue`."""
 
@@ -52,6 +56,14 @@ class Streams:
         self._requests = requests
         self._outbox = outbox
         self._clock = trio.lowlevel.current_clock().current_time
+        self._pass_end = -math.inf
+        self._timer = trio.lowlevel.ParkingLot()  # where it waits in a pass that has an end
+
+    async def time_passes(self) -> NoReturn:
+        """Note when a pass of the event loop is over, until cancelled."""
+        while True:
+            self._pass_end = math.inf  # the next burst sets it
+            await self._timer.park()
 
     async def run(self, request: StreamRequest) -> None:
         """Run a stream to its end, in the task of its request."""
@@ -104,4 +116,8 @@ class Streams:
         max_pack_size = request.owner.connection.max_pack_size
         if max_pack_size:
             self._outbox.cork()
-        return max_pack_size or BURST, self._clock() + BURST_TIME
+        now = self._clock()
+        if self._pass_end == math.inf:
+            self._pass_end = now + PASS_TIME
+            self._timer.unpark()  # it runs in the next pass
+        return max_pack_size or BURST, min(now + BURST_TIME, self._pass_end)

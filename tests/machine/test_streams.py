@@ -479,8 +479,10 @@ class Machine(RuleBasedStateMachine):
                 if stream.closed and not stream.taken_back:
                     assert stream.ended, f"stream {stream.number} has no end"
         handed_over = sum(stream.handed_over for stream in self.streams)
-        assert handed_over <= stats.streamed <= handed_over + stats.replies_waiting + (
-            stats.replies_dropped
+        assert (
+            handed_over
+            <= stats.streamed
+            <= handed_over + stats.replies_waiting + (stats.replies_dropped)
         )
 
 

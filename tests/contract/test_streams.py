@@ -251,7 +251,7 @@ async def test_a_dealer_that_reads_slowly_holds_up_the_generator_and_is_not_evic
         assert len((await client.receive())[0]) == 10000
     assert await client.receive() == END
     stats = server.statistics()
-    assert (stats.streamed, stats.replies_dropped, stats.thrown_out) == (3000, 0, 0)
+    assert (stats.streamed, stats.replies_dropped, stats.evicted) == (3000, 0, 0)
 
 
 # The end of a stream before its own.

@@ -269,7 +269,7 @@ class Machine(RuleBasedStateMachine):
         stream = self.streams[int(request.body) - 1]
         if stream.started:
             self.fault(f"stream {stream.number} was started twice")
-        if stream.guest.client.connection in self.net.seen_gone:
+        if stream.guest.client.connection in self.net.seen_disconnected:
             self.fault(f"G3: stream {stream.number} was started for one seen gone")
         stream.started = True
         return stream
@@ -464,7 +464,7 @@ class Machine(RuleBasedStateMachine):
         assert stats.in_flight == len(in_flight)
         for stream in open_now:
             name = f"stream {stream.number}"
-            dead = stream.guest.client.connection in self.net.seen_gone
+            dead = stream.guest.client.connection in self.net.seen_disconnected
             sleeps = self.plain and stream.pace == "sleep" and not stream.at_yield
             sleeps = sleeps or (self.plain and stream.end in ("wait", "swallow"))
             if dead or stream.taken_back:

@@ -194,8 +194,8 @@ class Machine(RuleBasedStateMachine):
             self.fault(f"G2: {name} was answered at another connection")
         header = wire.header_untrusted(envelope)
         error = wire.error_untrusted(body)
-        # An error of the batch in which the cancel was read is sent after that.
-        if stream.taken_back and (error is None or error[0] != "overloaded"):
+        # A stream that is refused in the batch in which its cancel is read has its error after that.
+        if stream.taken_back and (error is None or stream.started):
             self.fault(f"G7: {name} was answered, and was cancelled")
         if stream.ended:
             self.fault(f"{name} had {body!r} after its end by {stream.ended}")

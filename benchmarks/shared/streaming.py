@@ -28,7 +28,7 @@ REPLY = bytes(64)
 ENDLESS = b"1000000000"
 IN_FLIGHT = 256
 CALL = 10_000  # requests of a `request_many`
-PAUSE = 0.3  # seconds in which a crowd's streams begin, or end
+PAUSE = 0.3  # seconds in which a crowd's streams begin, or end, at most
 
 
 async def generator(request: trioreq.Request) -> AsyncIterator[bytes]:
@@ -172,7 +172,8 @@ def crowd(port: int, streams: int, seconds: float) -> dict[str, float]:
         ):
             for _ in range(streams):
                 nursery.start_soon(take, stack, reads)
-            await trio.sleep(PAUSE)
+            pause = min(PAUSE, seconds)
+            await trio.sleep(pause)
             alone, beside = [], []
             memory = resident_memory()
             for _ in range(3):
@@ -180,10 +181,10 @@ def crowd(port: int, streams: int, seconds: float) -> dict[str, float]:
                 async with AsyncExitStack() as unread:
                     for _ in range(streams):
                         await unread.enter_async_context(reads_not.stream(ENDLESS))
-                    await trio.sleep(PAUSE)
+                    await trio.sleep(pause)
                     beside.append(await measure())
                     grown = resident_memory() - memory
-                await trio.sleep(PAUSE)
+                await trio.sleep(pause)
             nursery.cancel_scope.cancel()
         return {
             "alone": statistics.median(alone),

@@ -1,8 +1,8 @@
-"""Plain generators as handlers, in worker threads: the thread waits at each `yield` for its turn.
+"""Plain generators as handlers, in worker threads: the thread waits at each `yield`.
 
-The thread hands each reply over to the event loop, as it does the result of a function, and gets
-its turn back when the reply is sent. All else is decided in the event loop: how far the client lets
-the stream run ahead, and whether it has ended.
+The thread passes each reply to the event loop, like the result of a function, and waits for a
+permit, which the event loop grants when the reply is sent. The event loop alone decides when that
+is: by the client's credit, the outbox, and whether the request has ended.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from .pending_request import PendingRequest
 Replies = Generator[object, None, object]
 
 
-class Turn(Protocol):
-    """What a thread waits for, once."""
+class Permit(Protocol):
+    """Allows a thread to continue, once."""
 
     def wait(self) -> None:
-        """Wait for it, in the thread."""
+        """Wait until it is granted (in the thread)."""
 
-    def give(self) -> None:
-        """Let the thread go on (in the event loop)."""
+    def grant(self) -> None:
+        """Let the thread continue (in the event loop)."""
 
 
-class ThreadTurn:
-    """The turn of a thread; a `Turn`."""
+class ThreadPermit:
+    """The permit of a thread; a `Permit`."""
 
     __slots__ = ("_lock",)
 
@@ -40,11 +40,11 @@ class ThreadTurn:
         self._lock.acquire()
 
     def wait(self) -> None:
-        """As in `Turn`."""
+        """As in `Permit`."""
         self._lock.acquire()
 
-    def give(self) -> None:
-        """As in `Turn`."""
+    def grant(self) -> None:
+        """As in `Permit`."""
         self._lock.release()
 
 
@@ -54,11 +54,11 @@ class Part:
 
     Attributes:
         body: Its frames; None for the end of the stream.
-        turn: What its thread waits for.
+        permit: Granted when it is sent.
     """
 
     body: Frames | None
-    turn: Turn
+    permit: Permit
 
 
 def run_generator(

@@ -32,7 +32,7 @@ from .pool import Pool, Worker
 from .reader import Reader
 from .requests import Requests
 from .switch_interval import short_switch_interval
-from .thread_streams import Part, ThreadTurn, Turn, run_generator
+from .thread_streams import Part, Permit, ThreadPermit, run_generator
 
 FIRST: Final = 64 * 1024  # bytes of the first batch after a wait: some thirty messages
 RETRY: Final = 1.0  # seconds between two attempts to start a thread
@@ -169,8 +169,8 @@ class ThreadPool:
 
     # Streams.
 
-    def _new_turn(self) -> Turn:
-        return ThreadTurn()
+    def _new_permit(self) -> Permit:
+        return ThreadPermit()
 
     def _send(self, request: PendingRequest, body: Frames | None) -> None:
         """Send a reply of a stream, or its end, and wait until that is done (in a thread).
@@ -179,9 +179,9 @@ class ThreadPool:
             RequestCancelled: The request has ended.
         """
         request.check_cancelled()
-        part = Part(body, self._new_turn())
+        part = Part(body, self._new_permit())
         self._pool.hand_over((request, part, None))
-        part.turn.wait()
+        part.permit.wait()
         request.check_cancelled()
 
     def _take_part(self, request: StreamRequest, part: Part) -> None:
@@ -203,7 +203,7 @@ class ThreadPool:
             self._requests.end_stream(request)
         else:
             self._requests.send_part(request, part.body)
-        part.turn.give()
+        part.permit.grant()
 
     def _spawn(self) -> None:
         for worker in self._pool.spawn():

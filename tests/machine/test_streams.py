@@ -194,7 +194,7 @@ class Machine(RuleBasedStateMachine):
             self.fault(f"G2: {name} was answered at another connection")
         header = wire.header_untrusted(envelope)
         error = wire.error_untrusted(body)
-        # A stream that is refused in the batch of its cancel has its error after the cancel is read.
+        # A stream that is refused in the batch of its cancel has its error after that.
         if stream.taken_back and (error is None or stream.started):
             self.fault(f"G7: {name} was answered, and was cancelled")
         if stream.ended:

@@ -21,6 +21,7 @@ COMMANDS = {
     "costs": "speed",
     "cancel_latency": "speed",
     "client_cancel": "speed",
+    "streams": "speed",
     "scale": "experiments",
     "memory": "experiments",
     "attribution": "experiments",

@@ -100,7 +100,7 @@ def try_input(data: bytes) -> None:
     outbox: Any = Outbox()
     counts = Counts()
     queue: FairQueue[Client, PendingRequest] = FairQueue(2, 3)
-    requests = Requests(Options(), queue, outbox, 1000, (counts,))
+    requests = Requests(Options(), queue, outbox, 1000, (counts,), streams=False)
     client = Client(Connection(1, 10), PEER, "handler")
     read = runnable = 0
     for message in messages_of(data):

@@ -33,6 +33,7 @@ class Code(StrEnum):
     OVERLOADED = "overloaded"
     MALFORMED = "malformed"
     SHUTTING_DOWN = "shutting-down"
+    STREAMING = "streaming"
 
 
 class CancelReason(StrEnum):

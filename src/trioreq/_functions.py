@@ -10,8 +10,14 @@ from typing import Any
 from ._checks import wrong
 
 
-def check_function(name: str, function: object, *parameters: str) -> None:
-    """Check that an object is a function of these parameters, and not a generator function.
+def check_function(name: str, function: object, *parameters: str, may_yield: bool = False) -> None:
+    """Check that an object is a function of these parameters.
+
+    Args:
+        name: Its name in the error.
+        function: The object.
+        parameters: Descriptions of its parameters.
+        may_yield: Whether it may be a generator function.
 
     Raises:
         TypeError: It is not.
@@ -19,7 +25,7 @@ def check_function(name: str, function: object, *parameters: str) -> None:
     expected = f"a function of {' and '.join(parameters) or 'no arguments'}"
     if not callable(function):
         raise wrong(name, expected, function)
-    if yields(function):
+    if not may_yield and yields(function):
         raise wrong(name, expected, function, "it yields, and must return")
     try:
         signature = inspect.signature(function, follow_wrapped=False)
@@ -32,8 +38,13 @@ def check_function(name: str, function: object, *parameters: str) -> None:
 
 
 def is_async(function: object) -> bool:
-    """Whether a function is async, also behind a plain decorator."""
-    return any(inspect.iscoroutinefunction(layer) for layer in layers(function))
+    """Whether a function is called in the event loop.
+
+    It is async, also behind a plain decorator, or it is an async generator function.
+    """
+    return any(inspect.iscoroutinefunction(layer) for layer in layers(function)) or (
+        yields(function) and any(inspect.isasyncgenfunction(layer) for layer in layers(function))
+    )
 
 
 def yields(function: object) -> bool:

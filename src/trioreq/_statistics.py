@@ -27,8 +27,8 @@ class Statistics:
     """
 
     requests: int
-    """Requests read, including malformed and refused ones, and each request of a pack; a message
-    that cancels a request does not count."""
+    """Requests read, including malformed and refused ones, and each request of a pack. A message
+    that cancels a request or gives credit does not count."""
     replied: int
     """The handler returned a reply in time."""
     failed: int
@@ -46,7 +46,7 @@ class Statistics:
     overloaded: int
     """The client had `max_queued_per_client` queued requests already."""
     malformed: int
-    """The message was not a request."""
+    """The message was not a request, or asked for one reply of a handler that makes streams."""
     shut_down: int
     """The server shut down first."""
     in_flight: int
@@ -59,6 +59,8 @@ class Statistics:
     """Open connections now, including those that have sent nothing."""
     replies_sent: int
     """Replies, errors and hellos that were handed to libzmq for their connections."""
+    streamed: int
+    """Of all replies, those of streams. The end of a stream does not count."""
     replies_waiting: int
     """Messages that wait for slow clients, now. A pack counts as one."""
     replies_dropped: int

@@ -9,10 +9,11 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 from ._checks import check_count, check_duration, check_instance, check_limit, shown, wrong
-from ._functions import check_function, is_async
+from ._functions import check_function, is_async, yields
 
 DEF: Final = "define it with def at the top of a module, or use threads: workers=40"
 ASYNC: Final = "an async function runs in the event loop: leave workers out"
+YIELDS: Final = "it yields a stream of replies, which threads can send: use workers=40"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ def pickled(handler: Callable[..., object], workers: ProcessWorkers) -> bytes:
     """
     if is_async(handler):
         raise wrong("handler", "a plain function with ProcessWorkers", handler, ASYNC)
+    if yields(handler):
+        raise wrong("handler", "a function that returns with ProcessWorkers", handler, YIELDS)
     for name, function in (("handler", handler), ("initializer", workers.initializer)):
         try:
             pickle.dumps(function)

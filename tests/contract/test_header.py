@@ -10,8 +10,9 @@ from support.serving import until
 from trioreq._protocol import envelope as wire
 from trioreq._protocol import packs
 from trioreq._protocol.envelope import Header
+from trioreq._protocol.hello import hello_body
 
-HELLO_BODY = packs.HELLO.pack(packs.MAX_SIZE)
+HELLO_BODY = hello_body(packs.MAX_SIZE)
 
 
 async def ask(
@@ -133,7 +134,7 @@ async def test_a_correlation_in_use_and_an_unknown_kind_are_malformed(net: Net) 
     await ask(client, 1, b"echo")
     header, body = await hear(client)
     assert (header.kind, header.correlation, body[1]) == (4, 1, b"malformed")
-    await ask(client, 2, b"echo", kind=2)
+    await ask(client, 2, b"echo", kind=4)
     header, body = await hear(client)
     assert (header.kind, header.correlation, body[1]) == (4, 2, b"malformed")
     for correlation in (0, wire.WANTS_HELLO):  # its reply could be taken for a hello

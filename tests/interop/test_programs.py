@@ -18,6 +18,7 @@ import trioreq
 from trioreq._protocol import envelope as wire
 from trioreq._protocol import packs
 from trioreq._protocol.envelope import Header
+from trioreq._protocol.hello import hello_body
 
 HEARTBEAT = 3.0  # seconds; a Java machine that warms up must be able to answer in half of it
 SLACK = 0.5  # seconds, for a machine that is busy
@@ -79,7 +80,7 @@ async def test_program_with_the_header(program: Program) -> None:
         assert await program.request(asked, b"", b"wait one") == [
             hello,
             b"",
-            packs.HELLO.pack(packs.MAX_SIZE),
+            hello_body(packs.MAX_SIZE),
         ]
         await worker.log.wait("started wait one")
         await program.send(Header(wire.CANCEL, 1).pack(), b"", b"")

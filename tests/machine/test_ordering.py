@@ -152,8 +152,8 @@ class World:
         """The monitor tells of it, and the gate is asked: at once, or as a step of its own."""
         gate = self.sockets.raw_zap
         if self._asks_later:
-            ask = gate.ask
-            gate.__dict__["ask"] = lambda *question: self.unasked.update(
+            ask = gate.request
+            gate.__dict__["request"] = lambda *question: self.unasked.update(
                 {connection: partial(ask, *question)}
             )
             self.sockets.accept(connection)

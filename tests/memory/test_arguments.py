@@ -97,7 +97,7 @@ DURATION = {"zero", "int", "float"}
 SEQUENCES = {"list", "list of str", "list of bytes", "tuple", "empty tuple", "tuple of bytes"}
 PATHS = TEXT | {"path"}
 MAPPINGS = {"dict", "empty dict"}  # what is in them has tests of its own
-FUNCTIONS = {"function", "async function", "class"}
+FUNCTIONS = {"function", "async function", "class", "generator function"}
 
 
 @dataclass
@@ -173,6 +173,24 @@ ROWS: dict[str, Row] = {
     ),
     "Client.request_multipart.timeout": (
         lambda at, value: at.client.request_multipart([b""], timeout=value),
+        SECONDS,
+    ),
+    "Client.stream.body": (lambda at, value: at.client.stream(value), FRAMES),
+    "Client.stream.timeout": (lambda at, value: at.client.stream(b"", timeout=value), SECONDS),
+    "Client.stream.idle_timeout": (
+        lambda at, value: at.client.stream(b"", idle_timeout=value),
+        SECONDS,
+    ),
+    "Client.stream_multipart.frames": (
+        lambda at, value: at.client.stream_multipart(value),
+        {"list of bytes", "tuple of bytes"},
+    ),
+    "Client.stream_multipart.timeout": (
+        lambda at, value: at.client.stream_multipart([b""], timeout=value),
+        SECONDS,
+    ),
+    "Client.stream_multipart.idle_timeout": (
+        lambda at, value: at.client.stream_multipart([b""], idle_timeout=value),
         SECONDS,
     ),
     "Client.request_many.bodies": (
@@ -425,6 +443,7 @@ HINTS: list[tuple[str, Any, str]] = [
     ("Client.request_multipart.frames", b"bytes", "for one frame use request"),
     ("Client.request_multipart.frames", [b"", "text"], r"frames\[1\] must be bytes, got 'text'"),
     ("Client.request_many.bodies", "text", "for one use request"),
+    ("Client.stream_multipart.frames", b"bytes", "for one frame use"),
     ("ReplyError.code", 404, "such as 'not-found', got 404"),
     ("ReplyError.text", LookupError("x"), r"use str\(\) for an exception"),
     ("CurveServer.allow", ["key"], r"got \['key'\]: write \{key: 'user id'\}"),

@@ -243,8 +243,8 @@ def test_ctrl_c_does_not_come_between_a_request_and_the_wait_for_its_reply(many:
             line.connect()
             send = line.multiplexer.send
 
-            def interrupted(request: PendingRequest) -> int:
-                correlation = send(request)
+            def interrupted(request: PendingRequest, kind: int = wire.REQUEST) -> int:
+                correlation = send(request, kind)
                 signal.raise_signal(signal.SIGINT)
                 return correlation
 

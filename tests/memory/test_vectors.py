@@ -6,6 +6,7 @@ An autojump clock: what the server does is all done before the next step is take
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +35,43 @@ async def handler(request: trioreq.Request) -> list[bytes]:
     return list(request.frames)
 
 
+async def streaming_handler(request: trioreq.Request) -> AsyncIterator[bytes]:
+    """What it says of the handler that makes streams."""
+    for frame in request.frames[1:]:
+        yield frame
+    match request.body:
+        case b"wait":
+            await trio.sleep_forever()
+        case b"refuse":
+            raise trioreq.ReplyError("not-found", "there is none")
+        case b"fail":
+            raise LookupError
+        case b"fill":
+            for _ in range(256):
+                yield b""
+
+
+def hex_of(word: Any) -> Any:
+    """What stands for a frame; None for any."""
+    return word["repeat"] * word["times"] if isinstance(word, dict) else word
+
+
 @pytest.mark.parametrize("vector", VECTORS["conversations"], ids=lambda vector: vector["name"])
 async def test_a_conversation(vector: dict[str, Any], autojump_clock: MockClock) -> None:
-    async with serving(handler, timeout=CEILING) as net:
+    streams = vector.get("streams", False)
+    async with serving(streaming_handler if streams else handler, timeout=CEILING) as net:
         client = net.connect(socket_type=vector["socket"])
         heard = 0
-        for step in vector["steps"]:
+        steps = [step for step in vector["steps"] for _ in range(step.get("times", 1))]
+        for step in steps:
             if "send" in step:
-                client.send_raw(*(bytes.fromhex(word) for word in step["send"]))
+                client.send_raw(*(bytes.fromhex(hex_of(word)) for word in step["send"]))
                 await wait_all_tasks_blocked()
                 continue
             frames, expected = await client.receive_raw(), step["receive"]
             heard += 1
             assert len(frames) == len(expected)
             for frame, word in zip(frames, expected, strict=True):
-                assert word in (None, frame.hex())
+                assert hex_of(word) in (None, frame.hex())
         await wait_all_tasks_blocked()
         assert len(net.sent_to(client)) == heard

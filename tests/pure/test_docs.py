@@ -35,6 +35,7 @@ PAGES = [  # whose programs are servers, with the clients that follow them
     "docs/index.md",
     "docs/guide.md",
     "docs/handlers.md",
+    "docs/streaming.md",
     "docs/crashed-client.md",
     "docs/protocol.md",
     "docs/design.md",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -82,21 +81,6 @@ def test_a_pack_of_too_many_is_none() -> None:
     for number, right in ((most, True), (most + 1, False)):
         frame = packs.HEAD.pack(packs.MAGIC, OWN, number) + entry * number
         assert (packs.unpack_untrusted(frame) is not None) == right
-
-
-@pytest.mark.parametrize(
-    ("body", "size"),
-    [
-        ((b"",), 0),
-        ((), 0),
-        ((b"\0\0\0\x07",), 7),
-        ((b"\0\0\0\x07", b""), 0),
-        ((b"\0\0\x07",), 0),
-        ((b"\xff\xff\xff\xff",), packs.MAX_SIZE),
-    ],
-)
-def test_the_size_of_packs_in_a_hello(body: Frames, size: int) -> None:
-    assert packs.max_size_untrusted(body) == size
 
 
 def test_a_receiver_of_small_frames_gets_smaller_packs() -> None:

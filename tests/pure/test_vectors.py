@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from trioreq._errors import Code
 from trioreq._protocol import envelope as wire
 from trioreq._protocol import packs
+from trioreq._protocol.credit import CREDIT, Credit
 from trioreq._protocol.endings import status_of
 from trioreq._protocol.envelope import Frames, Header
+from trioreq._protocol.hello import unpack_untrusted
 
 VECTORS = json.loads((Path(__file__).parents[2] / "docs/protocol-vectors.json").read_text())
 
@@ -48,6 +50,8 @@ def test_the_sections() -> None:
         "left",
         "messages",
         "answers",
+        "credits",
+        "hellos",
         "packs",
         "not_packs",
         "conversations",
@@ -83,6 +87,22 @@ def test_a_pack(vector: dict[str, Any]) -> None:
 @each("not_packs")
 def test_invalid_packs_are_not_packs(vector: dict[str, Any]) -> None:
     assert packs.unpack_untrusted(bytes.fromhex(vector["frame"])) is None
+
+
+@each("credits")
+def test_credit(vector: dict[str, Any]) -> None:
+    frame = bytes.fromhex(vector["frame"])
+    assert CREDIT.pack(vector["replies"], vector["bytes"]) == frame
+    credit, before = Credit(limited=True), Credit(limited=True)
+    assert credit.add_untrusted((frame,))
+    assert credit.replies - before.replies == vector["replies"]
+    assert credit.bytes - before.bytes == vector["bytes"]
+
+
+@each("hellos")
+def test_a_hello(vector: dict[str, Any]) -> None:
+    body = (bytes.fromhex(vector["frame"]),)
+    assert unpack_untrusted(body) == (vector["max_pack_size"], vector["capabilities"])
 
 
 @each("left")

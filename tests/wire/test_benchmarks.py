@@ -30,6 +30,7 @@ COMMANDS = {
     "client": "--rounds 1 --seconds 0.1 --only 'open_client to trioreq'",
     "cancel_latency": "--kills 1",
     "client_cancel": "--times 2",
+    "streams": "--rounds 1 --seconds 0.1 --streams 10",
     "dying": "--rounds 1 --clients 20",
     "workers": "--kills 1 --mixed 1 --others 20 --rounds 1 --seconds 0.1",
     "rpc": "--rounds 1 --calls 5 --seconds 0.1 --work 0.2",
@@ -43,7 +44,7 @@ SERVERS = {
     "plain-sleep": {"proxy", "naive trio"},
     "plain-compute": {"proxy", "naive trio"},
 }  # by handler, beside trioreq
-PYTHON_ONLY = {"throughput", "client_cancel", "rpc", "workers"}  # these need no compiler
+PYTHON_ONLY = {"throughput", "client_cancel", "streams", "rpc", "workers"}  # these need no compiler
 
 
 def run(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -21,6 +21,7 @@ import trio
 import zmq
 from support.handlers import Worker
 from support.serving import serving, until
+from support.streamers import Streamer
 
 import trioreq
 
@@ -193,6 +194,9 @@ async def test_each_failure_has_its_code(tmp_path: Path) -> None:
             (["--timeout", "0", endpoint, "x"], 2, "0<x"),
             (["--interval", "nan", endpoint, "x"], 2, "nan is not a number of seconds"),
             (["--hex", "--json", endpoint, "x"], 2, "choose one"),
+            (["--stream", "--repeat", "2", endpoint, "x"], 2, "choose one"),
+            (["--stream", "--retries", "2", endpoint, "x"], 2, "leave --retries out"),
+            (["--stream", "--timeout", "0.1", endpoint, "wait"], 3, "sent no reply for 0.1 s"),
             (["--file", "/no/such/file", endpoint], 2, "does not exist"),
             (["--file", __file__, endpoint, "x"], 2, "no BODY beside it"),
             (["--timeout", "0.1", endpoint, "wait"], 3, "has not answered within 0.1 s"),
@@ -300,6 +304,35 @@ async def test_ctrl_c_in_a_repeat_shows_the_summary() -> None:
         assert "1 requests, 1 replies, 0% lost" in shown
         assert "Traceback" not in shown
         assert code == 130
+
+
+async def test_a_stream_is_printed_as_it_comes_and_ctrl_c_cancels_it() -> None:
+    streamer = Streamer()
+    async with serving(streamer) as server:
+        shown, code = await on_terminal(
+            "--stream", server.endpoints[0], "wait 3", keys="c", when="0\r\n1\r\n2\r\n"
+        )
+        assert (shown, code) == ("0\r\n1\r\n2\r\n^C", 130)
+        await streamer.log.wait("ended")
+        reasons = [entry for entry in streamer.log.entries if entry.startswith("cancelled")]
+        assert reasons in (["cancelled: cancelled"], ["cancelled: disconnected"])
+
+
+async def test_a_stream_ends_with_its_end_or_an_error() -> None:
+    async with serving(Streamer()) as server:
+        endpoint = server.endpoints[0]
+        done = await run("--stream", endpoint, "end 12")
+        assert (done.stdout, done.stderr, done.returncode) == (b"01234567891011", b"", 0)
+        done = await run("--stream", "--multipart", endpoint, "end 2")
+        assert (done.stdout, done.returncode) == (b"0\n1\n", 0)
+        done = await run("--stream", endpoint, "end 0")
+        assert (done.stdout, done.stderr, done.returncode) == (b"", b"", 0)
+        done = await run("--stream", endpoint, "refuse 2")
+        assert (done.stdout, done.returncode) == (b"01", 1)
+        assert b"not-found: no more" in done.stderr
+        done = await run(endpoint, "end 2")
+        assert done.returncode == 1
+        assert b"trioreq-client --stream" in done.stderr
 
 
 async def test_verbose_shows_the_times() -> None:

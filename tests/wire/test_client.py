@@ -32,6 +32,7 @@ from trioreq._client.states import Connected
 from trioreq._protocol import envelope as wire
 from trioreq._protocol import packs
 from trioreq._protocol.envelope import Frames, Header
+from trioreq._protocol.hello import hello_body
 from trioreq._transport.dealer import Dealer
 from trioreq._transport.dealer_sockets import NEVER, DealerSockets
 from trioreq._transport.line import (
@@ -365,7 +366,7 @@ async def test_a_server_that_takes_packs_is_sent_them_and_its_own_are_read() -> 
             nursery.start_soon(ask, 0)
             routing_id, *first = await server.receive()
             hello = Header(wire.OK, wire.WANTS_HELLO, wire.SPEAKS).pack()
-            await server.send(routing_id, hello, b"", packs.HELLO.pack(3000))
+            await server.send(routing_id, hello, b"", hello_body(3000))
             await server.send(routing_id, *reply_to(first))
             await until(lambda: len(replies) == 1)
             assert max_pack_size() == 3000

@@ -170,6 +170,23 @@ async def test_echo_ends_quietly_on_ctrl_c(clients: Clients) -> None:
         assert await echo.end() == (130, f"serving at {endpoint}\n", "")
 
 
+async def test_progress_is_sent_to_its_end_or_until_the_client_leaves() -> None:
+    code, out, err = await run("progress.py", "tcp://127.0.0.1:0")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()[1:]
+    steps = ["25%", "50%", "75%", "100%"]
+    assert [line for line in lines if line.startswith("client")] == [
+        *(f"client: first {step}" for step in steps),
+        *(f"client: second {step}" for step in steps[:2]),
+        *(f"client: third {step}" for step in steps),
+    ]
+    assert [line for line in lines if line.startswith("server")] == [
+        "server: first is done",
+        "server: second is cancelled: cancelled",
+        "server: third is done",
+    ]
+
+
 @pytest.mark.slow
 async def test_echo_says_why_it_cannot_serve() -> None:
     async with example("echo.py", "tcp://127.0.0.1:0") as echo:

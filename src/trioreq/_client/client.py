@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -16,6 +18,9 @@ from .errors import only_frame
 from .multiplexer import Multiplexer
 from .pipeline import Pipeline
 from .single import SingleRequest
+from .stream import Reply, Stream
+
+_ONE_FRAME = partial(only_frame, instead="stream_multipart")
 
 
 class Client:
@@ -96,17 +101,94 @@ class Client:
         seconds = self._seconds(timeout)
         return await Pipeline(self._multiplexer, in_flight, seconds, self._retries).run(bodies)
 
+    @asynccontextmanager
+    async def stream(
+        self, body: bytes, *, timeout: float | None = None, idle_timeout: float | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Send a request of one frame, and take any number of replies of one frame each.
+
+        The value of the block is an async iterator of the replies. An error is raised by it after
+        the replies that came before. Leaving the block cancels the request if it has not ended.
+
+        The server sends at most 256 replies, or 64 KiB and one reply, more than were taken: then
+        the handler waits. A stream is never sent again, whatever `retries` is. Where the handler
+        returns its reply, the stream has that one.
+
+        Args:
+            body: bytes, or an object with the buffer interface.
+            timeout: Seconds for the whole stream; None for the client's own timeout. If the
+                deadline of the cancel scopes around the call is earlier, the server is sent that.
+            idle_timeout: Seconds to wait for the next reply; None for no limit. The time in which
+                the iterator is not asked for one does not count.
+
+        Raises:
+            NotConnected: There was no connection in time; nothing was sent.
+            Refused: The server does not let this client in; nothing was sent.
+            ReplyError: By the iterator, as all that follow. The server answered with an error.
+            RequestTimeout: The time was up, of the stream or for one reply.
+            ConnectionLost: The connection broke.
+            UnexpectedReply: A reply has several frames; `stream_multipart` takes those.
+            trio.BusyResourceError: Another task waits for a reply of this stream.
+            trio.ClosedResourceError: The client is closed.
+
+        Example:
+            >>> async def print_all(client):
+            ...     async with client.stream(b"1000000", timeout=60) as replies:
+            ...         async for reply in replies:
+            ...             print(reply)
+        """
+        frames = (body,) if type(body) is bytes else (wire.frame("body", body),)
+        stream = self._stream(frames, timeout, idle_timeout, _ONE_FRAME)
+        with stream:
+            await stream.begin()
+            yield stream
+
+    @asynccontextmanager
+    async def stream_multipart(
+        self,
+        frames: Sequence[bytes],
+        *,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+    ) -> AsyncIterator[AsyncIterator[list[bytes]]]:
+        """Send a request of any number of frames, at least one, and take such replies.
+
+        Arguments and errors are those of `stream`.
+        """
+        check_frames("frames", frames)
+        stream = self._stream(wire.body("frames", list(frames)), timeout, idle_timeout, list)
+        with stream:
+            await stream.begin()
+            yield stream
+
+    def _stream(
+        self,
+        body: Frames,
+        timeout: float | None,
+        idle_timeout: float | None,
+        shown: Callable[[Frames], Reply],
+    ) -> Stream[Reply]:
+        check_seconds("idle_timeout", idle_timeout)
+        deadline = self._deadline(timeout)
+        idle = math.inf if idle_timeout is None else idle_timeout
+        return Stream(self._multiplexer, body, deadline, idle, shown)
+
     def _seconds(self, timeout: float | None) -> float | None:
         """A request's own timeout, or the client's."""
         check_seconds("timeout", timeout)
         return self._timeout if timeout is None else timeout
 
-    def _reply(self, body: Frames, timeout: float | None) -> Coroutine[object, Any, Frames]:
-        """Send a request; awaited, it returns the body of the reply."""
+    def _deadline(self, timeout: float | None) -> float:
+        """When a request that is sent now ends: also by the cancel scopes around the call."""
         seconds = self._seconds(timeout)
         deadline = trio.current_effective_deadline()
         if seconds is not None:
             deadline = min(deadline, trio.current_time() + seconds)
+        return deadline
+
+    def _reply(self, body: Frames, timeout: float | None) -> Coroutine[object, Any, Frames]:
+        """Send a request; awaited, it returns the body of the reply."""
+        deadline = self._deadline(timeout)
         if deadline == math.inf:  # a cancel scope costs a fifth of a request
             return self._attempts(SingleRequest(self._multiplexer, body, math.inf, math.inf))
         return self._reply_by(deadline, body)

@@ -55,14 +55,21 @@ def reported_error(
         return UnexpectedReply(f"an error with the code {code!r}", body)
 
 
-def only_frame(reply: Frames) -> bytes:
+def idle_too_long(endpoint: str, seconds: float) -> RequestTimeout:
+    """There was no further reply of a stream in time."""
+    return RequestTimeout(f"{endpoint} has sent no reply for {round(seconds, 3):g} s")
+
+
+def only_frame(reply: Frames, instead: str = "request_multipart") -> bytes:
     """The frame of a reply that has one.
+
+    Args:
+        reply: The reply.
+        instead: The method that takes any reply.
 
     Raises:
         UnexpectedReply: It has several.
     """
     if len(reply) != 1:
-        raise UnexpectedReply(
-            f"the reply has {len(reply)} frames, not one: use request_multipart", reply
-        )
+        raise UnexpectedReply(f"the reply has {len(reply)} frames, not one: use {instead}", reply)
     return reply[0]

@@ -11,6 +11,7 @@ All state changes in synchronous code, never across a checkpoint.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
@@ -20,6 +21,7 @@ from trio_util import AsyncValue
 from .._protocol import envelope as wire
 from .._protocol import packs
 from .._protocol.envelope import Frames
+from .._protocol.hello import unpack_untrusted
 from .._statistics import ClientStatistics, Timings
 from .._transport.line import Event, HandshakeSucceeded, Line, Lost
 from . import errors
@@ -47,6 +49,21 @@ class PendingRequest(Protocol):
 
     def failed(self, error: Exception) -> None:
         """There is no reply to this attempt."""
+
+
+class PendingStream(ABC):
+    """A request that may have any number of replies; a `PendingRequest`.
+
+    The one call that ends it may also be `ended`.
+    """
+
+    @abstractmethod
+    def more(self, body: Frames) -> None:
+        """The server has sent a reply, and more messages follow."""
+
+    @abstractmethod
+    def ended(self) -> None:
+        """The server has sent all replies."""
 
 
 class Multiplexer:
@@ -105,8 +122,8 @@ class Multiplexer:
 
     # Requests.
 
-    def send(self, request: PendingRequest) -> int:
-        """Send a request.
+    def send(self, request: PendingRequest, kind: int = wire.REQUEST) -> int:
+        """Send a request, or a stream request, by its kind.
 
         Returns:
             The correlation of this attempt; 0 if there is no connection, and nothing was sent.
@@ -127,13 +144,20 @@ class Multiplexer:
             on_wire |= wire.WANTS_HELLO
         deadline = request.deadline
         left = 0 if deadline == math.inf else wire.milliseconds(deadline - trio.current_time())
-        header = wire.HEADER.pack(wire.MAGIC, wire.REQUEST, on_wire, left)
+        header = wire.HEADER.pack(wire.MAGIC, kind, on_wire, left)
         self._buffer.append((header, wire.DELIMITER, *request.body), negotiation.max_pack_size)
         self._counts["requests"] += 1
         if request.correlation:
             self._counts["retried"] += 1
         self._pending[correlation] = request
         return correlation
+
+    def give_credit(self, request: PendingRequest, credit: bytes) -> None:
+        """Send credit for a stream, of which the server has sent a reply."""
+        state = self._state.value
+        if type(state) is Connected:  # as always while a request is pending
+            header = wire.HEADER.pack(wire.MAGIC, wire.CREDIT, request.correlation, 0)
+            self._buffer.append((header, wire.DELIMITER, credit), state.negotiation.max_pack_size)
 
     def give_up(self, request: PendingRequest) -> None:
         """End a request whose caller is cancelled, or out of time; a later reply is stale."""
@@ -178,6 +202,10 @@ class Multiplexer:
             return errors.timed_out(self._endpoint, request.seconds)
         return errors.not_connected(self._endpoint, self.state, request.seconds)
 
+    def idle_too_long(self, seconds: float) -> Exception:
+        """The error of a stream that has had no reply for so many seconds."""
+        return errors.idle_too_long(self._endpoint, seconds)
+
     # What the line returns.
 
     def take_event(self, event: Event) -> None:
@@ -211,16 +239,26 @@ class Multiplexer:
         if type(state) is Connected and state.negotiation.speaks_header is None:
             self._learn(state.negotiation, speaks_header=header.left == wire.SPEAKS)
         if header.left == wire.SPEAKS and header.correlation == wire.WANTS_HELLO:
-            self._use_packs(packs.max_size_untrusted(body))
+            max_pack_size, _ = unpack_untrusted(body)
+            self._use_packs(max_pack_size)
             return  # it is the hello
-        request = self._pending.pop(header.correlation & wire.CORRELATION, None)
+        correlation = header.correlation & wire.CORRELATION
+        # A plain echo server sends the header back, which reports no error.
+        status = header.kind if header.left == wire.SPEAKS else wire.OK
+        if status == wire.MORE:
+            stream = self._pending.get(correlation)
+            if isinstance(stream, PendingStream):
+                stream.more(body)
+                return
+        request = self._pending.pop(correlation, None)
         if request is None:
             self._counts["stale"] += 1
-        elif (
-            header.kind == wire.OK or header.left != wire.SPEAKS
-        ):  # a plain echo server sends the header back
+        elif status == wire.OK:
             self._counts["replied"] += 1
             request.replied(body)
+        elif status == wire.END and isinstance(request, PendingStream):
+            self._counts["replied"] += 1
+            request.ended()
         else:
             self._counts["failed"] += 1
             request.failed(errors.reported_error(self._endpoint, header, body))

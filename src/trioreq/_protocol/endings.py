@@ -79,7 +79,7 @@ MALFORMED = Ending(
     code=Code.MALFORMED,
     status=4,
     text="a request is [envelope...] [empty frame] [body...]; a header in the envelope must have a "
-    "known kind and a correlation that is not in use",
+    "known kind and a correlation that is not in use; the body of credit is one frame of 8 bytes",
 )
 # Status 5 is reserved for a request that is too large.
 SHUT_DOWN = Ending(
@@ -89,6 +89,15 @@ SHUT_DOWN = Ending(
     Code.SHUTTING_DOWN,
     6,
     "the server is shutting down",
+)
+
+STREAMING = Ending(
+    "malformed",
+    "request refused: the handler makes streams",
+    code=Code.STREAMING,
+    status=7,
+    text="this server answers with streams of replies: use client.stream of trioreq's client, "
+    "trioreq-client --stream, a stream request by docs/protocol.md, or a DEALER socket",
 )
 
 ENDINGS = (
@@ -104,6 +113,7 @@ ENDINGS = (
     OVERLOADED,
     MALFORMED,
     SHUT_DOWN,
+    STREAMING,
 )
 
 _STATUS: dict[str, int] = {e.code: e.status for e in ENDINGS if e.code is not None}

@@ -5,8 +5,8 @@ A request, as a ROUTER socket reads it behind the routing id, and its reply (RFC
     [envelope frames...] [empty] [body frames...]
 
 The reply has the same frames up to the first empty one, and another body. An error is a body of
-three
-frames: ``trioreq-error``, a code, and a text for humans.
+three frames: ``trioreq-error``, a code, and a text for humans. A stream is any number of replies;
+for a client without a header its end is a body of one frame, ``trioreq-end``.
 
 A client with several requests in flight, with deadlines, or that cancels requests, adds a header as
 the last frame of its envelope. `docs/protocol.md` specifies it.
@@ -26,6 +26,7 @@ ErrorReply = Callable[[str, str], bytes | Sequence[bytes]]
 """Makes the body of an error reply of a code and a text."""
 
 ERROR_MARK: Final = b"trioreq-error"
+END_MARK: Final = b"trioreq-end"
 DELIMITER: Final = b""
 BARE_ENVELOPE: Final[Frames] = (DELIMITER,)
 """The envelope of a plain REQ client: nothing but the delimiter."""
@@ -39,7 +40,12 @@ SIZE: Final = 17
 MAGIC: Final = b"TRQ\x01"
 REQUEST: Final = 0
 CANCEL: Final = 1
+CREDIT: Final = 2
+STREAM: Final = 3
 OK: Final = 0
+MORE: Final = 16
+"""The status of a reply that is not the last of its stream."""
+END: Final = 17
 WANTS_HELLO: Final = 1 << 63
 """The correlation's top bit: the client asks whether the server speaks the header."""
 CORRELATION: Final = WANTS_HELLO - 1
@@ -53,8 +59,8 @@ class Header(NamedTuple):
     """The last frame of an envelope, decoded.
 
     Attributes:
-        kind: Of a request, `REQUEST` or `CANCEL`; of a reply its status, 0 for a reply that
-            is not an error.
+        kind: Of a message to the server, `REQUEST`, `CANCEL`, `CREDIT` or `STREAM`; of a reply
+            its status, 0 for a reply that is not an error.
         correlation: The request's name, unique among those of its sender.
         left: Of a request, the milliseconds until its deadline, 0 for no deadline; of a reply,
             `SPEAKS`.

@@ -29,21 +29,11 @@ MAX_MESSAGES: Final = 128
 """Maximum messages in a pack."""
 MAX_SIZE: Final = 16 * 1024
 """Maximum bytes of a pack."""
-HELLO: Final = struct.Struct("!I")
-"""The body of a hello: the largest size of a pack."""
 
 
 def max_size(max_message_size: int) -> int:
     """The largest size of a pack for a receiver with this `max_message_size`."""
     return min(max_message_size, MAX_SIZE)
-
-
-def max_size_untrusted(body: Frames) -> int:
-    """The largest size of a pack, from a hello; 0, for no packs, if it has none."""
-    if len(body) != 1 or len(body[0]) != HELLO.size:
-        return 0
-    size: int = HELLO.unpack(body[0])[0]
-    return min(size, MAX_SIZE)
 
 
 def pack(messages: Sequence[Frames], theirs: int, own: int) -> list[Frames]:

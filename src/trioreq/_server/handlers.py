@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from .._errors import RequestCancelled
-from .._functions import check_function, layers, yields
+from .._functions import check_function, layers
 from .._protocol.envelope import Frames
 from .._protocol.envelope import body as body_of
 from .._request import Request
@@ -24,14 +24,9 @@ def check_handler(handler: Handler) -> None:
     """Check that a handler can be called with a request.
 
     Raises:
-        TypeError: It is not a function of one argument, or it is a generator function.
+        TypeError: It is not a function of one argument.
     """
-    if callable(handler) and yields(handler):
-        raise TypeError(
-            "handler must return its reply, got a generator function, which yields: streams of "
-            "replies are not supported"
-        )
-    check_function("handler", handler, "a request")
+    check_function("handler", handler, "a request", may_yield=True)
 
 
 def name_of(handler: Handler) -> str:
@@ -61,7 +56,7 @@ def reply_body(result: object, awaitable: str = AWAIT_IT) -> Frames:
     """The body of the reply for a handler's result.
 
     Args:
-        result: The result.
+        result: The result, or what it has yielded.
         awaitable: The advice in the error if it is an awaitable.
 
     Raises:

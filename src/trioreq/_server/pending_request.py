@@ -7,7 +7,8 @@ import math
 import trio
 
 from .._errors import CancelReason
-from .._protocol.envelope import Frames, Header
+from .._protocol.credit import Credit
+from .._protocol.envelope import DELIMITER, HEADER, MAGIC, MORE, SPEAKS, Frames, Header
 from .._request import Request
 from .client import Client, Name
 from .deadlines import Timer
@@ -98,3 +99,46 @@ class PendingRequest(Request):
     def needs_scope(self) -> bool:
         """Whether it can be cancelled alone, or has a deadline of its own."""
         return self.header is not None or self.timer is not None
+
+
+class StreamRequest(PendingRequest):
+    """A request whose handler makes a stream.
+
+    Attributes:
+        credit: How far the client lets it run ahead.
+        part_envelope: The envelope of each of its replies.
+    """
+
+    __slots__ = ("_parked", "credit", "part_envelope")
+
+    def __init__(
+        self,
+        owner: Client,
+        envelope: Frames,
+        header: Header | None,
+        frames: Frames,
+        arrived_at: float,
+    ) -> None:
+        super().__init__(owner, envelope, header, frames, arrived_at)
+        self.credit = Credit(limited=header is not None)
+        self.part_envelope = envelope
+        if header is not None:
+            own = HEADER.pack(MAGIC, MORE, header.correlation, SPEAKS)
+            self.part_envelope = (*envelope[:-2], own, DELIMITER)
+        self._parked: trio.lowlevel.Task | None = None
+
+    @trio.lowlevel.enable_ki_protection  # the task that is woken must be waiting
+    async def park(self) -> None:
+        """Wait in its task until woken, or cancelled."""
+        self._parked = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def wake(self) -> None:
+        """Wake the task that waits, if it does: it looks whether it may go on."""
+        if self._parked is not None:
+            trio.lowlevel.reschedule(self._parked)
+            self._parked = None
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._parked = None
+        return trio.lowlevel.Abort.SUCCEEDED

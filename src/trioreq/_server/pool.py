@@ -209,6 +209,11 @@ class Pool:
                 self._unpark()
             wake.acquire()
 
+    def hand_over(self, done: Done) -> None:
+        """Hand over a reply of a stream, whose generator goes on (in its thread)."""
+        self.done.append(done)
+        self._notify()
+
     def _notify(self) -> None:
         """Wake the event loop if it sleeps or spins."""
         if not self.awake:

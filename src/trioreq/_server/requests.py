@@ -19,7 +19,6 @@ import trio
 
 from .._errors import CancelReason, Code, ReplyError, RequestCancelled
 from .._options import Options
-from .._protocol import packs
 from .._protocol.endings import (
     CANCELLED,
     DISCONNECTED,
@@ -31,6 +30,7 @@ from .._protocol.endings import (
     OVERLOADED,
     REPLIED,
     SHUT_DOWN,
+    STREAMING,
     SUPERSEDED,
     TIMED_OUT,
     Ending,
@@ -40,8 +40,13 @@ from .._protocol.envelope import (
     BARE_ENVELOPE,
     CANCEL,
     CORRELATION,
+    CREDIT,
+    DELIMITER,
+    END,
+    END_MARK,
     OK,
     REQUEST,
+    STREAM,
     WANTS_HELLO,
     Frames,
     Header,
@@ -50,6 +55,7 @@ from .._protocol.envelope import (
     request_untrusted,
 )
 from .._protocol.fair_queue import FairQueue
+from .._protocol.hello import hello_body
 from .._transport.outbox import Outbox
 from .client import Client, Name
 from .deadlines import Deadlines
@@ -61,7 +67,7 @@ from .handlers import (
     reply_body,
 )
 from .observer import Observer, log_failure
-from .pending_request import PendingRequest
+from .pending_request import PendingRequest, StreamRequest
 
 
 class Requests:
@@ -73,6 +79,7 @@ class Requests:
         outbox: Sends the replies.
         own_max_pack_size: Bytes of the largest pack that the server accepts.
         observers: Receive each transition.
+        streams: Whether the handler makes streams.
 
     Attributes:
         deadlines: When requests time out.
@@ -80,6 +87,7 @@ class Requests:
         now: The last reading of the clock: one serves for all requests of a batch.
         in_batch: Whether a batch is being processed, in one step of the event loop.
         late_replies: Results of handlers whose client had disconnected.
+        streamed: Replies of streams that were sent.
     """
 
     def __init__(
@@ -89,6 +97,8 @@ class Requests:
         outbox: Outbox,
         own_max_pack_size: int,
         observers: Sequence[Observer],
+        *,
+        streams: bool,
     ) -> None:
         self._timeout = math.inf if options.timeout is None else options.timeout
         self._error_reply = options.error_reply
@@ -96,6 +106,8 @@ class Requests:
         self._queue = queue
         self._outbox = outbox
         self._own_max_pack_size = own_max_pack_size
+        self._streams = streams
+        self._new_request = StreamRequest if streams else PendingRequest
         self.deadlines: Deadlines[PendingRequest] = Deadlines(self._expire)
         self.closing = False
         self.idle = trio.Event()
@@ -104,6 +116,7 @@ class Requests:
         self.now = self._clock()
         self.in_batch = False
         self.late_replies = 0
+        self.streamed = 0
         self._batch_read = [o.batch_read for o in observers if _overrides(o, "batch_read")]
         self._arrived = [o.arrived for o in observers if _overrides(o, "arrived")]
         self._started = [o.started for o in observers if _overrides(o, "started")]
@@ -138,10 +151,10 @@ class Requests:
             envelope, body = BARE_ENVELOPE, (frames[1],)
         else:
             envelope, header, body = request_untrusted(frames)
-            if header is not None and header.kind == CANCEL:
-                self._cancel_named(client, _name(envelope, header))
+            if header is not None and (header.kind == CANCEL or header.kind == CREDIT):
+                self._follow_up(client, header.kind, _name(envelope, header), body)
                 return None
-        request = PendingRequest(client, envelope, header, body, now)
+        request = self._new_request(client, envelope, header, body, now)
         self.in_flight += 1
         for arrived in self._arrived:
             arrived(request)
@@ -152,6 +165,9 @@ class Requests:
             self.cancel_all(client, SUPERSEDED)
         if not body or (header is not None and not self._name_request(request, header)):
             self._refuse(request, MALFORMED)
+            return None
+        if self._streams and (client.lock_step or (header is not None and header.kind == REQUEST)):
+            self._refuse(request, STREAMING)
             return None
         if self.closing:
             self._refuse(request, SHUT_DOWN)
@@ -177,7 +193,7 @@ class Requests:
         request.name = _name(request.envelope, header)
         # 0 is reserved: a reply with that correlation is a hello.
         return (
-            header.kind == REQUEST
+            (header.kind == REQUEST or header.kind == STREAM)
             and request.name[1] != 0
             and request.name not in request.owner.named
         )
@@ -191,12 +207,12 @@ class Requests:
         request.timer = self.deadlines.add(request.deadline, request)
 
     def _say_hello(self, request: PendingRequest) -> None:
-        """Send a hello before the first reply: the client may cancel requests and send packs."""
+        """Send a hello before the first reply: what the client may send to this server."""
         hello = Header(REQUEST, WANTS_HELLO)
         # No packs through a proxy: it would add its frames before the pack, and not to each message
         # in it.
         direct = len(request.envelope) == 2
-        body = packs.HELLO.pack(self._own_max_pack_size) if direct else b""
+        body = hello_body(self._own_max_pack_size if direct else 0)
         connection = request.owner.connection
         self._outbox.send(connection, answer(request.envelope, hello, OK, (body,)))
 
@@ -249,6 +265,48 @@ class Requests:
                 self.fail(request, error)
             else:
                 self._end(request, REPLIED, body)
+
+    def may_send(self, request: StreamRequest) -> bool:
+        """Whether the next reply of a stream may be sent now."""
+        return bool(request.credit) and request.owner.connection not in self._outbox.unsent
+
+    @trio.lowlevel.enable_ki_protection
+    async def wait_to_send(self, request: StreamRequest, *, part: bool = True) -> None:
+        """Wait until the next reply of a stream may be sent, or the request has ended.
+
+        Args:
+            request: The request.
+            part: Whether it needs credit: the end does not.
+        """
+        has_waited = False
+        while not request.ended:
+            unsent = self._outbox.unsent.get(request.owner.connection)
+            if unsent is not None:
+                unsent.waiting[request.wake] = None
+            elif request.credit or not part:
+                break
+            await request.park()
+            has_waited = True
+        if not has_waited:
+            await trio.lowlevel.checkpoint()
+
+    @trio.lowlevel.enable_ki_protection
+    def send_part(self, request: StreamRequest, body: Frames) -> None:
+        """Send a reply of a stream, unless the request has ended."""
+        if (
+            request.ended or request.owner.connection.disconnected or request.timer is not None
+        ) and self.has_ended(request):
+            return
+        request.credit.spend(body)
+        self._outbox.send(request.owner.connection, request.part_envelope + body)
+        self.streamed += 1
+
+    @trio.lowlevel.enable_ki_protection
+    def end_stream(self, request: StreamRequest) -> None:
+        """Its handler has returned."""
+        if not self.has_ended(request):
+            body = END_MARK if request.header is None else DELIMITER
+            self._end(request, REPLIED, (body,), END)
 
     @trio.lowlevel.enable_ki_protection
     def fail(self, request: PendingRequest, error: BaseException) -> None:
@@ -312,13 +370,16 @@ class Requests:
         if request.ended:
             return
         # The reason first, then check `started`: `begin_in_thread` does it the other way round.
-        request._cancel_reason = ending.reason  # noqa: SLF001  # its own class
+        reason = ending.reason or CancelReason.CANCELLED  # the client's fault: malformed credit
+        request._cancel_reason = reason  # noqa: SLF001  # its own class
         scope = request.scope
         if ending is DISCONNECTED and not request.started:
             ending = NEVER_STARTED
         self._refuse(request, ending)
         if scope is not None:
-            scope.cancel(reason=ending.reason)
+            scope.cancel(reason=reason)
+        if isinstance(request, StreamRequest):
+            request.wake()  # also where it shields itself
 
     def cancel_all(self, client: Client, ending: Ending) -> None:
         """End all requests of a client now, and cancel its scope."""
@@ -326,11 +387,18 @@ class Requests:
             self.cancel(request, ending)
         client.cancel(str(ending.reason))
 
-    def _cancel_named(self, client: Client, name: Name) -> None:
-        """The client cancels a request. It may have ended meanwhile."""
+    def _follow_up(self, client: Client, kind: int, name: Name, body: Frames) -> None:
+        """The client cancels a request, or gives credit. The request may have ended meanwhile."""
         request = client.named.get(name)
-        if request is not None:
+        if request is None:
+            return
+        if kind == CANCEL:
             self.cancel(request, CANCELLED)
+        elif isinstance(request, StreamRequest):
+            if request.credit.add_untrusted(body):
+                request.wake()
+            else:
+                self.cancel(request, MALFORMED)
 
     def _expire(self, request: PendingRequest) -> None:
         self.cancel(request, self._time_out(request))

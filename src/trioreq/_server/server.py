@@ -17,7 +17,7 @@ import trio
 from trio_util import AsyncBool
 
 from .._checks import check_duration
-from .._functions import is_async
+from .._functions import is_async, yields
 from .._log import log
 from .._options import Options
 from .._protocol.connection_limits import ConnectionLimits
@@ -40,6 +40,7 @@ from .pending_request import PendingRequest
 from .reader import Reader
 from .requests import Requests
 from .slow_clients import SlowClients
+from .streams import UNSENT, Streams
 from .tasks import HandlerTasks
 from .threads import ThreadPool
 from .watchdog import Watchdog
@@ -64,6 +65,7 @@ class Server:
         nursery: trio.Nursery,
         processes: Processes | None = None,
     ) -> None:
+        handler_name, streams = name_of(handler), yields(handler)
         slots, per_client = options.max_in_flight, options.max_queued_per_client
         if processes is not None or not is_async(handler):
             slots = min(slots, options.plain_functions)
@@ -90,7 +92,7 @@ class Server:
                 lambda: self._workers.processor_times(),
             )
             observers.append(self._watchdog)
-        most_unsent = options.send_queue - sockets.send_queue
+        most_unsent = options.send_queue - sockets.send_queue + (UNSENT if streams else 0)
         self._router = Router(
             sockets,
             limits,
@@ -101,9 +103,18 @@ class Server:
         )
         self._slow_clients = SlowClients(self._router, sockets.counters, options.stall_timeout)
         self._requests = Requests(
-            options, queue, self._router.outbox, self._router.own_max_pack_size, observers
+            options,
+            queue,
+            self._router.outbox,
+            self._router.own_max_pack_size,
+            observers,
+            streams=streams,
         )
-        self._reader = Reader(self._router, self._requests, rules, name_of(handler))
+        self._reader = Reader(self._router, self._requests, rules, handler_name)
+        self._streams: Streams | None = None
+        if streams and is_async(handler):
+            self._streams = Streams(handler, self._requests, self._router.outbox)
+            handler = self._streams.run  # type: ignore[assignment]  # all requests are streams
         self._workers = workers(
             handler,
             self._reader,
@@ -159,6 +170,7 @@ class Server:
             running=queue.slots - queue.free,
             connections=len(self._router),
             replies_sent=outbox.sent,
+            streamed=self._requests.streamed,
             replies_waiting=sum(len(unsent.messages) for unsent in outbox.unsent.values()),
             replies_dropped=outbox.dropped + self._requests.late_replies,
             unattributed=unattributed,
@@ -213,6 +225,8 @@ class Server:
             self._start_task("allow-list", self._rules.allow.watch, self._evict_revoked)
         if self._guard is not None:
             self._start_task("message guard", self._guard.run)
+        if self._streams is not None:
+            self._start_task("passes", self._streams.time_passes)
         if self._watchdog is not None:
             self._start_task("watchdog", self._watchdog.run)
 

@@ -190,7 +190,7 @@ class HandlerTasks:
         task.name = request.owner.task_name
         task.context, steps, waits_for = waiting
         try:
-            result = await _Begun(steps, waits_for)
+            result = await Begun(steps, waits_for)
         except BaseException as error:  # noqa: BLE001  # what ends the program is raised again
             self._fail(request, error, baseline)
         else:
@@ -261,8 +261,8 @@ def _begin(handler: Handler, request: PendingRequest) -> tuple[Coro, object]:
     return steps, steps.send(None)
 
 
-class _Begun:
-    """A coroutine that has begun, to be awaited until it returns.
+class Begun:
+    """A coroutine that has begun, or a step of an async generator, to be awaited to its end.
 
     `await` on the coroutine itself would send None, instead of the answer that it waits for.
 

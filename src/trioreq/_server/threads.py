@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from typing import Final, NoReturn
 
 import trio
 from trio_util import AsyncBool
 
+from .._functions import yields
 from .._log import log
+from .._protocol.envelope import Frames
 from .._protocol.fair_queue import SharedFairQueue
 from .._request import current_request
 from .._statistics import WorkerStatistics
@@ -24,11 +27,12 @@ from .._transport.outbox import Outbox
 from .._transport.router import BATCH
 from .client import Client
 from .handlers import Handler, ends_program
-from .pending_request import PendingRequest
+from .pending_request import PendingRequest, StreamRequest
 from .pool import Pool, Worker
 from .reader import Reader
 from .requests import Requests
 from .switch_interval import short_switch_interval
+from .thread_streams import Part, Permit, ThreadPermit, run_generator
 
 FIRST: Final = 64 * 1024  # bytes of the first batch after a wait: some thirty messages
 RETRY: Final = 1.0  # seconds between two attempts to start a thread
@@ -41,7 +45,7 @@ class ThreadPool:
     The arguments are those of `HandlerTasks`, except the handler and the queue.
 
     Args:
-        handler: A plain function.
+        handler: A plain function, or a plain generator function.
         queue: The slots that handlers take, and release in their threads.
     """
 
@@ -70,6 +74,8 @@ class ThreadPool:
         self._in_use = AsyncBool(False)  # whether functions may run
         self._context = copy_context()
         self._context.run(current_request.set, None)
+        if yields(handler):
+            handler = partial(run_generator, handler, self._send)
         self._pool = Pool(handler, queue, self._begin, self._wake, self._context)
 
     @property
@@ -149,7 +155,10 @@ class ThreadPool:
         try:
             while done:
                 request, result, error = done.popleft()
-                if error is None:
+                if type(result) is Part:
+                    assert isinstance(request, StreamRequest)  # noqa: S101  # the handler yields
+                    self._take_part(request, result)
+                elif error is None:
                     self._requests.finish(request, result)
                 elif ends_program(error):
                     raise error
@@ -157,6 +166,44 @@ class ThreadPool:
                     self._requests.fail(request, error)
         finally:
             self._outbox.flush()
+
+    # Streams.
+
+    def _new_permit(self) -> Permit:
+        return ThreadPermit()
+
+    def _send(self, request: PendingRequest, body: Frames | None) -> None:
+        """Send a reply of a stream, or its end, and wait until that is done (in a thread).
+
+        Raises:
+            RequestCancelled: The request has ended.
+        """
+        request.check_cancelled()
+        part = Part(body, self._new_permit())
+        self._pool.hand_over((request, part, None))
+        part.permit.wait()
+        request.check_cancelled()
+
+    def _take_part(self, request: StreamRequest, part: Part) -> None:
+        """Send it at once if that may be, or as soon as it may."""
+        self._outbox.flush()  # from here on it is known whether the connection accepts more
+        if request.ended or self._requests.may_send(request):
+            self._send_part(request, part)
+        else:
+            self._nursery.start_soon(self._send_later, request, part, name=request.owner.task_name)
+
+    async def _send_later(self, request: StreamRequest, part: Part) -> None:
+        try:
+            await self._requests.wait_to_send(request, part=part.body is not None)
+        finally:
+            self._send_part(request, part)
+
+    def _send_part(self, request: StreamRequest, part: Part) -> None:
+        if part.body is None:
+            self._requests.end_stream(request)
+        else:
+            self._requests.send_part(request, part.body)
+        part.permit.grant()
 
     def _spawn(self) -> None:
         for worker in self._pool.spawn():

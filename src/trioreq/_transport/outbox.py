@@ -28,15 +28,18 @@ class Unsent:
         acked: Bytes that the client's system had acknowledged at a check since then.
         overflowed: Whether a message was dropped, because there were too many: the client is
             evicted.
+        waiting: Functions that are called when nothing is kept any more. They wake the streams of
+            the connection, which wait for this and for their client's credit.
     """
 
-    __slots__ = ("acked", "messages", "overflowed", "since")
+    __slots__ = ("acked", "messages", "overflowed", "since", "waiting")
 
     def __init__(self, now: float) -> None:
         self.messages: deque[Frames] = deque()
         self.since = now
         self.acked: int | None = None
         self.overflowed = False
+        self.waiting: dict[Callable[[], object], None] = {}
 
 
 class Outbox:
@@ -170,6 +173,8 @@ class Outbox:
         if unsent is not None:
             self.dropped += sum(map(packs.messages_in, unsent.messages))
             self.has_unsent.value = bool(self.unsent)
+            for wake in unsent.waiting:
+                wake()
 
     def close(self) -> None:
         """Send the kept messages for the last time, and keep no more from now on."""

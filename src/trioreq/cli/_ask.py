@@ -36,6 +36,7 @@ class Ask:
     interval: float
     verbose: bool
     curve: trioreq.CurveClient | None
+    stream: bool = False
     sent: int = 0
     took: list[float] = field(default_factory=list)  # seconds
     reply: list[bytes] = field(default_factory=list)
@@ -46,6 +47,10 @@ class Ask:
             raise click.UsageError("--file and BODY cannot be combined: choose one")
         if self.as_hex and self.as_json:
             raise click.UsageError("--hex and --json: choose one")
+        if self.stream and self.repeat is not None:
+            raise click.UsageError("--stream and --repeat: choose one")
+        if self.stream and self.retries:
+            raise click.UsageError("--stream asks once, and never again: leave --retries out")
 
     def run(self) -> int:
         """Send the request, print the reply, and return the exit code."""
@@ -56,6 +61,8 @@ class Ask:
                 self.summarize()
             raise
         self.summarize()
+        if self.stream:
+            return 0
         if self.repeat is None:
             show(self.reply, self)
         return 0 if self.took else 1
@@ -64,12 +71,15 @@ class Ask:
         """Send the request, once or many times."""
         async with trioreq.open_client(  # refuses a wrong endpoint before the request is read
             self.endpoint,
-            timeout=self.timeout,
+            timeout=None if self.stream else self.timeout,
             retries=self.retries,
             connect_timeout=self.connect_timeout,
             curve=self.curve,
         ) as client:
             frames = await in_thread(self.frames)
+            if self.stream:
+                await self.print_stream(client, frames)
+                return
             if self.repeat is None:
                 self.reply = await self.ask(client, frames)
                 return
@@ -106,6 +116,12 @@ class Ask:
             size = sum(map(len, reply))
             await in_thread(tell, f"reply in {self.took[-1] * 1e3:.2f} ms, {size} bytes")
         return reply
+
+    async def print_stream(self, client: trioreq.Client, frames: list[bytes]) -> None:
+        """Ask once, and print each reply as it comes."""
+        async with client.stream_multipart(frames, idle_timeout=self.timeout) as replies:
+            async for reply in replies:
+                await in_thread(show, reply, self)
 
     async def ping(self, client: trioreq.Client, frames: list[bytes]) -> None:
         """Send the request once, and print a line about it."""

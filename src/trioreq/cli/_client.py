@@ -116,6 +116,11 @@ def commands() -> None:
     help="Retries after a lost connection; the work may be done twice.",
 )
 @click.option(
+    "--stream",
+    is_flag=True,
+    help="Print each reply of a stream as it comes; --timeout is for each.",
+)
+@click.option(
     "--repeat",
     type=click.IntRange(min=0),
     metavar="N",

@@ -12,6 +12,7 @@ from .._checks import check_duration
 from .._request import Request
 from .._server.handlers import Handler
 from .._server.pending_request import PendingRequest
+from .._server.thread_streams import Permit
 from .._server.threads import ThreadPool
 from .._statistics import WorkerStatistics
 from .._workers import ProcessWorkers
@@ -51,6 +52,25 @@ class InlineThreads(ThreadPool):
     def _begin(self, request: PendingRequest) -> None:
         """As in `ThreadPool`, on trio's clock."""
         self._requests.begin_in_thread(request, trio.current_time())
+
+    def _new_permit(self) -> Permit:
+        """As in `ThreadPool`."""
+        return InlinePermit()
+
+
+class InlinePermit:
+    """The permit of a greenlet; a `Permit`."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def wait(self) -> None:
+        """As in `Permit`."""
+        greenback.await_(self._event.wait())
+
+    def grant(self) -> None:
+        """As in `Permit`."""
+        self._event.set()
 
 
 class InlineProcesses:

@@ -1,0 +1,153 @@
+"""A stream of replies to one request: `Client.stream`.
+
+What has come and was not taken is kept here, at most as much as the server has credit for. Credit
+is given as the consumer takes replies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, Self, TypeVar
+
+import trio
+
+from .._protocol import envelope as wire
+from .._protocol.credit import Consumed
+from .._protocol.envelope import Frames
+from .multiplexer import Multiplexer, PendingStream
+
+Reply = TypeVar("Reply")
+
+
+class Stream(PendingStream, Generic[Reply]):
+    """A stream, which is never sent again; a `PendingRequest`, and an async iterator of replies.
+
+    Args:
+        multiplexer: What sends it.
+        body: The frames to send.
+        deadline: When the stream ends at the latest, in trio's time; infinity for never.
+        idle_timeout: Seconds that the consumer waits for one reply; infinity for no limit.
+        shown: Makes of a reply what the consumer takes.
+    """
+
+    def __init__(
+        self,
+        multiplexer: Multiplexer,
+        body: Frames,
+        deadline: float,
+        idle_timeout: float,
+        shown: Callable[[Frames], Reply],
+    ) -> None:
+        self.body = body
+        self.deadline = deadline
+        self.seconds = deadline - trio.current_time()
+        self.correlation = 0
+        self._multiplexer = multiplexer
+        self._idle_timeout = idle_timeout
+        self._shown = shown
+        self._replies: deque[Frames] = deque()
+        self._consumed = Consumed()
+        self._ended = False
+        self._error: Exception | None = None
+        self._parked: trio.lowlevel.Task | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def begin(self) -> None:
+        """Send the request, as soon as there is a connection; errors as in `Client.stream`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with trio.move_on_at(self.deadline):
+            while not (correlation := self._multiplexer.send(self, wire.STREAM)):
+                state = await self._multiplexer.wait_connected()
+                if state is not None:
+                    raise self._multiplexer.not_connected(self, state)
+            self.correlation = correlation
+            return
+        raise self._multiplexer.out_of_time(self)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Reply:
+        """Take the next reply, as soon as it has come. It is a checkpoint if it has to wait.
+
+        Raises:
+            StopAsyncIteration: There is none any more.
+            Exception: What has ended the stream, once.
+            trio.BusyResourceError: Another task waits for a reply.
+        """
+        if not self._replies and not self._ended:
+            await self._wait()
+        if self._replies:
+            reply = self._replies.popleft()
+            credit = self._consumed.count(reply)
+            if credit is not None and not self._ended:
+                self._multiplexer.give_credit(self, credit)
+            return self._shown(reply)
+        error, self._error = self._error, None
+        raise StopAsyncIteration if error is None else error
+
+    @trio.lowlevel.enable_ki_protection  # the task that is woken must be waiting
+    async def _wait(self) -> None:
+        """Wait until something has come. When the time is up, the stream has ended."""
+        if self._parked is not None:
+            raise trio.BusyResourceError("another task waits for a reply of this stream")
+        idle_at = trio.current_time() + self._idle_timeout
+        ends_at = min(self.deadline, idle_at)
+        if ends_at == math.inf:  # a scope that never ends costs as much as a reply
+            await self._park()
+            return
+        with trio.move_on_at(ends_at) as scope:
+            await self._park()
+        if scope.cancelled_caught:
+            if idle_at < self.deadline:
+                self._error = self._multiplexer.idle_too_long(self._idle_timeout)
+                self.deadline = trio.current_time()  # so it counts as timed out
+            else:
+                self._error = self._multiplexer.out_of_time(self)
+            self.close()
+
+    async def _park(self) -> None:
+        self._parked = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def close(self) -> None:
+        """No more replies are wanted. A cancel is sent, unless the stream has ended."""
+        if self.correlation and not self._ended:
+            self._ended = True
+            self._multiplexer.give_up(self)
+
+    def _wake(self) -> None:
+        if self._parked is not None:
+            trio.lowlevel.reschedule(self._parked)
+            self._parked = None
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._parked = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def more(self, body: Frames) -> None:
+        """As in `PendingStream`."""
+        self._replies.append(body)
+        self._wake()
+
+    def ended(self) -> None:
+        """As in `PendingStream`."""
+        self._ended = True
+        self._wake()
+
+    def replied(self, body: Frames) -> None:
+        """As in `PendingRequest`: the server makes no stream, and this is all."""
+        self.more(body)
+        self.ended()
+
+    def failed(self, error: Exception) -> None:
+        """As in `PendingRequest`: raised after the replies that came before."""
+        self._error = error
+        self.ended()

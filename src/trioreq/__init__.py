@@ -22,7 +22,13 @@ from ._request import Peer, Request, check_cancelled
 from ._server.open_server import open_server
 from ._server.serve import serve
 from ._server.server import Server
-from ._statistics import ClientStatistics, Statistics, Timings, WorkerStatistics
+from ._statistics import (
+    ClientStatistics,
+    ConnectedClient,
+    Statistics,
+    Timings,
+    WorkerStatistics,
+)
 from ._transport import messages
 from ._transport.allow_list import AllowList
 from ._transport.curve import CurveClient, CurveServer
@@ -36,6 +42,7 @@ __all__ = [
     "Client",
     "ClientStatistics",
     "Code",
+    "ConnectedClient",
     "ConnectionLost",
     "CurveClient",
     "CurveServer",

@@ -76,7 +76,8 @@ class Statistics:
     checks and port scans are among them."""
     evicted: int
     """Connections that were evicted, for a key off the allow-list, a message without end, not
-    reading, or a routing id that another connection has, so that libzmq delivers nothing of it."""
+    reading, or a routing id that another connection has, so that libzmq delivers nothing of it;
+    also those that the program has evicted, and those of sessions that failed."""
     evicted_slow: int
     """Of `evicted`, those of clients that do not read their replies."""
     workers: WorkerStatistics
@@ -87,6 +88,28 @@ class Statistics:
     """Worker processes that ended by themselves, as by a segmentation fault."""
     retired: int
     """Worker processes that were replaced, after so many requests or above so much memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedClient:
+    """A connection of a server, as `Server.clients` lists it. Times are on trio's clock."""
+
+    id: int
+    """Its number, which `Peer.id` is too; unique for the server's life."""
+    address: str
+    """Its IP address or, on ipc, its user; empty if it is not known."""
+    user_id: str
+    """As in `Peer`; empty before its first message."""
+    socket_type: str
+    """As in `Peer`; empty before its first message."""
+    connected_since: float
+    """When it was accepted."""
+    in_flight: int
+    """Its requests that wait for a slot, or are being processed."""
+    replies_waiting: int
+    """Messages that wait, since the client is slow to read. A pack counts as one."""
+    last_heard: float | None
+    """When its last message was read; None before the first. Heartbeats are not messages."""
 
 
 @dataclass(frozen=True, slots=True)

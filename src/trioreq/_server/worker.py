@@ -29,7 +29,7 @@ from tblib.pickling_support import install
 
 from .._errors import CancelReason, RequestCancelled
 from .._protocol.envelope import Frames
-from .._request import Peer, Request, current_request
+from .._request import Peer, Request, current_request, without_session
 from .from_thread import adapt_thread
 from .handlers import Handler, reply_body
 
@@ -158,7 +158,8 @@ def call(peer: PeerFields, frames: Frames, deadline: float, number: int) -> Answ
     """Call the handler."""
     if _worker is None:
         return None
-    request = WorkerRequest(Peer(*peer), frames, deadline, number, _worker.cell)
+    client = without_session(Peer(*peer))
+    request = WorkerRequest(client, frames, deadline, number, _worker.cell)
     try:
         return copy_context().run(_call, _worker.handler, request)
     except BaseException as error:  # noqa: BLE001  # raised in the server

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from .._checks import check_duration
-from .._request import Request
+from .._request import Request, without_session
 from .._server.handlers import Handler
 from .._server.pending_request import PendingRequest
 from .._server.threads import ThreadPool
@@ -74,7 +74,9 @@ class InlineProcesses:
     async def _run(self, handler: Handler, request: Request) -> object:
         self._busy += 1
         try:
-            return await greenback.with_portal_run_sync(handler, request)
+            distant = request.replace(frames=request.frames)
+            distant._client = without_session(request.client)  # noqa: SLF001  # as in a process
+            return await greenback.with_portal_run_sync(handler, distant)
         except trio.Cancelled:
             self.killed += 1
             raise

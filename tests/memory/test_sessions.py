@@ -328,5 +328,5 @@ def test_start_soon_says_what_to_pass(recwarn: pytest.WarningsRecorder) -> None:
     with pytest.raises(TypeError, match=r"write start_soon\(f, x\), not start_soon\(f\(x\)\)"):
         client.start_soon(coroutine)  # type: ignore[arg-type]
     coroutine.close()
-    with pytest.raises(TypeError, match="of its arguments, .*missing a required argument"):
+    with pytest.raises(TypeError, match=r"of its arguments, .*missing a required argument"):
         client.start_soon(trio.sleep)

@@ -17,6 +17,7 @@ from ._errors import (
     UnexpectedReply,
     WorkersFailed,
 )
+from ._finishing import finishing
 from ._protocol.zap import Applicant
 from ._request import Peer, Request, check_cancelled
 from ._server.open_server import open_server
@@ -66,6 +67,7 @@ __all__ = [
     "WorkerStatistics",
     "WorkersFailed",
     "check_cancelled",
+    "finishing",
     "load_public_key",
     "open_client",
     "open_server",

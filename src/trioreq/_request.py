@@ -21,6 +21,16 @@ current_request: ContextVar[Request | None] = ContextVar("trioreq.current_reques
 """The request whose handler runs here. Threads that trio starts inherit it."""
 
 
+class CurrentBlock(Protocol):
+    """A block of `finishing`, in whose context this runs."""
+
+    def is_quiet(self) -> bool:
+        """Whether `check_cancelled` does not raise yet."""
+
+
+current_block: ContextVar[CurrentBlock | None] = ContextVar("trioreq.current_block", default=None)
+"""The innermost block of `finishing` here. Threads that trio starts inherit it."""
+
 AsyncFunction = Callable[..., Awaitable[object]]
 
 _making_state = Lock()  # two threads never make two for the same
@@ -227,7 +237,7 @@ class Request:
 
     def check_cancelled(self) -> None:
         """Raise `RequestCancelled` if the request has ended. Safe in any thread."""
-        if self._cancel_reason is not None:
+        if self._cancel_reason is not None and not is_finishing():
             raise RequestCancelled(self._cancel_reason)
 
     def replace(self, *, frames: Frames) -> Request:
@@ -286,6 +296,12 @@ class _ReplacedRequest(Request):
     def check_cancelled(self) -> None:
         """As in `Request`."""
         self._original.check_cancelled()
+
+
+def is_finishing() -> bool:
+    """Whether a block of `finishing` keeps `check_cancelled` quiet here."""
+    block = current_block.get()
+    return block is not None and block.is_quiet()
 
 
 def _check_frames(frames: Frames) -> None:

@@ -51,6 +51,8 @@ class Statistics:
     """The server stopped first."""
     in_flight: int
     """Requests that wait for a slot, or are being processed, now."""
+    finishing: int
+    """Blocks of `finishing` in progress now, also those whose request has ended."""
     waiting: int
     """Of those in flight, how many wait for a slot."""
     running: int

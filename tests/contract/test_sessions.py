@@ -136,7 +136,7 @@ async def test_a_task_that_raises_closes_its_connection_alone(
     await handler.log.wait("cancelled one")
     assert await ask(other, b"count") == b"2"
     assert handler.log.count("cancelled other") == 0
-    assert server.statistics().thrown_out == 1
+    assert server.statistics().evicted == 1
     failure = f"client {handler.ids['one']}: a task of its session failed"
     (error,) = [r for r in caplog.records if r.getMessage() == failure]
     assert error.levelname == "ERROR"
@@ -219,7 +219,7 @@ async def test_evict_closes_a_connection_and_cancels_all_of_it(net: Net) -> None
     assert heard == [handler.ids["other"]]
     assert await ask(other, b"count") == b"2"
     assert handler.log.count("cancelled other") == 0
-    assert server.statistics().thrown_out == 1
+    assert server.statistics().evicted == 1
 
 
 async def test_a_plain_function_starts_a_task_too(net: Net) -> None:

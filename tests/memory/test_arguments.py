@@ -23,6 +23,7 @@ from trio.testing import MockClock
 
 import trioreq
 import trioreq.testing as kit
+from trioreq._finishing import FinishingBlock
 
 
 class Unprintable:
@@ -230,6 +231,7 @@ ROWS: dict[str, Row] = {
         lambda at, value: kit.make_request(nursery=at.nursery).client.start_soon(value, 1),
         {"async function"},
     ),
+    "finishing.limit": (lambda _, value: trioreq.finishing(limit=value), DURATION),
     "AllowList.source": (lambda _, value: trioreq.AllowList(value), PATHS | MAPPINGS),
     "AllowList.replace.users": (lambda at, value: at.allow.replace(value), MAPPINGS),
     "AllowList.watch.changed": (
@@ -401,7 +403,9 @@ async def make(call: Call, at: Places, value: object) -> None:
     """Call, and do what a caller does with the result."""
     with trio.fail_after(100):
         result = call(at, value)
-        if isinstance(result, AbstractAsyncContextManager):
+        if isinstance(result, FinishingBlock):
+            pass  # it cannot be entered outside a handler
+        elif isinstance(result, AbstractAsyncContextManager):
             async with result:
                 pass
         elif inspect.isawaitable(result):

@@ -208,8 +208,8 @@ async def test_what_a_session_raises_after_its_end_evicts_no_connection(
         await client.request(b"x")
         client.close()
         await wait_all_tasks_blocked()
-        assert net.server.statistics().thrown_out == 0
-    assert net.server.statistics().thrown_out == 0  # nor when the server stops
+        assert net.server.statistics().evicted == 0
+    assert net.server.statistics().evicted == 0  # nor when the server stops
     assert caplog.text.count("a task of its session failed") == 2
 
 

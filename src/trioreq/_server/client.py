@@ -74,7 +74,7 @@ class Client:
         self._sessions = sessions
         self.last_heard = 0.0
         self.session_scopes: set[trio.CancelScope] | None = None
-        set_session(peer, ENDED_SESSION if connection.gone else self)
+        set_session(peer, ENDED_SESSION if connection.disconnected else self)
 
     def start_soon(self, async_fn: AsyncFunction, args: tuple[object, ...]) -> None:
         """Start a task of its session."""

@@ -32,14 +32,16 @@ import trio
 from outcome import Error, Outcome
 
 from .._errors import Code, ReplyError, WorkersFailed
+from .._finishing import current_place
 from .._log import log
 from .._nursery import open_own_nursery
 from .._protocol.envelope import Frames
 from .._request import Peer, Request
 from .._statistics import WorkerStatistics
 from .._workers import ProcessWorkers, pickled
+from .finishing import Blocks, log_not_ended
 from .handlers import Handler, name_of
-from .worker import CELL, Answer, Setup, call, start, write_cell
+from .worker import CELL_SIZE, Answer, Cell, Setup, call, start
 
 try:
     import trio_parallel
@@ -62,9 +64,10 @@ class Job:
         args: The arguments of `worker.call`.
         done: Set when the call has ended.
         answer: Its result or error; None if the handler was not called.
+        ended_early: Whether its request has ended before it.
     """
 
-    __slots__ = ("answer", "args", "done", "number")
+    __slots__ = ("answer", "args", "done", "ended_early", "number")
 
     def __init__(self, request: Request, number: int) -> None:
         deadline = request.deadline
@@ -74,6 +77,22 @@ class Job:
         self.args = (peer_fields(request.client), request.frames, deadline, number)
         self.done = trio.Event()
         self.answer: Answer = None
+        self.ended_early = False
+
+
+class PutOff:
+    """A finishing block in a process whose request has ended: a `Block`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.scope = trio.CancelScope(deadline=trio.current_time() + seconds, shield=True)
+
+    def until(self) -> float:
+        """As in `Block`."""
+        return self.scope.deadline
+
+    def lift(self) -> None:
+        """As in `Block`."""
+        self.scope.cancel()
 
 
 class Process:
@@ -81,16 +100,20 @@ class Process:
 
     Attributes:
         pid: Its process id, and the id of its process group.
+        cell: The memory that it shares with the server.
         place: Its index among the server's processes, which its replacement inherits.
         job: Its next job; None if that has begun, or the process is idle.
+        running: The job that it does now.
         called: How many calls it has had.
         was_killed: Whether the server has killed it.
     """
 
-    def __init__(self, pid: int, place: int) -> None:
+    def __init__(self, pid: int, place: int, cell: Cell) -> None:
         self.pid = pid
         self.place = place
+        self.cell = cell
         self.job: Job | None = None
+        self.running: Job | None = None
         self.called = 0
         self.was_killed = False
         self.wake = trio.Event()
@@ -116,7 +139,7 @@ class Processes:
         handler: A plain function.
         workers: The options.
         nursery: Runs the tasks.
-        memory: Shared memory that says which requests have ended; None without a grace.
+        memory: Shared memory, with a cell for each process.
 
     Attributes:
         run: The async handler.
@@ -130,7 +153,7 @@ class Processes:
         handler: Handler,
         workers: ProcessWorkers,
         nursery: trio.Nursery,
-        memory: SharedMemory | None,
+        memory: SharedMemory,
     ) -> None:
         self._functions = pickled(handler, workers)
         self._workers = workers
@@ -157,6 +180,16 @@ class Processes:
         """The processes now (in any thread)."""
         alive, spare = len(self._alive), len(self._idle)
         return WorkerStatistics(alive=alive, spare=spare, busy=max(alive - spare, 0))
+
+    @property
+    def finishing(self) -> int:
+        """Finishing blocks of requests that have not ended (in any thread)."""
+        jobs = [(process.cell, process.running) for process in tuple(self._alive)]
+        return sum(
+            cell.limit(job.number) is not None and not job.ended_early
+            for cell, job in jobs
+            if job is not None
+        )
 
     # In the handlers' tasks.
 
@@ -185,15 +218,34 @@ class Processes:
             process.job = None
         elif job.done.is_set():
             pass  # the process is idle again, or has another job
-        elif self._memory is None or request.cancel_reason is None:
+        elif request.cancel_reason is None:
             self._kill(process, job)
         else:
-            write_cell(self._memory, process.place, job.number, request.cancel_reason)
-            self._nursery.start_soon(self._kill_later, process, job)
+            job.ended_early = True
+            process.cell.end(job.number, request.cancel_reason, time.monotonic())
+            limit = process.cell.limit(job.number)
+            blocks = current_place.get()
+            if limit is not None and isinstance(blocks, Blocks) and not blocks.over:
+                self._nursery.start_soon(self._put_off, process, job, request, limit, blocks)
+            elif self._workers.grace:
+                self._nursery.start_soon(self._kill_later, process, job)
+            else:
+                self._kill(process, job)
 
     async def _kill_later(self, process: Process, job: Job) -> None:
         with trio.move_on_after(self._workers.grace, shield=True):
             await job.done.wait()
+        self._kill(process, job)
+
+    async def _put_off(
+        self, process: Process, job: Job, request: Request, limit: float, blocks: Blocks
+    ) -> None:
+        """Kill it when the limit of its finishing block is over; it does so itself before that."""
+        put_off = PutOff(max(limit, self._workers.grace))
+        with blocks.counted(put_off), put_off.scope:
+            await job.done.wait()
+        if not (job.done.is_set() or blocks.over) and process.cell.limit(job.number) is not None:
+            log_not_ended(request, limit)
         self._kill(process, job)
 
     def _kill(self, process: Process, job: Job) -> None:
@@ -254,7 +306,8 @@ class Processes:
     async def _start(self, context: trio_parallel.WorkerContext, place: int) -> Process:
         setup = Setup(
             functions=self._functions,
-            cell=None if self._memory is None else (self._memory.name, place),
+            cell=(self._memory.name, place),
+            grace=self._workers.grace,
             log_level=logging.root.level if logging.root.handlers else None,
             log_format=_log_format(),
         )
@@ -271,7 +324,7 @@ class Processes:
             raise WorkersFailed(
                 f"a worker process cannot be started: {type(cause).__name__}: {cause}"
             ) from cause
-        return Process(started.unwrap(), place)
+        return Process(started.unwrap(), place, Cell(self._memory, place))
 
     async def _work(self, context: trio_parallel.WorkerContext, process: Process) -> None:
         """Do the jobs of a process until it ends, or is to be replaced."""
@@ -309,6 +362,7 @@ class Processes:
     async def _do(self, context: trio_parallel.WorkerContext, process: Process, job: Job) -> bool:
         """Do a job; returns whether the process can do another."""
         process.called += 1
+        process.running = job
         cause = "between two requests"
         try:
             job.answer = await context.run_sync(call, *job.args, limiter=ALONE)
@@ -320,8 +374,9 @@ class Processes:
             if job.answer is not None and not process.was_killed:  # it may be both
                 return True
         finally:
+            process.running = None
             job.done.set()
-        if process.was_killed:
+        if process.was_killed or (job.ended_early and cause == "SIGKILL"):  # by itself
             self.killed += 1
             log.debug("a worker process was killed, since its request had ended")
         else:
@@ -391,7 +446,7 @@ async def open_processes(handler: Handler, workers: ProcessWorkers) -> AsyncIter
         WorkersFailed: A process cannot be started, now or later; then the block is cancelled.
     """
     places = range(workers.n + workers.spares)
-    with _shared_memory(CELL.size * len(places) if workers.grace else 0) as memory:
+    with _shared_memory(CELL_SIZE * len(places)) as memory:
         async with open_own_nursery() as nursery:
             processes = Processes(handler, workers, nursery, memory)
             with _at_exit(processes.kill_all):
@@ -412,11 +467,8 @@ def _at_exit(function: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _shared_memory(size: int) -> Iterator[SharedMemory | None]:
-    """Shared memory, unless the size is 0. If the server is killed, Python's tracker removes it."""
-    if not size:
-        yield None
-        return
+def _shared_memory(size: int) -> Iterator[SharedMemory]:
+    """Shared memory. If the server is killed, Python's tracker removes it."""
     memory = SharedMemory(create=True, size=size)
     try:
         yield memory

@@ -53,6 +53,7 @@ from .._protocol.fair_queue import FairQueue
 from .._transport.outbox import Outbox
 from .client import Client, Name
 from .deadlines import Deadlines
+from .finishing import Blocks
 from .handlers import (
     close_unawaited,
     ends_program,
@@ -79,6 +80,7 @@ class Requests:
         closing: Whether the server accepts no more requests.
         now: The last reading of the clock: one serves for all requests of a batch.
         in_batch: Whether a batch is being processed, in one step of the event loop.
+        blocks: The finishing blocks of handlers.
         late_replies: Results of handlers whose client had disconnected.
     """
 
@@ -103,6 +105,7 @@ class Requests:
         self._clock = trio.lowlevel.current_clock().current_time
         self.now = self._clock()
         self.in_batch = False
+        self.blocks = Blocks()
         self.late_replies = 0
         self._batch_read = [o.batch_read for o in observers if _overrides(o, "batch_read")]
         self._arrived = [o.arrived for o in observers if _overrides(o, "arrived")]
@@ -365,8 +368,8 @@ class Requests:
         status: int = OK,
     ) -> None:
         """The one place where a request ends: forget it, reply, report it."""
-        request.ended = True
         request.ended_at = self.now if self.in_batch else self._clock()
+        request.ended = True  # only now: threads look at it, and then at the time
         client, header = request.owner, request.header
         if request in client.requests:  # else it was refused
             del client.requests[request]

@@ -104,7 +104,8 @@ class Server:
         self._requests = Requests(
             options, queue, self._router.outbox, self._router.own_max_pack_size, observers
         )
-        sessions = Sessions(self._router, nursery, observers, self._crashed)
+        self._blocks = self._requests.blocks
+        sessions = Sessions(self._router, nursery, observers, self._blocks, self._crashed)
         self._reader = Reader(self._router, self._requests, rules, name_of(handler), sessions)
         self._workers = workers(
             handler,
@@ -115,6 +116,7 @@ class Server:
             nursery,
             self._crashed,
         )
+        self._processes = processes
         self._counted = processes or self._workers
         self._admission = Admission(
             ZapHandler(sockets.zap),
@@ -157,6 +159,7 @@ class Server:
             requests=sum(outcomes.values()) + in_flight,
             **outcomes,
             in_flight=in_flight,
+            finishing=len(self._blocks) + (self._processes.finishing if self._processes else 0),
             waiting=queue.waiting,
             running=queue.slots - queue.free,
             connections=len(self._router),
@@ -225,8 +228,8 @@ class Server:
 
         New connections are refused, so a load balancer sends clients elsewhere. New requests
         are answered ``shutting-down``. Requests in flight have `grace` seconds, and so have replies
-        that wait for slow clients; requests that have not ended by then are cancelled and answered
-        the same. Then `serve` returns.
+        that wait for slow clients, and blocks of `finishing`; requests that have not ended by then
+        are cancelled and answered the same, and no block is protected. Then `serve` returns.
 
         Args:
             grace: Seconds; 0 for at once, `math.inf` for no limit.
@@ -244,6 +247,7 @@ class Server:
         with trio.move_on_after(grace):
             if requests.in_flight:
                 await requests.idle.wait()
+            await self._blocks.wait_none()
             await self._router.outbox.has_unsent.wait_value(False)
         self._drained.set()
         await self._closed.wait()
@@ -292,6 +296,8 @@ class Server:
         try:
             requests.close()
             self._handle_some(len(self._departed))
+            if self._drained.is_set():
+                self._blocks.lift_all()
             outbox.cork()
             for connection in self._router.connections:
                 if connection.client is not None:
@@ -305,6 +311,10 @@ class Server:
     async def wait_drained(self) -> None:
         """Wait until a drain is over."""
         await self._drained.wait()
+
+    async def wait_finished(self) -> None:
+        """Wait for plain functions in finishing blocks, within their limits."""
+        await self._blocks.wait_limits()
 
     def closed(self) -> None:
         """The sockets are closed."""

@@ -14,9 +14,11 @@ from typing import Any
 
 import trio
 
+from .._finishing import current_place
 from .._request import AsyncFunction, current_request
 from .._transport.router import Router
 from .client import Client
+from .finishing import Blocks
 from .handlers import ends_program, is_cancellation, name_of
 from .leftovers import Baseline
 from .observer import Observer
@@ -29,6 +31,7 @@ class Sessions:
         router: The ROUTER, whose connections these are.
         nursery: The server's.
         observers: Are told of tasks that fail.
+        blocks: The server's finishing blocks.
         crashed: As for `HandlerTasks`.
     """
 
@@ -37,6 +40,7 @@ class Sessions:
         router: Router,
         nursery: trio.Nursery,
         observers: Sequence[Observer],
+        blocks: Blocks,
         crashed: Callable[[], None],
     ) -> None:
         self._router = router
@@ -46,6 +50,7 @@ class Sessions:
         self._token = trio.lowlevel.current_trio_token()
         self._context = copy_context()
         self._context.run(current_request.set, None)
+        self._context.run(current_place.set, blocks)
 
     def start(self, client: Client, async_fn: AsyncFunction, args: tuple[object, ...]) -> None:
         """Start a task, unless the client has disconnected (in any thread)."""
@@ -61,7 +66,7 @@ class Sessions:
 
     @trio.lowlevel.enable_ki_protection
     def _start(self, client: Client, async_fn: AsyncFunction, args: tuple[object, ...]) -> None:
-        if client.connection.gone or self._nursery.cancel_scope.cancel_called:
+        if client.connection.disconnected or self._nursery.cancel_scope.cancel_called:
             return
         scope = trio.CancelScope()
         if client.session_scopes is None:

@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 import trio
 from trio_util import AsyncBool
 
+from .._finishing import current_place
 from .._log import log
 from .._protocol.fair_queue import SharedFairQueue
 from .._request import current_request
@@ -70,6 +71,7 @@ class ThreadPool:
         self._in_use = AsyncBool(False)  # whether functions may run
         self._context = copy_context()
         self._context.run(current_request.set, None)
+        self._context.run(current_place.set, requests.blocks)
         self._pool = Pool(handler, queue, self._begin, self._wake, self._context)
 
     @property

@@ -22,8 +22,6 @@ from .._nursery import open_own_nursery
 from .._request import CurrentBlock, Request, current_block, current_request
 from .pending_request import PendingRequest
 
-NOT_ENDED = "%s: a finishing block has not ended within its limit of %g s"
-
 
 class Block(Protocol):
     """A block in progress."""
@@ -242,7 +240,11 @@ class _ThreadBlock:
 
 def log_not_ended(request: Request | None, limit: float) -> None:
     """Log that the limit of a block was reached."""
-    log.warning(NOT_ENDED, "a session" if request is None else request.client, limit)
+    log.warning(
+        "%s: a finishing block has not ended within its limit of %g s",
+        "a session" if request is None else request.client,
+        limit,
+    )
 
 
 def _in_task() -> bool:

@@ -101,16 +101,14 @@ class Process:
     Attributes:
         pid: Its process id, and the id of its process group.
         cell: The memory that it shares with the server.
-        place: Its index among the server's processes, which its replacement inherits.
         job: Its next job; None if that has begun, or the process is idle.
         running: The job that it does now.
         called: How many calls it has had.
         was_killed: Whether the server has killed it.
     """
 
-    def __init__(self, pid: int, place: int, cell: Cell) -> None:
+    def __init__(self, pid: int, cell: Cell) -> None:
         self.pid = pid
-        self.place = place
         self.cell = cell
         self.job: Job | None = None
         self.running: Job | None = None
@@ -139,7 +137,6 @@ class Processes:
         handler: A plain function.
         workers: The options.
         nursery: Runs the tasks.
-        memory: Shared memory, with a cell for each process.
 
     Attributes:
         run: The async handler.
@@ -153,12 +150,10 @@ class Processes:
         handler: Handler,
         workers: ProcessWorkers,
         nursery: trio.Nursery,
-        memory: SharedMemory,
     ) -> None:
         self._functions = pickled(handler, workers)
         self._workers = workers
         self._nursery = nursery
-        self._memory = memory
         self._idle: deque[Process] = deque()  # the last one that ran is used first
         self._waiting = trio.lowlevel.ParkingLot()  # handlers that wait for an idle process
         self._alive: set[Process] = set()
@@ -184,12 +179,13 @@ class Processes:
     @property
     def finishing(self) -> int:
         """Finishing blocks of requests that have not ended (in any thread)."""
-        jobs = [(process.cell, process.running) for process in tuple(self._alive)]
-        return sum(
-            cell.limit(job.number) is not None and not job.ended_early
-            for cell, job in jobs
-            if job is not None
-        )
+        found = 0
+        for process in tuple(self._alive):
+            job = process.running
+            if job is not None and not job.ended_early:
+                with suppress(ValueError):  # the process has ended, and its memory was closed
+                    found += process.cell.limit(job.number) is not None
+        return found
 
     # In the handlers' tasks.
 
@@ -264,12 +260,12 @@ class Processes:
     # In the processes' tasks.
 
     @trio.lowlevel.enable_ki_protection
-    async def keep(self, place: int, started: trio.Event) -> None:
+    async def keep(self, started: trio.Event) -> None:
         """Keep one process running, until cancelled. A first start that fails is not retried."""
         failures = 0
         while True:
             try:
-                async with self._open_process(place) as (context, process):
+                async with self._open_process() as (context, process):
                     started.set()
                     failures = 0
                     await self._work(context, process)
@@ -285,7 +281,7 @@ class Processes:
 
     @asynccontextmanager
     async def _open_process(
-        self, place: int
+        self,
     ) -> AsyncIterator[tuple[trio_parallel.WorkerContext, Process]]:
         """Start a process, and kill its group at the end."""
         process: Process | None = None
@@ -293,7 +289,7 @@ class Processes:
             async with trio_parallel.open_worker_context(
                 idle_timeout=math.inf, grace_period=CLOSING
             ) as context:
-                process = await self._start(context, place)
+                process = await self._start(context)
                 self._alive.add(process)
                 yield context, process
         except trio_parallel.BrokenWorkerError as error:  # it was not idle when its context ended
@@ -301,12 +297,21 @@ class Processes:
         finally:
             if process is not None:
                 self._alive.discard(process)
+                process.cell.close()
                 process.kill_group()
 
-    async def _start(self, context: trio_parallel.WorkerContext, place: int) -> Process:
+    async def _start(self, context: trio_parallel.WorkerContext) -> Process:
+        memory = SharedMemory(create=True, size=CELL_SIZE)
+        try:
+            pid = await self._call_start(context, memory.name)
+        finally:
+            memory.unlink()  # both have it by now, and it ends with them
+        return Process(pid, Cell(memory))
+
+    async def _call_start(self, context: trio_parallel.WorkerContext, cell: str) -> int:
         setup = Setup(
             functions=self._functions,
-            cell=(self._memory.name, place),
+            cell=cell,
             grace=self._workers.grace,
             log_level=logging.root.level if logging.root.handlers else None,
             log_format=_log_format(),
@@ -324,7 +329,7 @@ class Processes:
             raise WorkersFailed(
                 f"a worker process cannot be started: {type(cause).__name__}: {cause}"
             ) from cause
-        return Process(started.unwrap(), place, Cell(self._memory, place))
+        return started.unwrap()
 
     async def _work(self, context: trio_parallel.WorkerContext, process: Process) -> None:
         """Do the jobs of a process until it ends, or is to be replaced."""
@@ -445,17 +450,16 @@ async def open_processes(handler: Handler, workers: ProcessWorkers) -> AsyncIter
     Raises:
         WorkersFailed: A process cannot be started, now or later; then the block is cancelled.
     """
-    places = range(workers.n + workers.spares)
-    with _shared_memory(CELL_SIZE * len(places)) as memory:
-        async with open_own_nursery() as nursery:
-            processes = Processes(handler, workers, nursery, memory)
-            with _at_exit(processes.kill_all):
-                starts = [trio.Event() for _ in places]
-                for place, started in zip(places, starts, strict=True):
-                    nursery.start_soon(processes.keep, place, started, name=f"worker {place}")
-                for started in starts:
-                    await started.wait()
-                yield processes
+    numbers = range(workers.n + workers.spares)
+    async with open_own_nursery() as nursery:
+        processes = Processes(handler, workers, nursery)
+        with _at_exit(processes.kill_all):
+            starts = [trio.Event() for _ in numbers]
+            for number, started in zip(numbers, starts, strict=True):
+                nursery.start_soon(processes.keep, started, name=f"worker {number}")
+            for started in starts:
+                await started.wait()
+            yield processes
 
 
 @contextmanager
@@ -464,14 +468,3 @@ def _at_exit(function: Callable[[], None]) -> Iterator[None]:
     atexit.register(function)
     yield
     atexit.unregister(function)
-
-
-@contextmanager
-def _shared_memory(size: int) -> Iterator[SharedMemory]:
-    """Shared memory. If the server is killed, Python's tracker removes it."""
-    memory = SharedMemory(create=True, size=size)
-    try:
-        yield memory
-    finally:
-        memory.close()
-        memory.unlink()

@@ -63,14 +63,14 @@ class Setup:
 
     Attributes:
         functions: The handler and the initializer, pickled.
-        cell: The shared memory, and the place in it, that the server and the worker share.
+        cell: The name of the memory that the server and the worker share.
         grace: As of `ProcessWorkers`.
         log_level: The level of the server's root logger; None if nothing is configured there.
         log_format: The formatter of the server's root logger.
     """
 
     functions: bytes
-    cell: tuple[str, int]
+    cell: str
     grace: float
     log_level: int | None
     log_format: logging.Formatter | None
@@ -83,21 +83,21 @@ class Cell:
     finishing block, and with which limit. Both write first, and then look. So if both do so at the
     same time, the server sees the block, or the worker sees that the request has ended, or both.
 
-    A worker keeps its cell, and requests are numbered: a late write for one request is not read by
-    the next.
+    Requests are numbered: a late write for one request is not read by the next.
 
     Args:
         memory: The shared memory.
-        index: The index of the cell.
     """
 
-    def __init__(self, memory: SharedMemory, index: int) -> None:
+    _ended, _ended_at, _block, _limit = range(0, CELL_SIZE, 8)
+
+    def __init__(self, memory: SharedMemory) -> None:
         self._memory = memory  # kept, since it is closed when it is collected
         self._buffer: Any = memory.buf
-        self._ended = CELL_SIZE * index
-        self._ended_at = self._ended + 8
-        self._block = self._ended + 16
-        self._limit = self._ended + 24
+
+    def close(self) -> None:
+        """Close the memory (in the server)."""
+        self._memory.close()
 
     def end(self, number: int, reason: CancelReason, now: float) -> None:
         """Write that a request has ended (in the server)."""
@@ -253,9 +253,7 @@ def start(setup: Setup) -> Outcome[int]:
             initializer()
         _log_as_server(setup)
         adapt_thread()
-        name, index = setup.cell
-        cell = Cell(SharedMemory(name), index)
-        cell.end_block()  # which the process before this one may have died in
+        cell = Cell(SharedMemory(setup.cell))
     except BaseException as error:  # noqa: BLE001  # raised in the server
         return Error(_portable(error))
     _worker = _Worker(handler, cell, setup.grace)

@@ -70,7 +70,7 @@ class Blocks:
                 try:
                     yield
                 finally:
-                    await block.leave()
+                    block.leave()
 
     # Those in threads.
 
@@ -158,7 +158,6 @@ class _TaskBlock:
     def __init__(self, limit: float) -> None:
         self._limit = limit
         self._ended = trio.Event()
-        self._watched = trio.Event()
         self.scope = trio.CancelScope(shield=True)
         self.inner: set[_TaskBlock] = set()
         outer = current_block.get()
@@ -190,16 +189,12 @@ class _TaskBlock:
             if rest.cancelled_caught and self.scope.shield:
                 log_not_ended(current_request.get(), self._limit)
                 self.lift()
-        finally:
-            self._watched.set()
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
         """The block has ended, one way or another."""
         self._ended.set()
         if self._outer is not None:
             self._outer.inner.discard(self)
-        with trio.CancelScope(shield=True):  # else the nursery would raise what the block has not
-            await self._watched.wait()
 
 
 class _ThreadBlock:

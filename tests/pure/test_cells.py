@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from contextvars import copy_context
 from multiprocessing.shared_memory import SharedMemory
 
 import pytest
 
 import trioreq
-from trioreq._server.worker import CELL_SIZE, Cell, WorkerRequest
+from trioreq._finishing import current_place
+from trioreq._request import current_request
+from trioreq._server.worker import CELL_SIZE, Cell, WorkerPlace, WorkerRequest
 
 PEER = trioreq.Peer(1, "127.0.0.1", "DEALER")
 
@@ -44,6 +50,48 @@ def test_a_finishing_block_is_that_of_one_request() -> None:
         cell.end_block()
         assert cell.limit(1) is None
         assert cell.reason(1) is trioreq.CancelReason.DISCONNECTED
+    finally:
+        memory.close()
+        memory.unlink()
+
+
+@pytest.mark.parametrize("ended", ["never", "before", "inside", "inside, long ago"])
+@pytest.mark.parametrize("grace", [0.0, 1000.0])
+def test_a_block_in_a_worker(monkeypatch: pytest.MonkeyPatch, ended: str, grace: float) -> None:
+    kills = []
+    monkeypatch.setattr(os, "killpg", lambda *killed: kills.append(killed))
+    memory = SharedMemory(create=True, size=CELL_SIZE)
+    entered = checked = False
+
+    def end(ago: float = 0.0) -> None:
+        cell.end(1, trioreq.CancelReason.DISCONNECTED, time.monotonic() - ago)
+
+    def handler() -> None:
+        nonlocal entered, checked
+        current_request.set(WorkerRequest(PEER, (b"",), 0, 1, cell))
+        current_place.set(WorkerPlace(cell, grace, 1))
+        with trioreq.finishing(limit=500):
+            entered = True
+            assert cell.limit(1) == 500
+            if "inside" in ended:
+                end(600 if "ago" in ended else 0)
+            trioreq.check_cancelled()
+            checked = True
+
+    try:
+        cell = Cell(memory)
+        if ended == "before":
+            end()
+        if ended in ("never", "inside"):
+            copy_context().run(handler)
+        else:
+            with pytest.raises(trioreq.RequestCancelled):
+                copy_context().run(handler)
+        assert entered == (ended != "before")
+        assert checked == (ended in ("never", "inside"))
+        assert cell.limit(1) is None
+        # Where the block ends, it is killed at last, unless it has a grace.
+        assert kills == ([] if ended == "never" or grace else [(0, signal.SIGKILL)])
     finally:
         memory.close()
         memory.unlink()

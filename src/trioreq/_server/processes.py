@@ -65,9 +65,10 @@ class Job:
         done: Set when the call has ended.
         answer: Its result or error; None if the handler was not called.
         ended_early: Whether its request has ended before it.
+        put_off: Whether its finishing block is counted by the server.
     """
 
-    __slots__ = ("answer", "args", "done", "ended_early", "number")
+    __slots__ = ("answer", "args", "done", "ended_early", "number", "put_off")
 
     def __init__(self, request: Request, number: int) -> None:
         deadline = request.deadline
@@ -78,6 +79,7 @@ class Job:
         self.done = trio.Event()
         self.answer: Answer = None
         self.ended_early = False
+        self.put_off = False
 
 
 class PutOff:
@@ -182,7 +184,7 @@ class Processes:
         found = 0
         for process in tuple(self._alive):
             job = process.running
-            if job is not None and not job.ended_early:
+            if job is not None and not job.put_off:
                 with suppress(ValueError):  # the process has ended, and its memory was closed
                     found += process.cell.limit(job.number) is not None
         return found
@@ -238,6 +240,7 @@ class Processes:
     ) -> None:
         """Kill it when the limit of its finishing block is over; it does so itself before that."""
         put_off = PutOff(max(limit, self._workers.grace))
+        job.put_off = True
         with blocks.counted(put_off), put_off.scope:
             await job.done.wait()
         if not (job.done.is_set() or blocks.over) and process.cell.limit(job.number) is not None:

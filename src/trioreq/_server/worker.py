@@ -215,7 +215,10 @@ class WorkerPlace:
     def is_quiet(self) -> bool:
         """As in `CurrentBlock`."""
         limit = self._limit
-        return limit is not None and time.monotonic() < self._cell.ended_at() + limit
+        if limit is None:
+            return False
+        # Without a longer grace the server kills this process when the limit is over.
+        return self._grace <= limit or time.monotonic() < self._cell.ended_at() + limit
 
     def _end_late(self) -> None:
         """Be killed now, if it was put off because of the block."""

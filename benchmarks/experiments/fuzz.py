@@ -101,7 +101,8 @@ def try_input(data: bytes) -> None:
     counts = Counts()
     queue: FairQueue[Client, PendingRequest] = FairQueue(2, 3)
     requests = Requests(Options(), queue, outbox, 1000, (counts,), streams=False)
-    client = Client(Connection(1, 10), PEER, "handler")
+    sessions: Any = None  # no handler runs that could use them
+    client = Client(Connection(1, 10), PEER, "handler", sessions)
     read = runnable = 0
     for message in messages_of(data):
         envelope, header, body = wire.request_untrusted(message)

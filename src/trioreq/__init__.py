@@ -17,12 +17,19 @@ from ._errors import (
     UnexpectedReply,
     WorkersFailed,
 )
+from ._finishing import finishing
 from ._protocol.zap import Applicant
 from ._request import Peer, Request, check_cancelled
 from ._server.open_server import open_server
 from ._server.serve import serve
 from ._server.server import Server
-from ._statistics import ClientStatistics, Statistics, Timings, WorkerStatistics
+from ._statistics import (
+    ClientStatistics,
+    ConnectedClient,
+    Statistics,
+    Timings,
+    WorkerStatistics,
+)
 from ._transport import messages
 from ._transport.allow_list import AllowList
 from ._transport.curve import CurveClient, CurveServer
@@ -36,6 +43,7 @@ __all__ = [
     "Client",
     "ClientStatistics",
     "Code",
+    "ConnectedClient",
     "ConnectionLost",
     "CurveClient",
     "CurveServer",
@@ -59,6 +67,7 @@ __all__ = [
     "WorkerStatistics",
     "WorkersFailed",
     "check_cancelled",
+    "finishing",
     "load_public_key",
     "open_client",
     "open_server",

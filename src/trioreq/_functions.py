@@ -37,6 +37,23 @@ def check_function(name: str, function: object, *parameters: str, may_yield: boo
         raise wrong(name, expected, function, f"it takes {signature}") from None
 
 
+def check_async_call(name: str, function: object, args: tuple[object, ...]) -> None:
+    """Refuse what is not an async function, or cannot be called with these arguments.
+
+    Raises:
+        TypeError: It is that.
+    """
+    expected = "an async function"
+    if inspect.iscoroutine(function):
+        raise wrong(name, expected, function, "write start_soon(f, x), not start_soon(f(x))")
+    if not callable(function) or not is_async(function):
+        raise wrong(name, expected, function)
+    try:
+        inspect.signature(function, follow_wrapped=False).bind(*args)
+    except TypeError as error:
+        raise wrong(name, f"{expected} of its arguments", function, str(error)) from None
+
+
 def is_async(function: object) -> bool:
     """Whether a function is called in the event loop.
 

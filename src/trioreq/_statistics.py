@@ -51,6 +51,8 @@ class Statistics:
     """The server shut down first."""
     in_flight: int
     """Requests that wait for a slot or are being processed, now."""
+    finishing: int
+    """Blocks of `finishing` in progress now, also those whose request has ended."""
     waiting: int
     """Of those in flight, how many wait for a slot."""
     running: int
@@ -75,8 +77,9 @@ class Statistics:
     """Connections that ended before their handshake was complete, and were not refused; including
     health checks and port scans."""
     evicted: int
-    """Connections that were evicted: their key was removed from the allow-list, they sent a message
-    without end, they did not read, or another connection has their routing id."""
+    """Connections that were evicted, for a key off the allow-list, a message without end, not
+    reading, or a routing id that another connection has, so that libzmq delivers nothing of it;
+    also those that the program has evicted, and those of sessions that failed."""
     evicted_slow: int
     """Of `evicted`, those of slow clients."""
     workers: WorkerStatistics
@@ -87,6 +90,28 @@ class Statistics:
     """Worker processes that ended by themselves, as by a segmentation fault."""
     retired: int
     """Worker processes that were replaced, by `retire_after` or `retire_above`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedClient:
+    """A connection of a server, as `Server.clients` lists it. Times are on trio's clock."""
+
+    id: int
+    """Its number, which `Peer.id` is too; unique for the server's life."""
+    address: str
+    """Its IP address or, on ipc, its user; empty if it is not known."""
+    user_id: str
+    """As in `Peer`; empty before its first message."""
+    socket_type: str
+    """As in `Peer`; empty before its first message."""
+    connected_since: float
+    """When it was accepted."""
+    in_flight: int
+    """Its requests that wait for a slot, or are being processed."""
+    replies_waiting: int
+    """Messages that wait, since the client is slow to read. A pack counts as one."""
+    last_heard: float | None
+    """When its last message was read; None before the first. Heartbeats are not messages."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from trio.testing import MockClock
 
 import trioreq
 import trioreq.testing as kit
+from trioreq._finishing import FinishingBlock
 
 
 class Unprintable:
@@ -110,6 +111,7 @@ class Places:
     plain: kit.MemoryClient
     keys: trioreq.KeyPair
     allow: trioreq.AllowList
+    nursery: trio.Nursery
 
 
 Call = Callable[[Places, Any], Any]
@@ -155,6 +157,10 @@ ROWS: dict[str, Row] = {
     "serve.error_reply": (serve("error_reply"), {"None", "function of two"}),
     "serve.task_status": (serve("task_status"), set()),
     "Server.drain.grace": (lambda at, value: at.server.drain(value), DURATION | {"inf"}),
+    "Server.evict.client_id": (
+        lambda at, value: at.server.evict(value),
+        {"zero", "negative", "int", "huge"},
+    ),
     "open_client.endpoint": (lambda _, value: trioreq.open_client(value), TEXT),
     "open_client.timeout": (open_client("timeout"), SECONDS),
     "open_client.retries": (open_client("retries"), {"zero", "int"}),
@@ -235,6 +241,15 @@ ROWS: dict[str, Row] = {
         lambda _, value: trioreq.Request(trioreq.Peer(1, "", "REQ"), (b"",), value),
         DURATION | {"negative", "huge", "nan", "inf"},
     ),
+    "Request.replace.frames": (
+        lambda _, value: kit.make_request().replace(frames=value),
+        {"tuple of bytes"},
+    ),
+    "Peer.start_soon.async_fn": (
+        lambda at, value: kit.make_request(nursery=at.nursery).client.start_soon(value, 1),
+        {"async function"},
+    ),
+    "finishing.limit": (lambda _, value: trioreq.finishing(limit=value), DURATION),
     "AllowList.source": (lambda _, value: trioreq.AllowList(value), PATHS | MAPPINGS),
     "AllowList.replace.users": (lambda at, value: at.allow.replace(value), MAPPINGS),
     "AllowList.watch.changed": (
@@ -284,7 +299,8 @@ ROWS: dict[str, Row] = {
         lambda _, value: kit.make_request(value),
         FRAMES | {"list of bytes", "tuple of bytes"},
     ),
-    "testing.make_request.client": (lambda _, value: kit.make_request(client=value), set()),
+    "testing.make_request.client": (lambda _, value: kit.make_request(client=value), {"None"}),
+    "testing.make_request.nursery": (lambda _, value: kit.make_request(nursery=value), {"None"}),
     "testing.make_request.deadline": (
         lambda _, value: kit.make_request(deadline=value),
         DURATION | {"negative", "huge", "nan", "inf"},
@@ -329,6 +345,7 @@ for _name, _row in tuple(ROWS.items()):
 INTERNAL = {
     "Server": "`serve` makes it",
     "Client": "`open_client` makes it",
+    "Peer.start_soon.args": "what `async_fn` takes",
     "RequestCancelled": "`check_cancelled` raises it",
     "UnexpectedReply": "a client raises it",
     "testing.MemoryClient": "`MemoryNetwork.connect` makes it",
@@ -393,17 +410,20 @@ async def at(autojump_clock: MockClock) -> Any:
     async with (
         kit.open_memory_server(async_one) as net,
         trioreq.open_client(net) as client,
+        trio.open_nursery() as nursery,
     ):
         keys = trioreq.KeyPair.generate()
         allow = trioreq.AllowList({keys.public: "alice"})
-        yield Places(net, net.server, client, net.connect(), keys, allow)
+        yield Places(net, net.server, client, net.connect(), keys, allow, nursery)
 
 
 async def make(call: Call, at: Places, value: object) -> None:
     """Call, and do what a caller does with the result."""
     with trio.fail_after(100):
         result = call(at, value)
-        if isinstance(result, AbstractAsyncContextManager):
+        if isinstance(result, FinishingBlock):
+            pass  # it cannot be entered outside a handler
+        elif isinstance(result, AbstractAsyncContextManager):
             async with result:
                 pass
         elif inspect.isawaitable(result):

@@ -154,6 +154,20 @@ def until(_: trioreq.Request, path: str) -> str:
     return "ended"
 
 
+def finish(request: trioreq.Request, arguments: str) -> str:
+    """Until there is a file, in a block that must finish within a limit."""
+    limit, _, path = arguments.partition(" ")
+    with trioreq.finishing(limit=float(limit)), trioreq.finishing(limit=0):
+        report("in the block")
+        while not os.path.exists(path):  # noqa: PTH110  # a loop in a hurry
+            trioreq.check_cancelled()
+            sleep(0.001)
+        report(f"done: {request.cancel_reason}")
+    report("left")  # lost, if it is killed where the block ends
+    sleep(STUBBORN)
+    return "ended"
+
+
 def compute(_: trioreq.Request, name: str) -> str:
     """In one call into C, which keeps the GIL."""
     report(f"computes {name}")
@@ -293,6 +307,7 @@ JOBS: dict[str, Callable[[trioreq.Request, str], Any]] = {
         what_is_loaded,
         big,
         grow,
+        finish,
     )
 }
 

@@ -33,6 +33,7 @@ class Connection:
         descriptor: The descriptor that it has, or had.
         disconnected: Whether its disconnect was read, or the server has evicted it. Nothing is sent
             to it then.
+        since: When its accept was read, on the clock of the caller.
         address: Its IP address or, on ipc, its user; empty if it closed before that was looked up.
         counted: Whether it counts against the limits.
         slow: Whether a wait for the rest of its handshake has timed out.
@@ -59,6 +60,7 @@ class Connection:
         "peer",
         "routing_id",
         "silence",
+        "since",
         "slow",
         "spoke",
         "watch",
@@ -68,6 +70,7 @@ class Connection:
         self.id = id
         self.descriptor = descriptor
         self.disconnected = False
+        self.since = 0.0
         self.address = ""
         self.counted = False
         self.slow = False

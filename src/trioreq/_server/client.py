@@ -1,4 +1,4 @@
-"""One client: its cancel scope and nursery, and its requests in flight."""
+"""One client: its cancel scope and nursery, its requests in flight, and its session."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import trio
 from .._protocol.connection_table import Connection
 from .._protocol.endings import Ending
 from .._protocol.envelope import Frames
-from .._request import Peer
+from .._request import ENDED_SESSION, AsyncFunction, Peer, set_session
 
 if TYPE_CHECKING:
     from .pending_request import PendingRequest
+    from .sessions import Sessions
 
 Name = tuple[Frames, int]
 """The envelope and the correlation of a request; unique among the requests of its client."""
@@ -25,32 +26,42 @@ class Client:
     """What the server keeps for a connection, from its first message on.
 
     Its requests run in a nursery of its own, whose cancel scope a disconnect cancels. The nursery
-    is opened when a request first needs it.
+    is opened when a request first needs it. The tasks of its session have scopes of their own,
+    since a REQ client that gives up its request cancels the nursery and goes on.
 
     Args:
         connection: The client's connection.
         peer: The client, as handlers see it.
+        handler_name: Names its tasks.
+        sessions: Runs the tasks of its session.
 
     Attributes:
         lock_step: Whether it is a REQ socket: a new request supersedes the one before.
         requests: Its requests in flight, the oldest first.
         named: Those of `requests` that the client can cancel.
         warned: Endings that were logged for it; each is logged once.
+        last_heard: When its last message was read, on trio's clock.
+        session_scopes: Those of the tasks of its session; None until it has one.
     """
 
     __slots__ = (
         "_nursery",
+        "_sessions",
         "_unstarted",
         "connection",
+        "last_heard",
         "lock_step",
         "named",
         "peer",
         "requests",
+        "session_scopes",
         "task_name",
         "warned",
     )
 
-    def __init__(self, connection: Connection, peer: Peer, handler_name: str) -> None:
+    def __init__(
+        self, connection: Connection, peer: Peer, handler_name: str, sessions: Sessions
+    ) -> None:
         self.connection = connection
         self.peer = peer
         self.lock_step = peer.socket_type == "REQ"
@@ -60,6 +71,20 @@ class Client:
         self.task_name = f"client {peer.id}: {handler_name}"
         self._nursery: trio.Nursery | None = None
         self._unstarted: list[tuple[Run, PendingRequest]] | None = None
+        self._sessions = sessions
+        self.last_heard = 0.0
+        self.session_scopes: set[trio.CancelScope] | None = None
+        set_session(peer, ENDED_SESSION if connection.disconnected else self)
+
+    def start_soon(self, async_fn: AsyncFunction, args: tuple[object, ...]) -> None:
+        """Start a task of its session."""
+        self._sessions.start(self, async_fn, args)
+
+    def end_session(self, reason: str) -> None:
+        """The connection has ended, or the server stops: cancel the tasks of its session."""
+        set_session(self.peer, ENDED_SESSION)
+        for scope in self.session_scopes or ():
+            scope.cancel(reason=reason)
 
     def start(
         self, request: PendingRequest, run: Run, server: trio.Nursery, context: Context

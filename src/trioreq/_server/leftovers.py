@@ -46,7 +46,7 @@ class Baseline:
             return False
 
     @trio.lowlevel.enable_ki_protection
-    def restore(self, client: object) -> None:
+    def restore(self, client: object, what: str = "the handler") -> None:
         """Leave scopes and cancel nurseries that were left open, and log it."""
         task = self._task
         if task._cancel_status is self._status:  # noqa: SLF001
@@ -60,8 +60,9 @@ class Baseline:
             # Otherwise the outer scope would keep it, and its deadline, until it is closed itself.
             task._cancel_status._scope.__exit__(None, None, None)  # noqa: SLF001
         log.error(
-            "%s: the handler left %s open, as an abandoned generator does: close generators, for "
-            "example with contextlib.aclosing",
+            "%s: %s left %s open, as an abandoned generator does: close generators, for example "
+            "with contextlib.aclosing",
             client,
+            what,
             left,
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .._log import log
 from .._protocol.endings import ENDINGS, MALFORMED, OVERLOADED, Ending
+from .._request import Peer
 from .handlers import ResultError, is_cancelled
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ FOREIGN_CANCELLED = (
 
 
 class Observer:
-    """Receives the transitions of requests, in the event loop.
+    """Receives the transitions of requests, and failures in sessions, in the event loop.
 
     A method that a subclass does not override is never called, and costs nothing.
     """
@@ -38,6 +39,9 @@ class Observer:
 
     def ended(self, request: PendingRequest, ending: Ending) -> None:
         """It has ended. Its handler may still run."""
+
+    def session_failed(self, client: Peer, error: BaseException) -> None:
+        """A task of a client's session has failed. Its connection is closed next."""
 
 
 class Counters(Observer):
@@ -89,6 +93,10 @@ class RequestLog(Observer):
                 log.warning("%s: %s (further ones are not logged)", request.client, ending.log)
         elif self._debug:
             log.debug("client %d: %s%s", request.client.id, ending.log, _times(request))
+
+    def session_failed(self, client: Peer, error: BaseException) -> None:
+        """As in `Observer`."""
+        log_failure(f"client {client.id}: a task of its session failed", error)
 
 
 def log_failure(what: str, error: BaseException) -> None:

@@ -32,14 +32,16 @@ import trio
 from outcome import Error, Outcome
 
 from .._errors import Code, ReplyError, WorkersFailed
+from .._finishing import current_place
 from .._log import log
 from .._nursery import open_own_nursery
 from .._protocol.envelope import Frames
 from .._request import Peer, Request
 from .._statistics import WorkerStatistics
 from .._workers import ProcessWorkers, pickled
+from .finishing import Blocks, log_not_ended
 from .handlers import Handler, name_of
-from .worker import CELL, Answer, Setup, call, start, write_cell
+from .worker import CELL_SIZE, Answer, Cell, Setup, call, start
 
 try:
     import trio_parallel
@@ -62,9 +64,11 @@ class Job:
         args: The arguments of `worker.call`.
         done: Set when the call has ended.
         answer: Its result or error; None if the handler was not called.
+        ended_early: Whether its request has ended before it.
+        put_off: Whether its finishing block is counted by the server.
     """
 
-    __slots__ = ("answer", "args", "done", "number")
+    __slots__ = ("answer", "args", "done", "ended_early", "number", "put_off")
 
     def __init__(self, request: Request, number: int) -> None:
         deadline = request.deadline
@@ -74,6 +78,23 @@ class Job:
         self.args = (peer_fields(request.client), request.frames, deadline, number)
         self.done = trio.Event()
         self.answer: Answer = None
+        self.ended_early = False
+        self.put_off = False
+
+
+class PutOff:
+    """A finishing block in a process whose request has ended: a `Block`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.scope = trio.CancelScope(deadline=trio.current_time() + seconds, shield=True)
+
+    def until(self) -> float:
+        """As in `Block`."""
+        return self.scope.deadline
+
+    def lift(self) -> None:
+        """As in `Block`."""
+        self.scope.cancel()
 
 
 class Process:
@@ -81,16 +102,18 @@ class Process:
 
     Attributes:
         pid: Its process id, and the id of its process group.
-        place: Its index among the server's processes, which its replacement inherits.
+        cell: The memory that it shares with the server.
         job: Its next job; None if that has begun, or the process is idle.
+        running: The job that it does now.
         called: How many calls it has had.
         was_killed: Whether the server has killed it.
     """
 
-    def __init__(self, pid: int, place: int) -> None:
+    def __init__(self, pid: int, cell: Cell) -> None:
         self.pid = pid
-        self.place = place
+        self.cell = cell
         self.job: Job | None = None
+        self.running: Job | None = None
         self.called = 0
         self.was_killed = False
         self.wake = trio.Event()
@@ -116,7 +139,6 @@ class Processes:
         handler: A plain function.
         workers: The options.
         nursery: Runs the tasks.
-        memory: Shared memory that says which requests have ended; None without a grace.
 
     Attributes:
         run: The async handler.
@@ -130,12 +152,10 @@ class Processes:
         handler: Handler,
         workers: ProcessWorkers,
         nursery: trio.Nursery,
-        memory: SharedMemory | None,
     ) -> None:
         self._functions = pickled(handler, workers)
         self._workers = workers
         self._nursery = nursery
-        self._memory = memory
         self._idle: deque[Process] = deque()  # the last one that ran is used first
         self._waiting = trio.lowlevel.ParkingLot()  # handlers that wait for an idle process
         self._alive: set[Process] = set()
@@ -157,6 +177,17 @@ class Processes:
         """The processes now (in any thread)."""
         alive, spare = len(self._alive), len(self._idle)
         return WorkerStatistics(alive=alive, spare=spare, busy=max(alive - spare, 0))
+
+    @property
+    def finishing(self) -> int:
+        """Finishing blocks of requests that have not ended (in any thread)."""
+        found = 0
+        for process in tuple(self._alive):
+            job = process.running
+            if job is not None and not job.put_off:
+                with suppress(ValueError):  # the process has ended, and its memory was closed
+                    found += process.cell.limit(job.number) is not None
+        return found
 
     # In the handlers' tasks.
 
@@ -185,15 +216,35 @@ class Processes:
             process.job = None
         elif job.done.is_set():
             pass  # the process is idle again, or has another job
-        elif self._memory is None or request.cancel_reason is None:
+        elif request.cancel_reason is None:
             self._kill(process, job)
         else:
-            write_cell(self._memory, process.place, job.number, request.cancel_reason)
-            self._nursery.start_soon(self._kill_later, process, job)
+            job.ended_early = True
+            process.cell.end(job.number, request.cancel_reason, time.monotonic())
+            limit = process.cell.limit(job.number)
+            blocks = current_place.get()
+            if limit is not None and isinstance(blocks, Blocks) and not blocks.over:
+                self._nursery.start_soon(self._put_off, process, job, request, limit, blocks)
+            elif self._workers.grace:
+                self._nursery.start_soon(self._kill_later, process, job)
+            else:
+                self._kill(process, job)
 
     async def _kill_later(self, process: Process, job: Job) -> None:
         with trio.move_on_after(self._workers.grace, shield=True):
             await job.done.wait()
+        self._kill(process, job)
+
+    async def _put_off(
+        self, process: Process, job: Job, request: Request, limit: float, blocks: Blocks
+    ) -> None:
+        """Kill it when the limit of its finishing block is over; it does so itself before that."""
+        put_off = PutOff(max(limit, self._workers.grace))
+        job.put_off = True
+        with blocks.counted(put_off), put_off.scope:
+            await job.done.wait()
+        if not (job.done.is_set() or blocks.over) and process.cell.limit(job.number) is not None:
+            log_not_ended(request, limit)
         self._kill(process, job)
 
     def _kill(self, process: Process, job: Job) -> None:
@@ -212,12 +263,12 @@ class Processes:
     # In the processes' tasks.
 
     @trio.lowlevel.enable_ki_protection
-    async def keep(self, place: int, started: trio.Event) -> None:
+    async def keep(self, started: trio.Event) -> None:
         """Keep one process running, until cancelled. A first start that fails is not retried."""
         failures = 0
         while True:
             try:
-                async with self._open_process(place) as (context, process):
+                async with self._open_process() as (context, process):
                     started.set()
                     failures = 0
                     await self._work(context, process)
@@ -233,7 +284,7 @@ class Processes:
 
     @asynccontextmanager
     async def _open_process(
-        self, place: int
+        self,
     ) -> AsyncIterator[tuple[trio_parallel.WorkerContext, Process]]:
         """Start a process, and kill its group at the end."""
         process: Process | None = None
@@ -241,7 +292,7 @@ class Processes:
             async with trio_parallel.open_worker_context(
                 idle_timeout=math.inf, grace_period=CLOSING
             ) as context:
-                process = await self._start(context, place)
+                process = await self._start(context)
                 self._alive.add(process)
                 yield context, process
         except trio_parallel.BrokenWorkerError as error:  # it was not idle when its context ended
@@ -249,12 +300,22 @@ class Processes:
         finally:
             if process is not None:
                 self._alive.discard(process)
+                process.cell.close()
                 process.kill_group()
 
-    async def _start(self, context: trio_parallel.WorkerContext, place: int) -> Process:
+    async def _start(self, context: trio_parallel.WorkerContext) -> Process:
+        memory = SharedMemory(create=True, size=CELL_SIZE)
+        try:
+            pid = await self._call_start(context, memory.name)
+        finally:
+            memory.unlink()  # both have it by now, and it ends with them
+        return Process(pid, Cell(memory))
+
+    async def _call_start(self, context: trio_parallel.WorkerContext, cell: str) -> int:
         setup = Setup(
             functions=self._functions,
-            cell=None if self._memory is None else (self._memory.name, place),
+            cell=cell,
+            grace=self._workers.grace,
             log_level=logging.root.level if logging.root.handlers else None,
             log_format=_log_format(),
         )
@@ -271,7 +332,7 @@ class Processes:
             raise WorkersFailed(
                 f"a worker process cannot be started: {type(cause).__name__}: {cause}"
             ) from cause
-        return Process(started.unwrap(), place)
+        return started.unwrap()
 
     async def _work(self, context: trio_parallel.WorkerContext, process: Process) -> None:
         """Do the jobs of a process until it ends, or is to be replaced."""
@@ -309,6 +370,7 @@ class Processes:
     async def _do(self, context: trio_parallel.WorkerContext, process: Process, job: Job) -> bool:
         """Do a job; returns whether the process can do another."""
         process.called += 1
+        process.running = job
         cause = "between two requests"
         try:
             job.answer = await context.run_sync(call, *job.args, limiter=ALONE)
@@ -320,8 +382,9 @@ class Processes:
             if job.answer is not None and not process.was_killed:  # it may be both
                 return True
         finally:
+            process.running = None
             job.done.set()
-        if process.was_killed:
+        if process.was_killed or (job.ended_early and cause == "SIGKILL"):  # by itself
             self.killed += 1
             log.debug("a worker process was killed, since its request had ended")
         else:
@@ -390,17 +453,16 @@ async def open_processes(handler: Handler, workers: ProcessWorkers) -> AsyncIter
     Raises:
         WorkersFailed: A process cannot be started, now or later; then the block is cancelled.
     """
-    places = range(workers.n + workers.spares)
-    with _shared_memory(CELL.size * len(places) if workers.grace else 0) as memory:
-        async with open_own_nursery() as nursery:
-            processes = Processes(handler, workers, nursery, memory)
-            with _at_exit(processes.kill_all):
-                starts = [trio.Event() for _ in places]
-                for place, started in zip(places, starts, strict=True):
-                    nursery.start_soon(processes.keep, place, started, name=f"worker {place}")
-                for started in starts:
-                    await started.wait()
-                yield processes
+    numbers = range(workers.n + workers.spares)
+    async with open_own_nursery() as nursery:
+        processes = Processes(handler, workers, nursery)
+        with _at_exit(processes.kill_all):
+            starts = [trio.Event() for _ in numbers]
+            for number, started in zip(numbers, starts, strict=True):
+                nursery.start_soon(processes.keep, started, name=f"worker {number}")
+            for started in starts:
+                await started.wait()
+            yield processes
 
 
 @contextmanager
@@ -409,17 +471,3 @@ def _at_exit(function: Callable[[], None]) -> Iterator[None]:
     atexit.register(function)
     yield
     atexit.unregister(function)
-
-
-@contextmanager
-def _shared_memory(size: int) -> Iterator[SharedMemory | None]:
-    """Shared memory, unless the size is 0. If the server is killed, Python's tracker removes it."""
-    if not size:
-        yield None
-        return
-    memory = SharedMemory(create=True, size=size)
-    try:
-        yield memory
-    finally:
-        memory.close()
-        memory.unlink()

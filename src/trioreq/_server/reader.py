@@ -12,6 +12,7 @@ from .._transport.zap_handler import AccessRules
 from .client import Client
 from .pending_request import PendingRequest
 from .requests import Requests
+from .sessions import Sessions
 
 CATCH_UP: Final = 8  # batches that are read before new connections are accepted, at most
 
@@ -24,18 +25,25 @@ class Reader:
         requests: Accepts the requests.
         rules: The access rules.
         handler_name: Names the tasks of clients.
+        sessions: Run the tasks of their sessions.
 
     Attributes:
         messages: How many messages were read.
     """
 
     def __init__(
-        self, router: Router, requests: Requests, rules: AccessRules, handler_name: str
+        self,
+        router: Router,
+        requests: Requests,
+        rules: AccessRules,
+        handler_name: str,
+        sessions: Sessions,
     ) -> None:
         self._router = router
         self._requests = requests
         self._rules = rules
         self._handler_name = handler_name
+        self._sessions = sessions
         self.messages = 0
 
     def read(self, room: int) -> list[PendingRequest] | None:
@@ -66,7 +74,9 @@ class Reader:
                 if not connection.disconnected and not self._rules.still_accept(peer):
                     # The key was removed between its handshake and its first message.
                     self._router.evict(connection, "its key is no longer on the allow-list")
-                client = connection.client = Client(connection, peer, self._handler_name)
+                client = Client(connection, peer, self._handler_name, self._sessions)
+                connection.client = client
+            client.last_heard = now
             request = requests.accept(client, frames, now)
             if request is not None:
                 runnable.append(request)

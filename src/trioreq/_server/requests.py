@@ -59,6 +59,7 @@ from .._protocol.hello import hello_body
 from .._transport.outbox import Outbox
 from .client import Client, Name
 from .deadlines import Deadlines
+from .finishing import Blocks
 from .handlers import (
     close_unawaited,
     ends_program,
@@ -86,6 +87,7 @@ class Requests:
         closing: Whether the server accepts no more requests.
         now: The last reading of the clock: one serves for all requests of a batch.
         in_batch: Whether a batch is being processed, in one step of the event loop.
+        blocks: The finishing blocks of handlers.
         late_replies: Results of handlers whose client had disconnected.
         streamed: Replies of streams that were sent.
     """
@@ -115,6 +117,7 @@ class Requests:
         self._clock = trio.lowlevel.current_clock().current_time
         self.now = self._clock()
         self.in_batch = False
+        self.blocks = Blocks()
         self.late_replies = 0
         self.streamed = 0
         self._batch_read = [o.batch_read for o in observers if _overrides(o, "batch_read")]
@@ -433,8 +436,8 @@ class Requests:
         status: int = OK,
     ) -> None:
         """The one place where a request ends: forget it, reply, report it."""
-        request.ended = True
         request.ended_at = self.now if self.in_batch else self._clock()
+        request.ended = True  # only now: threads look at it, and then at the time
         client, header = request.owner, request.header
         if request in client.requests:  # else it was refused
             del client.requests[request]

@@ -222,7 +222,11 @@ async def _serve(
             finally:
                 server.stop()
     finally:
-        await sockets.aclose()
+        try:
+            for server in servers:
+                await server.wait_finished()
+        finally:  # Ctrl-C ends the wait
+            await sockets.aclose()
         for server in servers:
             server.closed()
 

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import trio
 from trio_util import AsyncBool
 
-from .._checks import check_duration
+from .._checks import check_duration, check_instance
 from .._functions import is_async, yields
 from .._log import log
 from .._options import Options
 from .._protocol.connection_limits import ConnectionLimits
 from .._protocol.connection_table import Connection
-from .._protocol.endings import DISCONNECTED, SHUT_DOWN
+from .._protocol.endings import DISCONNECTED, SHUT_DOWN, Ending
 from .._protocol.fair_queue import FairQueue, SharedFairQueue
 from .._protocol.unheard import UnheardGuard
-from .._statistics import Statistics
+from .._statistics import ConnectedClient, Statistics
 from .._transport.heartbeats import heartbeat_times
 from .._transport.router import Router
 from .._transport.server_sockets import Sockets
@@ -39,6 +39,7 @@ from .observer import Counters, Observer, RequestLog
 from .pending_request import PendingRequest
 from .reader import Reader
 from .requests import Requests
+from .sessions import Sessions
 from .slow_clients import SlowClients
 from .streams import UNSENT, Streams
 from .tasks import HandlerTasks
@@ -110,7 +111,9 @@ class Server:
             observers,
             streams=streams,
         )
-        self._reader = Reader(self._router, self._requests, rules, handler_name)
+        self._blocks = self._requests.blocks
+        sessions = Sessions(self._router, nursery, observers, self._blocks, self._crashed)
+        self._reader = Reader(self._router, self._requests, rules, handler_name, sessions)
         self._streams: Streams | None = None
         if streams and is_async(handler):
             self._streams = Streams(handler, self._requests, self._router.outbox)
@@ -124,6 +127,7 @@ class Server:
             nursery,
             self._crashed,
         )
+        self._processes = processes
         self._counted = processes or self._workers
         self._admission = Admission(
             ZapHandler(sockets.zap),
@@ -166,6 +170,7 @@ class Server:
             requests=sum(outcomes.values()) + in_flight,
             **outcomes,
             in_flight=in_flight,
+            finishing=len(self._blocks) + (self._processes.finishing if self._processes else 0),
             waiting=queue.waiting,
             running=queue.slots - queue.free,
             connections=len(self._router),
@@ -185,13 +190,58 @@ class Server:
             retired=self._counted.retired,
         )
 
+    def clients(self) -> tuple[ConnectedClient, ...]:
+        """A snapshot of all connections, the oldest first.
+
+        It may be called in any thread.
+        """
+        return tuple(self._describe(connection) for connection in self._router.connections)
+
+    def _describe(self, connection: Connection) -> ConnectedClient:
+        peer, client = connection.peer, connection.client
+        unsent = self._router.outbox.unsent.get(connection)
+        return ConnectedClient(
+            id=connection.id,
+            address=connection.address if peer is None else peer.address,
+            user_id="" if peer is None else peer.user_id,
+            socket_type="" if peer is None else peer.socket_type,
+            connected_since=connection.since,
+            in_flight=0 if client is None else len(client.requests),
+            replies_waiting=0 if unsent is None else len(unsent.messages),
+            last_heard=None if client is None else client.last_heard,
+        )
+
+    @trio.lowlevel.enable_ki_protection
+    async def evict(self, client_id: int) -> bool:
+        """Close the connection of a client; its requests and its session are cancelled.
+
+        Most clients connect again, and are other clients then. To keep one out, take its key off
+        the allow-list, or refuse it in `admit`.
+
+        Args:
+            client_id: Its `Peer.id`, or `ConnectedClient.id`.
+
+        Returns:
+            Whether it was connected.
+
+        Raises:
+            TypeError: `client_id` is not an int.
+        """
+        check_instance("client_id", client_id, int, "an int")
+        await trio.lowlevel.checkpoint()
+        for connection in self._router.connections:
+            if connection.id == client_id:
+                self._router.evict(connection, "the program has evicted it")
+                return True
+        return False
+
     async def drain(self, grace: float) -> None:
         """Shut down gracefully: refuse connections and requests, and let those in flight finish.
 
         New connections are refused, so a load balancer sends clients elsewhere. New requests
         are answered ``shutting-down``. Requests in flight have `grace` seconds, and so have replies
-        that wait for slow clients; requests that have not ended by then are cancelled and answered
-        the same. Then `serve` returns.
+        that wait for slow clients, and blocks of `finishing`; requests that have not ended by then
+        are cancelled and answered the same, and no block is protected. Then `serve` returns.
 
         Args:
             grace: Seconds; 0 for at once, `math.inf` for no limit.
@@ -209,6 +259,7 @@ class Server:
         with trio.move_on_after(grace):
             if requests.in_flight:
                 await requests.idle.wait()
+            await self._blocks.wait_none()
             await self._router.outbox.has_unsent.wait_value(False)
         self._drained.set()
         await self._closed.wait()
@@ -259,10 +310,12 @@ class Server:
         try:
             requests.close()
             self._handle_some(len(self._departed))
+            if self._drained.is_set():
+                self._blocks.lift_all()
             outbox.cork()
             for connection in self._router.connections:
                 if connection.client is not None:
-                    requests.cancel_all(connection.client, SHUT_DOWN)
+                    self._end_client(connection.client, SHUT_DOWN)
             outbox.flush()
             outbox.close()
         finally:  # the nursery is shielded: nothing else cancels it
@@ -272,6 +325,10 @@ class Server:
     async def wait_drained(self) -> None:
         """Wait until a drain is over."""
         await self._drained.wait()
+
+    async def wait_finished(self) -> None:
+        """Wait for plain functions in finishing blocks, within their limits."""
+        await self._blocks.wait_limits()
 
     def closed(self) -> None:
         """The sockets are closed."""
@@ -320,7 +377,12 @@ class Server:
     @trio.lowlevel.enable_ki_protection
     def _handle_some(self, most: int) -> None:
         for _ in range(min(most, len(self._departed))):
-            self._requests.cancel_all(self._departed.popleft(), DISCONNECTED)
+            self._end_client(self._departed.popleft(), DISCONNECTED)
+
+    def _end_client(self, client: Client, ending: Ending) -> None:
+        """End the requests of a client, and its session."""
+        self._requests.cancel_all(client, ending)
+        client.end_session(str(ending.reason))
 
     def _refused(self, address: str, reason: str) -> None:
         self._admission.count_refused(address, reason)

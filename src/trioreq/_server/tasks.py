@@ -23,6 +23,7 @@ from typing import Any, Final, Self, TypeAlias
 
 import trio
 
+from .._finishing import current_place
 from .._protocol.endings import SHUT_DOWN
 from .._protocol.fair_queue import FairQueue
 from .._request import current_request
@@ -80,6 +81,7 @@ class HandlerTasks:
         self._crashed = crashed
         self._context = copy_context()
         self._context.run(current_request.set, None)
+        self._context.run(current_place.set, requests.blocks)
 
     def processor_times(self) -> dict[PendingRequest, float]:
         """As `Pool.processor_times`: no request has a thread."""

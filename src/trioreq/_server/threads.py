@@ -17,6 +17,7 @@ from typing import Final, NoReturn
 import trio
 from trio_util import AsyncBool
 
+from .._finishing import current_place
 from .._functions import yields
 from .._log import log
 from .._protocol.envelope import Frames
@@ -74,6 +75,7 @@ class ThreadPool:
         self._in_use = AsyncBool(False)  # whether functions may run
         self._context = copy_context()
         self._context.run(current_request.set, None)
+        self._context.run(current_place.set, requests.blocks)
         if yields(handler):
             handler = partial(run_generator, handler, self._send)
         self._pool = Pool(handler, queue, self._begin, self._wake, self._context)

@@ -17,7 +17,10 @@ import signal
 import struct
 import sys
 import threading
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -28,13 +31,24 @@ from outcome import Error, Outcome, Value
 from tblib.pickling_support import install
 
 from .._errors import CancelReason, RequestCancelled
+from .._finishing import Place, current_place
 from .._protocol.envelope import Frames
-from .._request import Peer, Request, current_request
+from .._request import (
+    Peer,
+    Request,
+    check_cancelled,
+    current_block,
+    current_request,
+    is_finishing,
+    without_session,
+)
 from .from_thread import adapt_thread
 from .handlers import Handler, reply_body
 
 REASONS: Final = tuple(CancelReason)
-CELL: Final = struct.Struct("=Q")
+NUMBER: Final = struct.Struct("=Q")
+SECONDS: Final = struct.Struct("=d")
+CELL_SIZE: Final = 32  # the end of a request, its time, a finishing block, its limit
 
 PeerFields = tuple[int, str, str, str, int | None, int | None, str]
 """The fields of a `Peer`, sent in its place because pickling a dataclass is slow."""
@@ -49,45 +63,85 @@ class Setup:
 
     Attributes:
         functions: The handler and the initializer, pickled.
-        cell: The shared memory, and the place in it, where the server writes that its request has
-            ended; None without a grace.
+        cell: The name of the memory that the server and the worker share.
+        grace: As of `ProcessWorkers`.
         log_level: The level of the server's root logger; None if nothing is configured there.
         log_format: The formatter of the server's root logger.
     """
 
     functions: bytes
-    cell: tuple[str, int] | None
+    cell: str
+    grace: float
     log_level: int | None
     log_format: logging.Formatter | None
 
 
 class Cell:
-    """Eight bytes of shared memory, in which the server writes which request has ended, and why.
+    """Shared memory of one worker and the server.
 
-    A worker keeps its cell, and requests are numbered: a late write for one request is not read by
-    the next.
+    The server writes which request has ended, when and why. The worker writes which request is in a
+    finishing block, and with which limit. Both write first, and then look. So if both do so at the
+    same time, the server sees the block, or the worker sees that the request has ended, or both.
+
+    Requests are numbered: a late write for one request is not read by the next.
 
     Args:
-        name: The name of the shared memory.
-        index: The index of the cell.
+        memory: The shared memory.
     """
 
-    def __init__(self, name: str, index: int) -> None:
-        self._memory = SharedMemory(name)  # kept, since it is closed when it is collected
-        self._buffer: Any = self._memory.buf
-        self._offset = CELL.size * index
+    _ended, _ended_at, _block, _limit = range(0, CELL_SIZE, 8)
+
+    def __init__(self, memory: SharedMemory) -> None:
+        self._memory = memory  # kept, since it is closed when it is collected
+        self._buffer: Any = memory.buf
+
+    def close(self) -> None:
+        """Close the memory (in the server)."""
+        self._memory.close()
+
+    def end(self, number: int, reason: CancelReason, now: float) -> None:
+        """Write that a request has ended (in the server)."""
+        SECONDS.pack_into(self._buffer, self._ended_at, now)
+        ended = number * len(REASONS) + REASONS.index(reason)
+        NUMBER.pack_into(self._buffer, self._ended, ended)
+        _fence()
 
     def reason(self, number: int) -> CancelReason | None:
         """Why a request has ended; None if it has not."""
-        (written,) = CELL.unpack_from(self._buffer, self._offset)
+        (written,) = NUMBER.unpack_from(self._buffer, self._ended)
         ended, reason = divmod(written, len(REASONS))
         return REASONS[reason] if ended == number else None
 
+    def ended_at(self) -> float:
+        """When the request has ended that has, by `time.monotonic`."""
+        (ended_at,) = SECONDS.unpack_from(self._buffer, self._ended_at)
+        return float(ended_at)
 
-def write_cell(memory: SharedMemory, index: int, number: int, reason: CancelReason) -> None:
-    """Write that a request has ended (in the server)."""
-    buffer: Any = memory.buf
-    CELL.pack_into(buffer, CELL.size * index, number * len(REASONS) + REASONS.index(reason))
+    def begin_block(self, number: int, limit: float) -> None:
+        """Write that a request is in a finishing block (in the worker)."""
+        SECONDS.pack_into(self._buffer, self._limit, limit)
+        NUMBER.pack_into(self._buffer, self._block, number)
+        _fence()
+
+    def end_block(self) -> None:
+        """Write that none is (in the worker)."""
+        NUMBER.pack_into(self._buffer, self._block, 0)
+        _fence()
+
+    def limit(self, number: int) -> float | None:
+        """The limit of the finishing block that a request is in; None if it is in none."""
+        (block,) = NUMBER.unpack_from(self._buffer, self._block)
+        (limit,) = SECONDS.unpack_from(self._buffer, self._limit)
+        return float(limit) if block == number else None
+
+
+_lock = threading.Lock()
+
+
+def _fence() -> None:
+    """See that what was written is seen before what is read next: a lock is a memory barrier."""
+    with _lock:
+        pass
 
 
 class WorkerRequest(Request):
@@ -95,13 +149,13 @@ class WorkerRequest(Request):
 
     Args:
         number: Unique among the requests of the server.
-        cell: Where the server writes that it has ended; None without a grace.
+        cell: Where the server writes that it has ended.
     """
 
     __slots__ = ("_cell", "_number")
 
     def __init__(
-        self, client: Peer, frames: Frames, deadline: float, number: int, cell: Cell | None
+        self, client: Peer, frames: Frames, deadline: float, number: int, cell: Cell
     ) -> None:
         super().__init__(client, frames, deadline)
         self._number = number
@@ -110,13 +164,67 @@ class WorkerRequest(Request):
     @property
     def cancel_reason(self) -> CancelReason | None:
         """As in `Request`."""
-        return None if self._cell is None else self._cell.reason(self._number)
+        return self._cell.reason(self._number)
 
     def check_cancelled(self) -> None:
         """As in `Request`."""
         reason = self.cancel_reason
-        if reason is not None:
+        if reason is not None and not is_finishing():
             raise RequestCancelled(reason)
+
+
+class WorkerPlace:
+    """Finishing blocks in this process: a `Place`.
+
+    Args:
+        cell: Where it is written that there is one.
+        grace: As of `ProcessWorkers`.
+        number: The number of the request.
+    """
+
+    def __init__(self, cell: Cell, grace: float, number: int) -> None:
+        self._cell = cell
+        self._grace = grace
+        self._number = number
+        self._limit: float | None = None
+
+    def async_block(self, limit: float) -> AbstractAsyncContextManager[None]:
+        """Refuse."""
+        raise RuntimeError("use with finishing(...) in a plain function, not async with")
+
+    @contextmanager
+    def plain_block(self, limit: float) -> Iterator[None]:
+        """As in `Place`."""
+        if self._limit is not None:  # inside another one
+            yield
+            return
+        self._cell.begin_block(self._number, limit)
+        try:
+            check_cancelled()
+            self._limit = limit
+            token = current_block.set(self)
+            try:
+                yield
+            finally:
+                current_block.reset(token)
+        finally:
+            self._limit = None
+            self._cell.end_block()
+            self._end_late()
+
+    def is_quiet(self) -> bool:
+        """As in `CurrentBlock`."""
+        limit = self._limit
+        if limit is None:
+            return False
+        # Without a longer grace the server kills this process when the limit is over.
+        return self._grace <= limit or time.monotonic() < self._cell.ended_at() + limit
+
+    def _end_late(self) -> None:
+        """Be killed now, if it was put off because of the block."""
+        has_ended = self._cell.reason(self._number) is not None
+        if has_ended and time.monotonic() >= self._cell.ended_at() + self._grace:
+            os.killpg(0, signal.SIGKILL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +232,8 @@ class _Worker:
     """What this process keeps between two requests."""
 
     handler: Handler
-    cell: Cell | None
+    cell: Cell
+    grace: float
 
 
 _worker: _Worker | None = None  # of this process
@@ -147,10 +256,10 @@ def start(setup: Setup) -> Outcome[int]:
             initializer()
         _log_as_server(setup)
         adapt_thread()
-        cell = None if setup.cell is None else Cell(*setup.cell)
+        cell = Cell(SharedMemory(setup.cell))
     except BaseException as error:  # noqa: BLE001  # raised in the server
         return Error(_portable(error))
-    _worker = _Worker(handler, cell)
+    _worker = _Worker(handler, cell, setup.grace)
     return Value(os.getpid())
 
 
@@ -158,15 +267,18 @@ def call(peer: PeerFields, frames: Frames, deadline: float, number: int) -> Answ
     """Call the handler."""
     if _worker is None:
         return None
-    request = WorkerRequest(Peer(*peer), frames, deadline, number, _worker.cell)
+    client = without_session(Peer(*peer))
+    request = WorkerRequest(client, frames, deadline, number, _worker.cell)
     try:
-        return copy_context().run(_call, _worker.handler, request)
+        place = WorkerPlace(_worker.cell, _worker.grace, number)
+        return copy_context().run(_call, _worker.handler, request, place)
     except BaseException as error:  # noqa: BLE001  # raised in the server
         return Error(_portable(error))
 
 
-def _call(handler: Handler, request: Request) -> Frames:
+def _call(handler: Handler, request: Request, place: Place) -> Frames:
     current_request.set(request)
+    current_place.set(place)
     return reply_body(handler(request))
 
 

@@ -169,6 +169,7 @@ class Router:
             event, value = EVENT.unpack(frames[0])
             if event == zmq.EVENT_ACCEPTED:
                 connection, before = self._table.accepted(value)
+                connection.since = now
                 handshakes.begun(connection, now)
                 self._new.append(connection)
                 if not self._occupied.value:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import update_wrapper
 from typing import Any
 
 import trio
 
 from .._checks import check_duration
-from .._request import Request
+from .._finishing import Place, current_place
+from .._request import Request, without_session
 from .._server.handlers import Handler
 from .._server.pending_request import PendingRequest
 from .._server.thread_streams import Permit
@@ -35,6 +37,7 @@ class InlineThreads(ThreadPool):
     def __init__(self, *args: Any, outer: trio.Nursery) -> None:  # noqa: ANN401
         super().__init__(*args)
         self._outer = outer
+        self._requests.blocks.inline = True
 
     def _spawn(self) -> None:
         """Run the requests that have a slot, each in a task."""
@@ -73,13 +76,28 @@ class InlinePermit:
         self._event.set()
 
 
+class _InlineProcess:
+    """Finishing blocks in a function that is killed in `sleep`: a `Place`."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def async_block(self, limit: float) -> AbstractAsyncContextManager[None]:
+        """As in a process."""
+        raise RuntimeError("use with finishing(...) in a plain function, not async with")
+
+    def plain_block(self, limit: float) -> AbstractContextManager[None]:
+        """A block of the task in whose greenlet the function runs."""
+        return greenback.async_context(self._place.async_block(limit))
+
+
 class InlineProcesses:
     """Tasks instead of processes: a function that is killed ends in `sleep`.
 
     It has the interface of `Processes`.
     """
 
-    died = retired = 0
+    died = retired = finishing = 0
 
     def __init__(self, handler: Handler, workers: ProcessWorkers) -> None:
         self._workers = workers
@@ -93,8 +111,13 @@ class InlineProcesses:
 
     async def _run(self, handler: Handler, request: Request) -> object:
         self._busy += 1
+        place = current_place.get()
+        assert place is not None  # noqa: S101  # it is a handler
+        current_place.set(_InlineProcess(place))
         try:
-            return await greenback.with_portal_run_sync(handler, request)
+            distant = request.replace(frames=request.frames)
+            distant._client = without_session(request.client)  # noqa: SLF001  # as in a process
+            return await greenback.with_portal_run_sync(handler, distant)
         except trio.Cancelled:
             self.killed += 1
             raise

@@ -39,6 +39,10 @@ class HandlerErrors(Observer):
         """As in `Observer`."""
         self._nursery.start_soon(self._raise, error)
 
+    def session_failed(self, client: object, error: BaseException) -> None:
+        """As in `Observer`."""
+        self._nursery.start_soon(self._raise, error)
+
     async def _raise(self, error: BaseException) -> NoReturn:
         if isinstance(error, Exception):
             raise error

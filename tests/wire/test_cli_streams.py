@@ -306,7 +306,7 @@ async def test_a_reader_that_goes_while_standard_input_is_read() -> None:
 
 
 async def test_ctrl_c_while_a_file_is_waited_for(tmp_path: Path) -> None:
-    """A FIFO that nobody writes to."""
+    """A FIFO without a writer."""
     os.mkfifo(tmp_path / "fifo")
     async with (
         serving(Shop()) as server,

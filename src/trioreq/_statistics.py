@@ -77,9 +77,9 @@ class Statistics:
     """Connections that ended before their handshake was complete, and were not refused; including
     health checks and port scans."""
     evicted: int
-    """Connections that were evicted, for a key off the allow-list, a message without end, not
-    reading, or a routing id that another connection has, so that libzmq delivers nothing of it;
-    also those that the program has evicted, and those of sessions that failed."""
+    """Connections that were evicted, because their key was removed from the allow-list, they sent a
+    message without end, they did not read, another connection has their routing id, a session task
+    failed, or the program called `Server.evict`."""
     evicted_slow: int
     """Of `evicted`, those of slow clients."""
     workers: WorkerStatistics

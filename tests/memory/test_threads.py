@@ -70,7 +70,9 @@ class Parts:
         self.reader = Reader(*batches)
         self.outbox = Outbox()
         self.queue: SharedFairQueue[Any, Any] = SharedFairQueue(slots, 1)
-        requests: Any = SimpleNamespace(finish=self._finish, begin_in_thread=lambda *_: None)
+        requests: Any = SimpleNamespace(
+            finish=self._finish, begin_in_thread=lambda *_: None, blocks=None
+        )
         threads = ThreadPool(
             lambda _: b"",
             self.reader,  # type: ignore[arg-type]

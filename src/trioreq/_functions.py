@@ -1,4 +1,4 @@
-"""What can be said of a function before it is called."""
+"""Inspects functions before they are called."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ._checks import wrong
 
 
 def check_function(name: str, function: object, *parameters: str, may_yield: bool = False) -> None:
-    """Refuse what cannot be called with these parameters.
+    """Check that an object is a function of these parameters.
 
     Args:
-        name: What to call it.
-        function: What it is.
+        name: The argument's name.
+        function: The object.
         parameters: What it is called with, in words.
-        may_yield: Whether it may be a generator function, and need not return.
+        may_yield: Whether it may be a generator function.
 
     Raises:
-        TypeError: It is that.
+        TypeError: It is not.
     """
     expected = f"a function of {' and '.join(parameters) or 'no arguments'}"
     if not callable(function):
@@ -29,7 +29,7 @@ def check_function(name: str, function: object, *parameters: str, may_yield: boo
         raise wrong(name, expected, function, "it yields, and must return")
     try:
         signature = inspect.signature(function, follow_wrapped=False)
-    except (TypeError, ValueError):  # of some functions in C nothing is known
+    except (TypeError, ValueError):  # some functions in C have no signature
         return
     try:
         signature.bind(*parameters)
@@ -38,10 +38,9 @@ def check_function(name: str, function: object, *parameters: str, may_yield: boo
 
 
 def is_async(function: object) -> bool:
-    """Whether it is to be called in trio's loop.
+    """Whether a function runs in the event loop.
 
-    Calling it gives a coroutine, also behind a plain decorator; or it is an async generator
-    function.
+    It is async, also behind a plain decorator; or it is an async generator function.
     """
     return any(inspect.iscoroutinefunction(layer) for layer in layers(function)) or (
         yields(function) and any(inspect.isasyncgenfunction(layer) for layer in layers(function))
@@ -49,17 +48,17 @@ def is_async(function: object) -> bool:
 
 
 def yields(function: object) -> bool:
-    """Whether it is a generator function, async or not, which nothing joins."""
+    """Whether it is a generator function, async or not, that no decorator joins."""
     for layer in layers(function):
         if inspect.isasyncgenfunction(layer) or inspect.isgeneratorfunction(layer):
             return True
-        if hasattr(layer, "__wrapped__"):  # it may well join what the wrapped function yields
+        if hasattr(layer, "__wrapped__"):  # it may join the results of the wrapped function
             return False
     return False
 
 
-def layers(function: Any) -> Iterator[Any]:  # noqa: ANN401  # whatever it is made of
-    """What a function is made of, the outermost first: partials, decorators, functions."""
+def layers(function: Any) -> Iterator[Any]:  # noqa: ANN401  # any callable
+    """The layers of a function, the outermost first: partials, decorators, functions."""
     while True:
         yield function
         if isinstance(function, partial):
@@ -68,5 +67,5 @@ def layers(function: Any) -> Iterator[Any]:  # noqa: ANN401  # whatever it is ma
             function = function.__wrapped__
         elif inspect.isroutine(function) or isinstance(function, type):
             return
-        else:  # an object that can be called
+        else:  # a callable object
             function = type(function).__call__

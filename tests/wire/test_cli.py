@@ -335,7 +335,7 @@ async def test_a_stream_ends_with_its_end_or_an_error() -> None:
         assert b"trioreq-client --stream" in done.stderr
 
 
-async def test_verbose_tells_the_times() -> None:
+async def test_verbose_shows_the_times() -> None:
     async with serving(Shop()) as server:
         done = await run("-v", server.endpoints[0], "echo")
         text = done.stderr.decode()
@@ -358,7 +358,7 @@ async def test_bench_counts_and_has_figures_for_machines() -> None:
         await until(lambda: server.statistics().connections == 0)
 
 
-async def test_bench_tells_errors_by_kind() -> None:
+async def test_bench_counts_errors_by_kind() -> None:
     async def handler(request: trioreq.Request) -> bytes:
         raise trioreq.ReplyError("busy")
 

@@ -118,7 +118,7 @@ class Stream(PendingStream, Generic[Reply]):
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def close(self) -> None:
-        """No more replies are wanted. The server is told, unless the stream has ended."""
+        """Cancel the stream at the server, unless it has ended."""
         if self.correlation and not self._ended:
             self._ended = True
             self._multiplexer.give_up(self)

@@ -16,20 +16,20 @@ STREAMS: Final = 1
 
 
 def hello_body(max_pack_size: int) -> bytes:
-    """What this server says of itself."""
+    """The body of this server's hello."""
     return BODY.pack(max_pack_size, STREAMS)
 
 
 def unpack_untrusted(body: Frames) -> tuple[int, int]:
-    """The largest size of a pack, and the capability bits; 0 for what is not told.
+    """The largest size of a pack, and the capability bits; 0 for a field that is missing.
 
-    A later version may tell more.
+    A later version may append fields.
     """
-    told = body[0] if len(body) == 1 else b""
-    if len(told) >= BODY.size:
-        max_pack_size, capabilities = BODY.unpack_from(told)
-    elif len(told) >= MAX_PACK_SIZE.size:
-        max_pack_size, capabilities = *MAX_PACK_SIZE.unpack_from(told), 0
+    content = body[0] if len(body) == 1 else b""
+    if len(content) >= BODY.size:
+        max_pack_size, capabilities = BODY.unpack_from(content)
+    elif len(content) >= MAX_PACK_SIZE.size:
+        max_pack_size, capabilities = *MAX_PACK_SIZE.unpack_from(content), 0
     else:
         return 0, 0
     return min(max_pack_size, MAX_SIZE), capabilities

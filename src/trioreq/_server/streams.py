@@ -82,7 +82,7 @@ class Streams:
     async def _send_all(self, request: StreamRequest, replies: Replies) -> None:
         """Send what a generator yields; raises StopAsyncIteration when it has returned."""
         requests, outbox, clock = self._requests, self._outbox, self._clock
-        was_told = False  # of the request's end
+        was_cancelled = False  # by the end of the request
         step: Any = replies.__anext__()
         room, end = self._begin_burst(request)
         while True:
@@ -100,9 +100,9 @@ class Streams:
                 try:
                     await requests.wait_to_send(request)
                 except trio.Cancelled as error:
-                    if request.ended and was_told:
+                    if request.ended and was_cancelled:
                         return
-                    was_told = request.ended
+                    was_cancelled = request.ended
                     step = replies.athrow(error)  # at its `yield`: this reply is not sent
                     continue
                 room, end = self._begin_burst(request)

@@ -21,6 +21,7 @@ import trio
 import trioreq
 from harness.memory import resident_memory
 from harness.processes import end_with_parent
+from trioreq._protocol.credit import REPLIES
 
 from .handlers import echo
 
@@ -179,9 +180,12 @@ def crowd(port: int, streams: int, seconds: float) -> dict[str, float]:
             for _ in range(3):
                 alone.append(await measure())
                 async with AsyncExitStack() as unread:
-                    for _ in range(streams):
+                    replies: list[Any] = [
                         await unread.enter_async_context(reads_not.stream(ENDLESS))
-                    await trio.sleep(pause)
+                        for _ in range(streams)
+                    ]
+                    while any(len(stream._replies) < REPLIES for stream in replies):  # noqa: SLF001  # a client that reads nothing sees nothing
+                        await trio.sleep(pause)
                     beside.append(await measure())
                     grown = resident_memory() - memory
                 await trio.sleep(pause)

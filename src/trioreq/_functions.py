@@ -14,9 +14,9 @@ def check_function(name: str, function: object, *parameters: str, may_yield: boo
     """Check that an object is a function of these parameters.
 
     Args:
-        name: Its name in the error.
+        name: The argument's name.
         function: The object.
-        parameters: Descriptions of its parameters.
+        parameters: What it is called with, in words.
         may_yield: Whether it may be a generator function.
 
     Raises:

@@ -555,7 +555,7 @@ async def test_valid_handlers_are_accepted(net: Net, name: str) -> None:
         AsyncYields(),
     ],
 )
-async def test_a_generator_function_sends_a_stream(net: Net, handler: Any) -> None:
+async def test_generator_functions_send_streams(net: Net, handler: Any) -> None:
     await net.serve(handler)
     client = await net.connect("DEALER")
     await client.send(b"x")

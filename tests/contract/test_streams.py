@@ -148,7 +148,7 @@ async def test_a_handler_that_returns_its_reply_makes_a_stream_of_one(net: Net) 
 
 
 @both
-async def test_the_error_for_a_request_for_one_reply_says_what_to_use(net: Net, kind: Any) -> None:
+async def test_a_request_for_one_reply_is_refused(net: Net, kind: Any) -> None:
     streamer = kind()
     server = await net.serve(streamer)
     plain = await net.connect()
@@ -187,7 +187,7 @@ async def in_a_module(_: trioreq.Request) -> AsyncIterator[bytes]:
     yield b""
 
 
-async def test_that_threads_can_stream_is_said() -> None:
+async def test_the_error_names_threads() -> None:
     with pytest.raises(TypeError, match="it yields a stream of replies, which threads can send"):
         await trioreq.serve(
             plain_in_a_module, "tcp://127.0.0.1:0", workers=trioreq.ProcessWorkers(1)
@@ -239,7 +239,7 @@ async def settle(net: Net) -> None:
         await trio.sleep(0.05)
 
 
-async def test_the_generator_waits_for_a_slow_dealer_which_is_not_evicted(
+async def test_a_slow_dealer_delays_the_generator_and_is_not_evicted(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However small the queue is: the generator waits."""
@@ -323,9 +323,7 @@ async def test_a_disconnect_ends_the_stream(net: Net, kind: Any, body: bytes) ->
 
 
 @both
-async def test_a_lost_connection_is_the_last_of_the_stream_and_it_is_not_retried(
-    net: Net, kind: Any
-) -> None:
+async def test_a_lost_connection_ends_the_stream_and_it_is_not_retried(net: Net, kind: Any) -> None:
     streamer = kind()
     server = await net.serve(streamer)
     async with net.open_client(retries=5) as client, client.stream(b"wait 2") as stream:
@@ -537,7 +535,7 @@ async def test_a_generator_that_goes_on_though_it_was_cancelled_is_closed(net: N
     assert closed == ["cancelled", "closed"]
 
 
-async def test_so_is_a_plain_one(net: Net) -> None:
+async def test_a_plain_generator_that_goes_on_is_closed(net: Net) -> None:
     closed = []
 
     def handler(_: trioreq.Request) -> Iterator[bytes]:
@@ -561,7 +559,7 @@ async def test_so_is_a_plain_one(net: Net) -> None:
 
 @pytest.mark.parametrize("reply", [None, "text", 5, [], [b"", None]])
 @both
-async def test_an_invalid_reply_ends_the_stream(
+async def test_a_result_that_is_not_a_reply_ends_the_stream(
     net: Net, kind: Any, reply: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     closed = []

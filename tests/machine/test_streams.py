@@ -65,6 +65,7 @@ class Stream:
     spent: int = 0
     ended: str = ""
     taken_back: bool = False
+    silent: bool = False
     credit_replies: int = 0
     credit_bytes: int = 0
     release: trio.Event = field(default_factory=trio.Event)
@@ -181,6 +182,8 @@ class Machine(RuleBasedStateMachine):
             stream.credit_bytes += size
         elif header is not None and header.kind == wire.CANCEL:
             stream.taken_back = True
+            # Otherwise the end, or a reply, may wait in the outbox already.
+            stream.silent = not stream.closed and not self._unsent(stream.guest)
         else:
             stream.credit_replies, stream.credit_bytes = REPLIES, BYTES
 
@@ -195,8 +198,8 @@ class Machine(RuleBasedStateMachine):
         header = wire.header_untrusted(envelope)
         error = wire.error_untrusted(body)
         # A stream that is refused in the batch of its cancel has its error after that.
-        if stream.taken_back and (error is None or stream.started):
-            self.fault(f"G7: {name} was answered, and was cancelled")
+        if stream.silent and (error is None or stream.started):
+            self.fault(f"G7: {name} was answered with {body!r}, and was cancelled")
         if stream.ended:
             self.fault(f"{name} had {body!r} after its end by {stream.ended}")
         if error is not None:

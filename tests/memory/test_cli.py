@@ -42,6 +42,13 @@ async def test_a_first_request_took_no_longer_than_its_connection_is_old(
     assert ask.took == [2]
 
 
+@pytest.mark.parametrize(("retries", "repeat"), [(0, 2), (2, None)])
+def test_a_stream_is_requested_once(retries: int, repeat: int | None) -> None:
+    ask = Ask("memory", (), None, False, False, False, 5, 5, retries, repeat, 0, False, None, True)
+    with pytest.raises(click.UsageError, match="--stream"):
+        ask.check()
+
+
 @pytest.mark.parametrize(
     ("reply", "shown"),
     [

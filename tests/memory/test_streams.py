@@ -29,7 +29,7 @@ def small_queue(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @both
 @pytest.mark.usefixtures("small_queue")
-async def test_the_generator_waits_for_a_dealer_that_does_not_read_which_is_not_evicted(
+async def test_a_dealer_that_does_not_read_delays_its_generator_and_is_not_evicted(
     autojump_clock: MockClock, kind: Callable[[], Streamer | ThreadStreamer]
 ) -> None:
     streamer = kind()
@@ -188,9 +188,7 @@ async def test_the_client_gives_credit_in_halves(autojump_clock: MockClock) -> N
 
 
 @pytest.mark.parametrize("status", [wire.END, 1])
-async def test_what_ends_a_stream_comes_after_the_replies(
-    autojump_clock: MockClock, status: int
-) -> None:
+async def test_the_end_comes_after_the_replies(autojump_clock: MockClock, status: int) -> None:
     line = FakeLine()
     async with asking(line):
         line.connect()
@@ -236,9 +234,7 @@ async def test_an_echo_is_a_stream_of_one(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("status", [wire.MORE, wire.END])
-async def test_the_statuses_of_streams_are_not_a_reply_to_a_request(
-    autojump_clock: MockClock, status: int
-) -> None:
+async def test_statuses_of_streams_fail_a_request(autojump_clock: MockClock, status: int) -> None:
     line = FakeLine()
     async with asking(line) as nursery:
         line.connect()

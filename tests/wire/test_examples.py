@@ -170,7 +170,7 @@ async def test_echo_ends_quietly_on_ctrl_c(clients: Clients) -> None:
         assert await echo.end() == (130, f"serving at {endpoint}\n", "")
 
 
-async def test_progress_is_sent_to_its_end_or_until_the_client_leaves() -> None:
+async def test_progress_runs_to_its_end_or_until_the_client_leaves() -> None:
     code, out, err = await run("progress.py", "tcp://127.0.0.1:0")
     assert (code, err) == (0, "")
     lines = out.splitlines()[1:]

@@ -117,7 +117,7 @@ class Client:
         Args:
             body: bytes, or an object with the buffer interface.
             timeout: Seconds for the whole stream; None for the client's own timeout. If the
-                deadline of the cancel scopes around the call is earlier, the server is sent that.
+                deadline of the cancel scopes around the call is earlier, that one is sent.
             idle_timeout: Seconds to wait for the next reply; None for no limit. The time in which
                 the iterator is not asked for one does not count.
 

@@ -243,8 +243,7 @@ class Multiplexer:
             self._use_packs(max_pack_size)
             return  # it is the hello
         correlation = header.correlation & wire.CORRELATION
-        # A plain echo server sends the header back, which reports no error.
-        status = header.kind if header.left == wire.SPEAKS else wire.OK
+        status = header.kind if header.left == wire.SPEAKS else wire.OK  # or an echo
         if status == wire.MORE:
             stream = self._pending.get(correlation)
             if isinstance(stream, PendingStream):

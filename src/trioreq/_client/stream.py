@@ -59,15 +59,19 @@ class Stream(PendingStream, Generic[Reply]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @trio.lowlevel.enable_ki_protection  # a request that is sent must have its correlation
     async def begin(self) -> None:
         """Send the request, as soon as there is a connection; errors as in `Client.stream`."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        self.correlation = self._multiplexer.send(self, wire.STREAM)
+        if self.correlation:
+            return
         with trio.move_on_at(self.deadline):
-            while not (correlation := self._multiplexer.send(self, wire.STREAM)):
+            while not self.correlation:
                 state = await self._multiplexer.wait_connected()
                 if state is not None:
                     raise self._multiplexer.not_connected(self, state)
-            self.correlation = correlation
+                self.correlation = self._multiplexer.send(self, wire.STREAM)
             return
         raise self._multiplexer.out_of_time(self)
 
@@ -118,7 +122,7 @@ class Stream(PendingStream, Generic[Reply]):
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def close(self) -> None:
-        """No more replies are wanted. A cancel is sent, unless the stream has ended."""
+        """Cancel the stream at the server, unless it has ended."""
         if self.correlation and not self._ended:
             self._ended = True
             self._multiplexer.give_up(self)

@@ -16,14 +16,14 @@ STREAMS: Final = 1
 
 
 def hello_body(max_pack_size: int) -> bytes:
-    """What this server says of itself."""
+    """The body of this server's hello."""
     return BODY.pack(max_pack_size, STREAMS)
 
 
 def unpack_untrusted(body: Frames) -> tuple[int, int]:
-    """The largest size of a pack, and the capability bits; 0 for what it does not have.
+    """The largest size of a pack, and the capability bits; 0 for a field that is missing.
 
-    A later version may have more.
+    A later version may append fields.
     """
     content = body[0] if len(body) == 1 else b""
     if len(content) >= BODY.size:

@@ -57,12 +57,14 @@ class Streams:
         self._outbox = outbox
         self._clock = trio.lowlevel.current_clock().current_time
         self._pass_end = -math.inf
-        self._timer = trio.lowlevel.ParkingLot()  # where it waits in a pass that has an end
+        self._continues = False  # whether a stream of this pass sends more in the next one
+        self._timer = trio.lowlevel.ParkingLot()  # where it waits for such a stream
 
     async def time_passes(self) -> NoReturn:
-        """Note when a pass of the event loop is over, until cancelled."""
+        """Begin a new pass when streams continue in it, until cancelled."""
         while True:
-            self._pass_end = math.inf  # the next burst sets it
+            self._continues = False
+            self._pass_end = -math.inf
             await self._timer.park()
 
     async def run(self, request: StreamRequest) -> None:
@@ -82,7 +84,7 @@ class Streams:
     async def _send_all(self, request: StreamRequest, replies: Replies) -> None:
         """Send what a generator yields; raises StopAsyncIteration when it has returned."""
         requests, outbox, clock = self._requests, self._outbox, self._clock
-        was_told = False  # of the request's end
+        was_cancelled = False  # by the end of the request
         step: Any = replies.__anext__()
         room, end = self._begin_burst(request)
         while True:
@@ -97,12 +99,15 @@ class Streams:
             body = (reply,) if type(reply) is bytes else reply_body(reply)
             if room <= 0 or request.ended or clock() > end or not requests.may_send(request):
                 outbox.flush()
+                if not self._continues:
+                    self._continues = True
+                    self._timer.unpark()  # it runs in the next pass
                 try:
                     await requests.wait_to_send(request)
                 except trio.Cancelled as error:
-                    if request.ended and was_told:
+                    if request.ended and was_cancelled:
                         return
-                    was_told = request.ended
+                    was_cancelled = request.ended
                     step = replies.athrow(error)  # at its `yield`: this reply is not sent
                     continue
                 room, end = self._begin_burst(request)
@@ -117,7 +122,6 @@ class Streams:
         if max_pack_size:
             self._outbox.cork()
         now = self._clock()
-        if self._pass_end == math.inf:
+        if now > self._pass_end and not self._continues:
             self._pass_end = now + PASS_TIME
-            self._timer.unpark()  # it runs in the next pass
         return max_pack_size or BURST, min(now + BURST_TIME, self._pass_end)

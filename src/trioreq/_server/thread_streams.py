@@ -77,7 +77,7 @@ def run_generator(
         RequestCancelled: The request has ended. It was raised at the `yield` too.
     """
     replies = handler(request)
-    was_told = False
+    was_cancelled = False
     try:
         reply = next(replies)
         while True:
@@ -85,9 +85,9 @@ def run_generator(
             try:
                 send(request, body)
             except RequestCancelled as error:
-                if was_told:
+                if was_cancelled:
                     raise
-                was_told = True
+                was_cancelled = True
                 reply = replies.throw(error)
             else:
                 reply = next(replies)

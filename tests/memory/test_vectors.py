@@ -6,6 +6,7 @@ An autojump clock: what the server does is all done before the next step is take
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,16 @@ async def handler(request: trioreq.Request) -> list[bytes]:
 
 @pytest.mark.parametrize("vector", VECTORS["conversations"], ids=lambda vector: vector["name"])
 async def test_a_conversation(vector: dict[str, Any], autojump_clock: MockClock) -> None:
-    async with serving(handler, timeout=CEILING) as net:
+    async with serving(handler, timeout=CEILING) as net, trio.open_nursery() as nursery:
         client = net.connect(socket_type=vector["socket"])
         heard = 0
         for step in vector["steps"]:
             if "send" in step:
                 client.send_raw(*(bytes.fromhex(word) for word in step["send"]))
+                await wait_all_tasks_blocked()
+                continue
+            if "drain" in step:
+                nursery.start_soon(net.server.drain, math.inf)
                 await wait_all_tasks_blocked()
                 continue
             frames, expected = await client.receive_raw(), step["receive"]
@@ -51,3 +56,4 @@ async def test_a_conversation(vector: dict[str, Any], autojump_clock: MockClock)
                 assert word in (None, frame.hex())
         await wait_all_tasks_blocked()
         assert len(net.sent_to(client)) == heard
+        nursery.cancel_scope.cancel()

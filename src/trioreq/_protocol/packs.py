@@ -40,9 +40,9 @@ def max_size(max_message_size: int) -> int:
 
 def max_size_untrusted(body: Frames) -> int:
     """The largest size that a hello tells; 0, no packs, if it tells none."""
-    if len(body) != 1 or len(body[0]) != HELLO.size:
+    if len(body) != 1 or len(body[0]) < HELLO.size:  # what stands behind it is not known here
         return 0
-    told: int = HELLO.unpack(body[0])[0]
+    told: int = HELLO.unpack_from(body[0])[0]
     return min(told, MAX_SIZE)
 
 

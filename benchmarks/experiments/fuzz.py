@@ -33,6 +33,7 @@ from trioreq._protocol.endings import DISCONNECTED
 from trioreq._protocol.fair_queue import FairQueue
 from trioreq._request import Peer
 from trioreq._server.client import Client
+from trioreq._server.go_aways import GoAways
 from trioreq._server.observer import Counters
 from trioreq._server.pending_request import PendingRequest
 from trioreq._server.requests import Requests
@@ -100,7 +101,7 @@ def try_input(data: bytes) -> None:
     outbox: Any = Outbox()
     counts = Counts()
     queue: FairQueue[Client, PendingRequest] = FairQueue(2, 3)
-    requests = Requests(Options(), queue, outbox, 1000, (counts,))
+    requests = Requests(Options(), queue, outbox, 1000, GoAways(outbox, None), (counts,))
     client = Client(Connection(1, 10), PEER, "handler")
     read = runnable = 0
     for message in messages_of(data):

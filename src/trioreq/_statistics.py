@@ -58,7 +58,8 @@ class Statistics:
     connections: int
     """Connections now, also those that have sent nothing."""
     replies_sent: int
-    """Replies, errors, and hellos that clients ask for, which were handed to connections."""
+    """Replies, errors, hellos that clients ask for, and go-aways, which were handed to
+    connections."""
     replies_waiting: int
     """Messages that wait now for connections that accept no more, since their clients are slow to
     read. A pack counts as one."""
@@ -79,6 +80,9 @@ class Statistics:
     reading, or a routing id that another connection has, so that libzmq delivers nothing of it."""
     evicted_slow: int
     """Of `evicted`, those of clients that do not read their replies."""
+    go_aways: int
+    """Times that a client was told to send its next requests on another connection, at a drain or
+    after `max_connection_age`."""
     workers: WorkerStatistics
     """The threads or processes that plain functions run in; none for an async handler."""
     killed: int
@@ -93,8 +97,8 @@ class Statistics:
 class ClientStatistics:
     """A snapshot of what a client has done since it was opened.
 
-    Always ``requests`` = ``replied`` + ``failed`` + ``timed_out`` + ``cancelled`` + ``lost`` +
-    ``in_flight``.
+    Always ``requests`` = ``replied`` + ``failed`` + ``not_started`` + ``timed_out`` +
+    ``cancelled`` + ``lost`` + ``in_flight``.
     """
 
     requests: int
@@ -103,6 +107,8 @@ class ClientStatistics:
     """A reply came that was not an error."""
     failed: int
     """The server answered with an error."""
+    not_started: int
+    """The server was shutting down and had not started the request; it was sent again."""
     timed_out: int
     """The request timed out first."""
     cancelled: int
@@ -112,7 +118,7 @@ class ClientStatistics:
     in_flight: int
     """Requests that were sent and have no reply, now."""
     retried: int
-    """Of `requests`, those that were tries after the first."""
+    """Of `requests`, those that were sent again after the connection broke."""
     stale: int
     """Messages that match no pending request, since they are late or not understood."""
     connections: int

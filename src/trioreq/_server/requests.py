@@ -31,6 +31,7 @@ from .._protocol.endings import (
     OVERLOADED,
     REPLIED,
     SHUT_DOWN,
+    SHUT_OUT,
     SUPERSEDED,
     TIMED_OUT,
     Ending,
@@ -53,6 +54,7 @@ from .._protocol.fair_queue import FairQueue
 from .._transport.outbox import Outbox
 from .client import Client, Name
 from .deadlines import Deadlines
+from .go_aways import GoAways
 from .handlers import (
     close_unawaited,
     ends_program,
@@ -63,6 +65,9 @@ from .handlers import (
 from .observer import Observer, log_failure
 from .pending_request import PendingRequest
 
+UNSTARTED = {DISCONNECTED: NEVER_STARTED, SHUT_DOWN: SHUT_OUT}
+"""How a request ends whose handler was not called."""
+
 
 class Requests:
     """All requests of a server.
@@ -72,6 +77,7 @@ class Requests:
         queue: The slots that handlers take.
         outbox: Where replies go.
         own_max_pack_size: Bytes of the largest pack that the server accepts.
+        go_aways: Which clients understand a go-away.
         observers: Receive each transition.
 
     Attributes:
@@ -88,6 +94,7 @@ class Requests:
         queue: FairQueue[Client, PendingRequest],
         outbox: Outbox,
         own_max_pack_size: int,
+        go_aways: GoAways,
         observers: Sequence[Observer],
     ) -> None:
         self._timeout = math.inf if options.timeout is None else options.timeout
@@ -96,6 +103,7 @@ class Requests:
         self._queue = queue
         self._outbox = outbox
         self._own_max_pack_size = own_max_pack_size
+        self._go_aways = go_aways
         self.deadlines: Deadlines[PendingRequest] = Deadlines(self._expire)
         self.closing = False
         self.idle = trio.Event()
@@ -154,7 +162,7 @@ class Requests:
             self._refuse(request, MALFORMED)
             return None
         if self.closing:
-            self._refuse(request, SHUT_DOWN)
+            self._refuse(request, SHUT_OUT)
             return None
         if self._queue.take():
             runnable: PendingRequest | None = request
@@ -198,6 +206,8 @@ class Requests:
         told = packs.HELLO.pack(self._own_max_pack_size) if direct else b""
         connection = request.owner.connection
         self._outbox.send(connection, answer(request.envelope, hello, OK, (told,)))
+        if direct:
+            self._go_aways.greeted(request.owner)
 
     def begin(self, request: PendingRequest) -> bool:
         """Its handler is to be called now; returns False if the request has ended."""
@@ -313,8 +323,8 @@ class Requests:
         # In this order: a thread that begins it sets `started`, and then looks for the reason.
         request._cancel_reason = ending.reason  # noqa: SLF001  # its own class
         scope = request.scope
-        if ending is DISCONNECTED and not request.started:
-            ending = NEVER_STARTED
+        if not request.started:
+            ending = UNSTARTED.get(ending, ending)
         self._refuse(request, ending)
         if scope is not None:
             scope.cancel(reason=ending.reason)

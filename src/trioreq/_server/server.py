@@ -32,6 +32,7 @@ from .._transport.server_sockets import Sockets
 from .._transport.zap_handler import AccessRules, ZapHandler
 from .admission import Admission
 from .client import Client
+from .go_aways import GoAways
 from .guard import Guard
 from .handlers import Handler, name_of
 from .handshake_log import HandshakeLog
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from .processes import Processes
 
 UNHEARD_PATIENCE: Final = 15.0  # seconds, without heartbeats
+PARTING: Final = 2.0  # seconds for clients to close connections that they were told to leave
 AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
 
 
@@ -100,8 +102,14 @@ class Server:
             HandshakeLog().failed,
         )
         self._slow_clients = SlowClients(self._router, sockets.counters, options.stall_timeout)
+        self._go_aways = GoAways(self._router.outbox, options.max_connection_age)
         self._requests = Requests(
-            options, queue, self._router.outbox, self._router.own_max_pack_size, observers
+            options,
+            queue,
+            self._router.outbox,
+            self._router.own_max_pack_size,
+            self._go_aways,
+            observers,
         )
         self._reader = Reader(self._router, self._requests, rules, name_of(handler))
         self._workers = workers(
@@ -162,6 +170,7 @@ class Server:
             handshakes_failed=self._router.handshakes.failed,
             evicted=self._router.evicted,
             evicted_slow=self._slow_clients.evicted,
+            go_aways=self._go_aways.sent,
             workers=self._counted.statistics(),
             killed=self._counted.killed,
             died=self._counted.died,
@@ -171,7 +180,9 @@ class Server:
     async def drain(self, grace: float) -> None:
         """Shut down gently: accept no connections and no requests, and let those in flight finish.
 
-        New connections are refused, so a load balancer sends clients elsewhere. New requests
+        New connections are refused, so a load balancer sends clients elsewhere. Clients of
+        `open_client` are told to open another connection, and close theirs when their requests have
+        ended; the server waits up to 2 seconds for that when no request is in flight. New requests
         are answered ``shutting-down``. Requests in flight have `grace` seconds, and so have replies
         that wait for slow clients; requests that have not ended by then are cancelled and answered
         the same. Then `serve` returns.
@@ -187,14 +198,25 @@ class Server:
         requests = self._requests
         if not requests.closing:
             log.info("draining: %d requests in flight, %s s for them", requests.in_flight, grace)
-            self._router.refuse_connections()
-        requests.close()
+            self._begin_drain()
         with trio.move_on_after(grace):
             if requests.in_flight:
                 await requests.idle.wait()
+            with trio.move_on_after(PARTING):  # so that requests on their way here are answered
+                await self._go_aways.wait_followed()
             await self._router.outbox.has_unsent.wait_value(False)
         self._drained.set()
         await self._closed.wait()
+
+    @trio.lowlevel.enable_ki_protection  # a drain that has half begun would not end
+    def _begin_drain(self) -> None:
+        try:
+            self._router.refuse_connections()
+            self._requests.close()
+            self._go_aways.send_all("the server is shutting down")
+        except BaseException:
+            self._crashed()
+            raise
 
     def start(self) -> None:
         """Start the tasks of the server in its nursery."""
@@ -204,6 +226,7 @@ class Server:
         self._start_task("deadlines", self._requests.deadlines.run)
         self._start_task("disconnects", self._handle_departed)
         self._start_task("slow clients", self._slow_clients.run)
+        self._start_task("connection ages", self._go_aways.run)
         if self._rules.allow is not None:
             self._start_task("allow-list", self._rules.allow.watch, self._evict_revoked)
         if self._guard is not None:
@@ -301,7 +324,9 @@ class Server:
     @trio.lowlevel.enable_ki_protection
     def _handle_some(self, most: int) -> None:
         for _ in range(min(most, len(self._departed))):
-            self._requests.cancel_all(self._departed.popleft(), DISCONNECTED)
+            client = self._departed.popleft()
+            self._requests.cancel_all(client, DISCONNECTED)
+            self._go_aways.forget(client)
 
     def _refused(self, address: str, reason: str) -> None:
         self._admission.count_refused(address, reason)

@@ -24,7 +24,7 @@ from .._transport.dealer import Dealer
 from .._transport.line import Line
 from .._transport.network import Network
 from .client import Client
-from .multiplexer import Multiplexer
+from .connections import Connections
 
 
 @asynccontextmanager
@@ -52,7 +52,8 @@ async def open_client(
             scopes around the call. The earlier of both goes with the request, and the server stops
             working on it then.
         retries: How often a request is sent again after the connection broke under it. The
-            server may do its work twice then: use it only where that does no harm.
+            server may do its work twice then: use it only where that does no harm. (A request that
+            a server has not started before it shuts down is always sent again.)
         connect_timeout: Seconds that a request waits for a connection, the first or a later one;
             None for as long as it has.
         heartbeat: Seconds in which a server that is stopped or cut off is noticed; None sends
@@ -90,23 +91,23 @@ async def open_client(
     else:
         check_endpoint("endpoint", endpoint)
         line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size, curve=curve)
-    multiplexer = Multiplexer(
+    connections = Connections(
         line, str(endpoint), math.inf if connect_timeout is None else connect_timeout
     )
     try:
         async with open_own_nursery() as nursery:
             # A request in the block that is shielded needs the client when the block is cancelled.
             background = trio.CancelScope(shield=True)
-            nursery.start_soon(_run_in, background, multiplexer)
+            nursery.start_soon(_run_in, background, connections)
             try:
-                yield Client(multiplexer, timeout=timeout, retries=retries)
+                yield Client(connections, timeout=timeout, retries=retries)
             finally:
                 background.cancel()
-                multiplexer.close()
+                connections.close()
     finally:
-        await line.aclose()
+        await connections.aclose()
 
 
-async def _run_in(scope: trio.CancelScope, multiplexer: Multiplexer) -> None:
+async def _run_in(scope: trio.CancelScope, connections: Connections) -> None:
     with scope:
-        await multiplexer.run()
+        await connections.run()

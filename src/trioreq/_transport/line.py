@@ -85,5 +85,11 @@ class Line(Protocol):
         What is sent after the loss of the connection and before its `Lost` is dropped.
         """
 
-    async def aclose(self) -> None:
+    def successor(self) -> Line:
+        """Make a line to the same server, beside this one, which is to connect no more."""
+
+    def close(self) -> None:
         """Close at once."""
+
+    async def aclose(self) -> None:
+        """Close at once, and free what this line shares with its successors, which are closed."""

@@ -119,7 +119,7 @@ def evicted(room: int) -> str:
     """The line of the log, as a regular expression."""
     return (
         rf"evicted connection \d+ from 127\.0\.0\.1: it has sent more than {room} bytes and no "
-        r"whole message; if it is honest, raise max_message_size"
+        r"complete message; if it is legitimate, raise max_message_size"
     )
 
 

@@ -537,7 +537,7 @@ async def test_who_goes_while_admit_decides_is_nobody(clients: Clients) -> None:
         alice = clients.connect(endpoint, **options())
         assert await alice.request(b"") == [f"alice {ALICE.public}".encode()]
         decided.set()
-        await until(lambda: server._admission._asking == 0)
+        await until(lambda: server._admission._deciding == 0)
         assert await alice.request(b"") == [f"alice {ALICE.public}".encode()]
         assert server.statistics().requests == 2
 

@@ -1,7 +1,6 @@
-"""Which connections are accepted: libzmq asks, the rules or the user's `admit` decide.
+"""Access control: answers ZAP requests by the access rules, or by the user's `admit`.
 
-In doubt the answer is no: an error in the user's `admit` refuses the applicant, and the server goes
-on. What an applicant has sent as its credentials is never logged.
+An error in `admit` refuses the applicant, and the server goes on. Credentials are never logged.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ ADMISSION_TIME = 5.0  # seconds that each may take, of those that a handshake ha
 
 
 class Admission:
-    """Answers libzmq's questions.
+    """Answers the ZAP requests of libzmq.
 
     Args:
-        zap: Where libzmq asks.
-        rules: What decides.
-        wait_complete: Waits until the handshakes of those that ask are complete, or for a moment.
-        epoch: Catches up with all messages and events, and returns the epoch of that.
-        start_task: Starts a task of the server's, by a name. If it fails, clients are told before
-            their handlers are cancelled.
+        zap: Receives ZAP requests, and sends the replies.
+        rules: The access rules.
+        wait_complete: Waits a short time for new handshakes to be complete.
+        epoch: Reads all messages and events that have arrived, and returns the epoch.
+        start_task: Starts a named task of the server. If it fails, requests in flight are answered
+            before their handlers are cancelled.
 
     Attributes:
-        refused: Connections that were refused.
+        refused: How many connections were refused.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Admission:
         self._epoch = epoch
         self._start_task = start_task
         self.refused = 0
-        self._asking = 0
+        self._deciding = 0  # calls of `admit` in progress
         self._log = LimitedLog()
 
     @trio.lowlevel.enable_ki_protection
@@ -64,29 +63,29 @@ class Admission:
             await self._zap.wait()
 
     def answer(self) -> None:
-        """Answer all questions that are there, but those that are for `admit`.
+        """Answer all requests that have arrived, except those that `admit` decides.
 
-        The order is what makes the connection table exact: first the questions, then the events, of
-        which the accept of each connection that asks is one, then the answers.
+        The order makes the connection table exact: read the requests, then the events, which
+        include the accept of each of these connections, and then reply with that epoch.
         """
         verdicts = []
         for request in self._zap.read():
             verdict = self._rules.decide(request.applicant)
-            if verdict is None and self._asking >= ADMISSIONS:
+            if verdict is None and self._deciding >= ADMISSIONS:
                 verdict = postpone(f"{ADMISSIONS} calls of admit are in progress already")
             if verdict is not None:
                 verdicts.append((request, verdict))
             elif request.applicant is not None:
-                self._asking += 1
+                self._deciding += 1
                 self._start_task("admit", self._ask, request, request.applicant)
         self._reply(verdicts)
 
     async def _ask(self, request: ZapRequest, applicant: Applicant) -> None:
-        """Answer one when `admit` has decided, in the same order as always."""
+        """Answer a request when `admit` has decided, in the same order."""
         try:
             verdict = await self._admit(applicant)
         finally:
-            self._asking -= 1
+            self._deciding -= 1
         self._reply([(request, verdict)])
 
     async def _admit(self, applicant: Applicant) -> Verdict:
@@ -106,10 +105,11 @@ class Admission:
                 )
                 return refuse("admit failed")
         except BaseException as error:
+            # The server's own cancellation, and not a Cancelled that `admit` kept from elsewhere.
             own = is_cancelled(error) and trio.current_effective_deadline() == -math.inf
             if own or ends_program(error) or isinstance(error, GeneratorExit):
                 raise
-            # Not its text, nor a traceback: they may show the credentials.
+            # Without its text and traceback, which may contain the credentials.
             log.error(  # noqa: TRY400
                 "admit failed, and %s is refused: %s", applicant.address, _place(error)
             )
@@ -124,7 +124,7 @@ class Admission:
     def _reply(self, verdicts: Sequence[tuple[ZapRequest, Verdict]]) -> None:
         if not verdicts:
             return
-        epoch = self._epoch()
+        epoch = self._epoch()  # after the requests were read, and with no checkpoint before `reply`
         for request, verdict in verdicts:
             if verdict.reason:
                 self.count_refused(request.address, verdict.reason)

@@ -1,12 +1,12 @@
-"""Plain functions in worker processes, by trio-parallel: an async handler for each.
+"""Plain functions in worker processes, by trio-parallel.
 
-To the server such a handler is an async one, which awaits a call in a process: what cancels async
-handlers cancels it, and then the process is killed. So the rest of the server knows nothing of
-processes.
+The server runs them as async handlers, each of which awaits a call in a process. When such a
+handler is cancelled, as any async handler is, it kills the process. So the rest of the server does
+not know of processes.
 
-Each process has a `WorkerContext` and a task of its own, in which it is started, called, reaped and
-replaced. A handler that is cancelled kills the process, and does not wait for its end: the slot is
-the next request's at once, which takes another process.
+Each process has a `WorkerContext` and a task of its own, which starts, calls, reaps and replaces
+it. A handler that is cancelled does not wait for the end of its process: the slot is free at once,
+and the next request takes another process.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ except ModuleNotFoundError:  # pragma: no cover  # what is needed for processes 
         "ProcessWorkers needs trio-parallel: pip install 'trioreq[processes]'"
     ) from None
 
-TRIES: Final = 5  # starts in a row that may fail, until the server does
+TRIES: Final = 5  # failed starts in a row, after which the server fails
 PAUSE: Final = 0.1  # seconds after the first that failed; twice as long after each further one
-ALONE: Final = nullcontext()  # in the place of a limiter: a process has one call at a time
+ALONE: Final = nullcontext()  # instead of a limiter: a process has one call at a time
 CLOSING: Final = 5.0  # seconds that an idle process has to end by itself
 peer_fields: Callable[[Peer], Any] = attrgetter(*Peer.__dataclass_fields__)
 
@@ -59,9 +59,9 @@ class Job:
     """One call of the handler.
 
     Attributes:
-        args: Those of `worker.call`.
-        done: Whether it has ended.
-        answer: What it has returned or raised; None if the handler was not called.
+        args: The arguments of `worker.call`.
+        done: Set when the call has ended.
+        answer: Its result or error; None if the handler was not called.
     """
 
     __slots__ = ("answer", "args", "done", "number")
@@ -77,13 +77,13 @@ class Job:
 
 
 class Process:
-    """A process that runs, as its task and the handlers see it.
+    """A worker process that runs.
 
     Attributes:
-        pid: Its number, which is that of its process group.
-        place: Which of the server's processes it is, or has replaced.
-        job: What it is to do next; None if it has that begun, or is idle.
-        called: How many requests it has had.
+        pid: Its process id, and the id of its process group.
+        place: Its index among the server's processes, which its replacement inherits.
+        job: Its next job; None if that has begun, or the process is idle.
+        called: How many calls it has had.
         was_killed: Whether the server has killed it.
     """
 
@@ -96,15 +96,14 @@ class Process:
         self.wake = trio.Event()
 
     def begin(self, job: Job) -> None:
-        """Do a job: its task does."""
+        """Give it a job, which its task runs."""
         self.job = job
         self.wake.set()
 
     def kill_group(self) -> None:
-        """Kill it and all that it has started.
+        """Kill it, and all processes that it has started.
 
-        Also after its end: as long as there is a process in the group, its number is not given to
-        another one.
+        Also after its end: the kernel does not reuse the id while the group has a process.
         """
         with suppress(ProcessLookupError, PermissionError):  # macOS has the latter for zombies
             os.killpg(self.pid, signal.SIGKILL)
@@ -115,15 +114,15 @@ class Processes:
 
     Args:
         handler: A plain function.
-        workers: How many, and how they are to be.
-        nursery: Where the tasks are.
-        memory: Where it is written that requests have ended; None without a grace.
+        workers: The options.
+        nursery: Runs the tasks.
+        memory: Shared memory that says which requests have ended; None without a grace.
 
     Attributes:
         run: The async handler.
-        killed: Processes that were killed, since their requests had ended early.
-        died: Those that ended by themselves.
-        retired: Those that were replaced between two requests, as `ProcessWorkers` says.
+        killed: Processes that were killed, because their requests had ended early.
+        died: Processes that ended by themselves.
+        retired: Processes that were replaced between two requests, as `ProcessWorkers` says.
     """
 
     def __init__(
@@ -137,8 +136,8 @@ class Processes:
         self._workers = workers
         self._nursery = nursery
         self._memory = memory
-        self._idle: deque[Process] = deque()  # the one that has run last at the end
-        self._waiting = trio.lowlevel.ParkingLot()  # handlers that found none idle
+        self._idle: deque[Process] = deque()  # the last one that ran is used first
+        self._waiting = trio.lowlevel.ParkingLot()  # handlers that wait for an idle process
         self._alive: set[Process] = set()
         self._numbers = count(1)
         self._has_failed = False
@@ -181,11 +180,11 @@ class Processes:
                 return answer
 
     def _end_early(self, process: Process, job: Job, request: Request) -> None:
-        """A job's request has ended."""
+        """The request of a job has ended before the job."""
         if process.job is job:  # it has not begun
             process.job = None
         elif job.done.is_set():
-            pass
+            pass  # the process is idle again, or has another job
         elif self._memory is None or request.cancel_reason is None:
             self._kill(process, job)
         else:
@@ -203,9 +202,9 @@ class Processes:
             process.kill_group()
 
     def kill_all(self) -> None:
-        """Kill what still runs when the program ends, which trio may have crashed in.
+        """Kill the processes that still run when the program ends, as after a crash of trio.
 
-        `multiprocessing` would wait for it.
+        `multiprocessing` would wait for them.
         """
         for process in self._alive:
             process.kill_group()
@@ -214,7 +213,7 @@ class Processes:
 
     @trio.lowlevel.enable_ki_protection
     async def keep(self, place: int, started: trio.Event) -> None:
-        """See that there is a process, until cancelled; the first must start without a failure."""
+        """Keep one process running, until cancelled. A first start that fails is not retried."""
         failures = 0
         while True:
             try:
@@ -224,19 +223,19 @@ class Processes:
                     await self._work(context, process)
             except WorkersFailed as error:
                 failures += 1
-                if self._has_failed:  # one error is enough, which cancels this task
+                if self._has_failed:  # another task raises, which cancels this one
                     await trio.sleep_forever()
                 if not started.is_set() or failures == TRIES:
                     self._has_failed = True
                     raise
-                log.error("%s; it is retried", error)  # noqa: TRY400  # its cause is logged at last
+                log.error("%s; it is retried", error)  # noqa: TRY400  # the last has its cause
                 await trio.sleep(PAUSE * 2**failures)
 
     @asynccontextmanager
     async def _open_process(
         self, place: int
     ) -> AsyncIterator[tuple[trio_parallel.WorkerContext, Process]]:
-        """Start a process, and see to its end."""
+        """Start a process, and kill its group at the end."""
         process: Process | None = None
         try:
             async with trio_parallel.open_worker_context(
@@ -334,7 +333,7 @@ class Processes:
         log.error("worker died: %s", cause)
 
     async def _watch(self, process: Process, scope: trio.CancelScope) -> None:
-        """Notice the death of an idle process, where the system tells."""
+        """Detect the death of an idle process, where the system has pidfds."""
         if not hasattr(os, "pidfd_open"):
             return
         with _pidfd(process.pid) as descriptor:
@@ -355,7 +354,7 @@ def resident_memory(pid: int) -> int:
 def _log_format() -> logging.Formatter | None:
     """The first formatter of the root logger that can be pickled."""
     for handler in logging.root.handlers:
-        with suppress(Exception):  # what a formatter of the user's raises as it is pickled
+        with suppress(Exception):  # a formatter may raise anything when it is pickled
             pickle.dumps(handler.formatter)
             return handler.formatter
     return None
@@ -374,7 +373,7 @@ def cause_of_death(error: BaseException) -> str:
     """The signal or the exit code of a process, from the error that trio-parallel has raised."""
     process = error.args[-1] if isinstance(error, trio_parallel.BrokenWorkerError) else None
     code = getattr(process, "exitcode", None)
-    if code is None:  # trio-parallel has killed it, because half a reply came
+    if code is None:  # trio-parallel has killed it, because it read half a reply
         return "while it sent its reply"
     if code >= 0:
         return f"exit code {code}"

@@ -1,9 +1,8 @@
 """Plain functions in worker threads, each of which is one long call of `trio.to_thread.run_sync`.
 
-A thread cannot be stopped. A request that ends lets its client go, but keeps its slot until its
-function has returned, and there are as many threads as slots at most: the pool is bounded by its
-construction. A function learns that its request has ended in `check_cancelled`. What the threads do
-is in `pool`.
+A thread cannot be stopped. When a request ends early, its slot stays taken until its function has
+returned. There are at most as many threads as slots, so the pool is bounded. A function detects the
+end of its request with `check_cancelled`. `pool` has the loop of the threads.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from .requests import Requests
 from .switch_interval import short_switch_interval
 
 FIRST: Final = 64 * 1024  # bytes of the first batch after a wait: some thirty messages
-RETRY: Final = 1.0  # seconds until another try, if a thread cannot be started
+RETRY: Final = 1.0  # seconds between two attempts to start a thread
 
 
 class ThreadPool:
     """Runs plain functions.
 
-    The arguments are those of `HandlerTasks`, but for the handler and the queue.
+    The arguments are those of `HandlerTasks`, except the handler and the queue.
 
     Args:
         handler: A plain function.
@@ -106,7 +105,8 @@ class ThreadPool:
             batch = reader.read(room)
             if batch is None:
                 room = FIRST
-                # What it sends can eat the edge of a message that has come.
+                # A send can consume the signal for a message that has arrived (A11 in
+                # docs/design.md).
                 if not self._prepare_to_sleep() or not reader.readable():
                     await reader.wait()
                     rested = True
@@ -121,20 +121,22 @@ class ThreadPool:
             rested = False
 
     def _prepare_to_sleep(self) -> bool:
-        """See to what is done and what is left; from now on the event loop has to be woken.
+        """Wake a thread for remaining requests, and answer what is done.
+
+        From now on threads wake the event loop for what is done.
 
         Returns:
             Whether anything was done.
         """
-        self._pool.awake = False
+        self._pool.awake = False  # first, so that no wake-up is lost
         self._pool.wake_thread()
-        if not self._pool.done:  # one look: what is done after it wakes the event loop
+        if not self._pool.done:  # what is done after this check wakes the event loop
             return False
         self._collect()
         return True
 
     def _collect(self) -> None:
-        """Answer what is done."""
+        """Answer the requests that are done."""
         done = self._pool.done
         self._outbox.cork()
         try:
@@ -157,7 +159,7 @@ class ThreadPool:
         self._nursery.start_soon(self._thread, worker, name="worker thread")
 
     async def _thread(self, worker: Worker) -> None:
-        """Start a thread, as soon as that is possible, and wait for its end."""
+        """Start a thread, retry until that succeeds, and wait for its end."""
         while True:
             try:
                 with short_switch_interval():
@@ -174,7 +176,7 @@ class ThreadPool:
                     raise
                 if not self._out_of_threads:
                     self._out_of_threads = True
-                    log.error(  # noqa: TRY400  # no fault of the code here
+                    log.error(  # noqa: TRY400  # a limit of the system: no traceback
                         "cannot start a worker thread, and retry every %g s; requests wait for "
                         "threads that run already: %s",
                         RETRY,
@@ -188,20 +190,20 @@ class ThreadPool:
                 return
 
     def _begin(self, request: PendingRequest) -> None:
-        """A request is to be run (in its thread, where trio's clock cannot be read)."""
+        """A request begins (in its thread, where trio's clock cannot be read)."""
         now = time.perf_counter() + self._clock_offset
         self._requests.begin_in_thread(request, now)
 
     def _wake(self) -> None:
-        """Wake the event loop to see to what is done (in any thread)."""
+        """Wake the event loop to answer what is done (in any thread)."""
         with suppress(trio.RunFinishedError):  # the thread was abandoned, and trio has ended since
             self._token.run_sync_soon(self._woken)
 
     def _woken(self) -> None:
-        """See to what is done, in the event loop. An exception here would end trio itself."""
+        """Answer what is done, in the event loop."""
         try:
             self._prepare_to_sleep()
-        except BaseException as error:
+        except BaseException as error:  # an exception here would crash trio
             if self._pool.closed:
                 log.exception("a plain function failed after the server had stopped")
             else:

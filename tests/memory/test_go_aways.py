@@ -26,7 +26,7 @@ from trioreq._client.states import Connected
 from trioreq._protocol import envelope as wire
 from trioreq._protocol.envelope import Header
 from trioreq._server.go_aways import JITTER
-from trioreq._server.server import PARTING
+from trioreq._server.server import LAST_CALL, PARTING
 from trioreq.testing import MemoryNetwork, open_memory_network
 
 VECTORS = json.loads((Path(__file__).parents[2] / "docs/protocol-vectors.json").read_text())
@@ -479,7 +479,7 @@ async def test_only_those_are_told_that_have_asked_for_a_hello(
             assert client.connected
         else:
             await net.server.drain(math.inf)
-            assert trio.current_time() == begun + (PARTING if told else 0)
+            assert trio.current_time() == begun + (PARTING if told else 0) + LAST_CALL
         sent = [frames for frames in client.connection.sent if frames == list(client_go_away(age))]
         assert len(sent) == told
         assert net.server.statistics().go_aways == told
@@ -488,6 +488,34 @@ async def test_only_those_are_told_that_have_asked_for_a_hello(
 def client_go_away(age: bool) -> tuple[bytes, ...]:
     drains = "the server is shutting down"
     return wire.go_away("the connection has reached max_connection_age" if age else drains)
+
+
+async def test_a_plain_clients_request_that_crosses_the_drain_is_answered(
+    autojump_clock: MockClock,
+) -> None:
+    worker = Worker()
+    async with serving(worker) as net, trio.open_nursery() as nursery:
+        client = net.connect()
+        await client.request(b"first")
+        net.delay(client, LAST_CALL / 2)
+        client.send(b"second")
+        nursery.start_soon(net.server.drain, math.inf)
+        code, text = b"shutting-down", b"the server is shutting down"
+        assert await client.receive() == [b"trioreq-error", code, text]
+    assert worker.calls == {b"first": 1}
+
+
+async def test_two_drains_end_together(autojump_clock: MockClock) -> None:
+    """Whatever the first one waits for."""
+    async with serving(Worker()) as net:
+        client = net.connect(socket_type="DEALER")
+        client.send_raw(Header(wire.REQUEST, 1 | wire.WANTS_HELLO).pack(), b"", b"1")
+        await wait_all_tasks_blocked()
+        begun = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(net.server.drain, math.inf)
+            nursery.start_soon(net.server.drain, 1)
+        assert trio.current_time() == begun + 1
 
 
 async def test_the_grace_bounds_the_wait_for_clients_too(autojump_clock: MockClock) -> None:

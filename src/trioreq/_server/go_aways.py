@@ -69,6 +69,11 @@ class GoAways:
             self._send(client, reason)
         self._outbox.flush()
 
+    def close(self) -> None:
+        """Forget all of them: the server ends."""
+        for client in tuple(self._clients):
+            self.forget(client)
+
     async def wait_followed(self) -> None:
         """Wait until all of them are disconnected."""
         await self._has_clients.wait_value(False)

@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from .processes import Processes
 
 UNHEARD_PATIENCE: Final = 15.0  # seconds, without heartbeats
-PARTING: Final = 2.0  # seconds for clients to close connections that they were told to leave
+PARTING: Final = 2.0  # seconds for clients to close their connections after a go-away
+LAST_CALL: Final = 0.1  # seconds for requests that were sent before their client knew of the drain
 AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
 
 
@@ -182,8 +183,8 @@ class Server:
 
         New connections are refused, so a load balancer sends clients elsewhere. Clients of
         `open_client` are told to open another connection, and close theirs when their requests have
-        ended; the server waits up to 2 seconds for that when no request is in flight. New requests
-        are answered ``shutting-down``. Requests in flight have `grace` seconds, and so have replies
+        ended; the server waits up to 2 seconds for that when no request is in flight, and 0.1
+        seconds for requests that other clients have sent meanwhile. New requests are answered ``shutting-down``. Requests in flight have `grace` seconds, and so have replies
         that wait for slow clients; requests that have not ended by then are cancelled and answered
         the same. Then `serve` returns.
 
@@ -202,8 +203,11 @@ class Server:
         with trio.move_on_after(grace):
             if requests.in_flight:
                 await requests.idle.wait()
-            with trio.move_on_after(PARTING):  # so that requests on their way here are answered
+            with trio.move_on_after(PARTING):
                 await self._go_aways.wait_followed()
+            if len(self._router):  # others do not close theirs, and may have sent a request
+                with trio.move_on_after(LAST_CALL):
+                    await self._closed.wait()
             await self._router.outbox.has_unsent.wait_value(False)
         self._drained.set()
         await self._closed.wait()
@@ -269,6 +273,7 @@ class Server:
                     requests.cancel_all(connection.client, SHUT_DOWN)
             outbox.flush()
             outbox.close()
+            self._go_aways.close()
         finally:  # the nursery is shielded: nothing else cancels it
             self._router.close()
             self._nursery.cancel_scope.cancel(reason="the server is shutting down")

@@ -181,12 +181,14 @@ class Server:
     async def drain(self, grace: float) -> None:
         """Shut down gracefully: refuse connections and requests, and let those in flight finish.
 
-        New connections are refused, so a load balancer sends clients elsewhere. Clients of
-        `open_client` are told to open another connection, and close theirs when their requests have
-        ended; the server waits up to 2 seconds for that when no request is in flight, and 0.1
-        seconds for requests that other clients have sent meanwhile. New requests are answered ``shutting-down``. Requests in flight have `grace` seconds, and so have replies
+        New connections are refused, so a load balancer sends clients elsewhere. New requests
+        are answered ``shutting-down``. Requests in flight have `grace` seconds, and so have replies
         that wait for slow clients; requests that have not ended by then are cancelled and answered
         the same. Then `serve` returns.
+
+        Clients of `open_client` open another connection for new requests, and close this one when
+        their requests have ended. The server waits for that up to 2 seconds, and then 0.1 seconds
+        for requests that other clients have sent meanwhile, but no longer than `grace`.
 
         Args:
             grace: Seconds; 0 for at once, `math.inf` for no limit.

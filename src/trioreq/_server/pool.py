@@ -92,6 +92,15 @@ class Pool:
         spare = requests.count(None)
         return WorkerStatistics(alive=len(requests), spare=spare, busy=len(requests) - spare)
 
+    def started_before(self, time: float) -> bool:
+        """Whether a function runs that was called before that, by trio's clock."""
+        for worker in tuple(self.workers):
+            request = worker.request
+            started = None if request is None else request.started_at
+            if started is not None and started < time:
+                return True
+        return False
+
     def processor_times(self) -> dict[PendingRequest, float]:
         """The requests that run, with the processor time of their threads (in any thread).
 

@@ -1,4 +1,4 @@
-"""A shorter switch interval of the interpreter, while worker threads exist.
+"""A shorter switch interval of the interpreter, while functions run for long.
 
 A thread that waits for the GIL lets the one that has it run for the switch interval, 5 ms unless
 the program says otherwise. Which of the waiting threads comes next is up to the system. So beside

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Final
+from typing import Final, NoReturn
 
 import trio
+from trio_util import AsyncBool
 
 from .._log import log
 from .._protocol.fair_queue import SharedFairQueue
@@ -31,6 +32,7 @@ from .switch_interval import short_switch_interval
 
 FIRST: Final = 64 * 1024  # bytes of the first batch after a wait: some thirty messages
 RETRY: Final = 1.0  # seconds between two attempts to start a thread
+LONG: Final = 0.05  # seconds after which a function is not slowed down by a short switch interval
 
 
 class ThreadPool:
@@ -65,6 +67,7 @@ class ThreadPool:
         self._token = trio.lowlevel.current_trio_token()
         self._clock_offset = trio.current_time() - time.perf_counter()
         self._out_of_threads = False
+        self._in_use = AsyncBool(False)  # whether functions may run
         self._context = copy_context()
         self._context.run(current_request.set, None)
         self._pool = Pool(handler, queue, self._begin, self._wake, self._context)
@@ -85,6 +88,7 @@ class ThreadPool:
     def start(self, requests: Sequence[PendingRequest]) -> None:
         """Let threads run requests that have a slot."""
         self._queue.granted.extend(requests)
+        self._in_use.value = True
         self._spawn()
         self._pool.wake_thread()
 
@@ -92,7 +96,9 @@ class ThreadPool:
     async def lead(self) -> None:
         """Read, and hand requests to the threads, until cancelled."""
         try:
-            await self._read()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._follow_long_functions, name="switch interval")
+                await self._read()
         except BaseException:
             self._crashed()
             raise
@@ -113,6 +119,7 @@ class ThreadPool:
                 continue
             room = min(2 * room, BATCH)
             self._queue.granted.extend(batch)
+            self._in_use.value = True
             self._spawn()
             self._pool.spin()
             self._collect()
@@ -162,14 +169,13 @@ class ThreadPool:
         """Start a thread, retry until that succeeds, and wait for its end."""
         while True:
             try:
-                with short_switch_interval():
-                    await trio.to_thread.run_sync(
-                        self._pool.work,
-                        worker,
-                        limiter=self._limiter,
-                        abandon_on_cancel=True,
-                        thread_name="trioreq",
-                    )
+                await trio.to_thread.run_sync(
+                    self._pool.work,
+                    worker,
+                    limiter=self._limiter,
+                    abandon_on_cancel=True,
+                    thread_name="trioreq",
+                )
             except RuntimeError as error:
                 if worker.has_thread:
                     self._crashed()
@@ -188,6 +194,24 @@ class ThreadPool:
                 raise
             else:
                 return
+
+    async def _follow_long_functions(self) -> NoReturn:
+        """Shorten the switch interval while any function runs for long.
+
+        A short interval makes quick functions slower. No event reports that a function still
+        runs, so this checks at intervals, while any function runs.
+        """
+        while True:
+            await self._in_use.wait_value(True)
+            await trio.sleep(LONG)
+            if self._run_long():
+                with short_switch_interval():
+                    while self._run_long():  # noqa: ASYNC110  # there is no event for it
+                        await trio.sleep(LONG)
+            self._in_use.value = self._queue.free < self._queue.slots
+
+    def _run_long(self) -> bool:
+        return self._pool.started_before(trio.current_time() - LONG)
 
     def _begin(self, request: PendingRequest) -> None:
         """A request begins (in its thread, where trio's clock cannot be read)."""

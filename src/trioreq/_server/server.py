@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .processes import Processes
 
 UNHEARD_PATIENCE: Final = 15.0  # seconds, without heartbeats
-PARTING: Final = 2.0  # seconds for clients to close their connections after a go-away
+PARTING: Final = 10.0  # seconds for clients to close their connections after a go-away
 LAST_CALL: Final = 0.1  # seconds for requests that were sent before their client knew of the drain
 AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
 
@@ -187,7 +187,7 @@ class Server:
         the same. Then `serve` returns.
 
         Clients of `open_client` open another connection for new requests, and close this one when
-        their requests have ended. The server waits for that up to 2 seconds, and then 0.1 seconds
+        their requests have ended. The server waits for that up to 10 seconds, and then 0.1 seconds
         for requests that other clients have sent meanwhile, but no longer than `grace`.
 
         Args:

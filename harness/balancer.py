@@ -14,6 +14,7 @@ import trio
 from .processes import ROOT, ChildFailed
 
 PAGE = ROOT / "docs/scaling.md"
+BACKLOG = 4096  # HAProxy does not change that of a listener which it is given
 SERVERS = re.compile(r"(?:^    server .*\n)+", re.MULTILINE)
 
 
@@ -48,7 +49,7 @@ async def open_balancer(folder: Path, endpoints: Sequence[str]) -> AsyncIterator
     haproxy = find_haproxy()
     if haproxy is None:
         raise ChildFailed("there is no HAProxy: apt-get install haproxy")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener:
         port = listener.getsockname()[1]
         file = folder / "haproxy.cfg"
         file.write_text(configuration(listener.fileno(), endpoints))

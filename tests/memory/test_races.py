@@ -72,6 +72,7 @@ async def test_g2_a_client_that_comes_back_under_its_routing_id_is_heard(
         old.crash()
         new = net.connect(routing_id=b"its-own")
         net.server._admission.answer()  # before the reader has its turn
+        await net.server._admission._reply_all()
         assert await new.request(b"x") == [b"x"]
         assert outcomes(net.server) == {"replied": 2, "never_started": 1}
 

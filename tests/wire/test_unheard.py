@@ -100,7 +100,7 @@ async def test_the_second_of_two_that_claim_one_routing_id_is_told_apart_and_end
         second.close()
     (line,) = [r.getMessage() for r in caplog.records if "evicted" in r.getMessage()]
     assert line.startswith("evicted connection ")
-    assert "another connection has its routing id" in line
+    assert "another connection has the same routing id" in line
 
 
 async def test_a_client_whose_line_was_cut_is_heard_when_its_old_connection_has_ended(

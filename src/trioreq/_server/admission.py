@@ -6,7 +6,7 @@ An error in `admit` refuses the applicant, and the server goes on. Credentials a
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 import trio
@@ -19,6 +19,7 @@ from .._transport.zap_handler import AccessRules, ZapHandler
 from .handlers import close_unawaited, ends_program, is_cancelled
 
 ADMISSIONS = 100  # calls of `admit` in progress
+PAUSE = 0.0004  # seconds until routing ids are checked again, for the first time
 ADMISSION_TIME = 5.0  # seconds that each may take, of those that a handshake has
 
 
@@ -30,6 +31,8 @@ class Admission:
         rules: The access rules.
         wait_complete: Waits a short time for new handshakes to be complete.
         epoch: Reads all messages and events that have arrived, and returns the epoch.
+        routing_ids_free: Whether libzmq has freed the routing ids of connections that have
+            disconnected, as far as the server knows them.
         start_task: Starts a named task of the server. If it fails, requests in flight are answered
             before their handlers are cancelled.
 
@@ -43,15 +46,18 @@ class Admission:
         rules: AccessRules,
         wait_complete: Callable[[], Awaitable[None]],
         epoch: Callable[[], int],
+        routing_ids_free: Callable[[], bool],
         start_task: Callable[..., object],
     ) -> None:
         self._zap = zap
         self._rules = rules
         self._wait_complete = wait_complete
         self._epoch = epoch
+        self._routing_ids_free = routing_ids_free
         self._start_task = start_task
         self.refused = 0
         self._deciding = 0  # calls of `admit` in progress
+        self._verdicts: list[tuple[ZapRequest, Verdict]] = []  # to be sent
         self._log = LimitedLog()
 
     @trio.lowlevel.enable_ki_protection
@@ -60,25 +66,28 @@ class Admission:
         while True:
             await self._wait_complete()
             self.answer()
+            await self._reply_all()
             await self._zap.wait()
 
-    def answer(self) -> None:
+    def answer(self) -> bool:
         """Answer all requests that have arrived, except those that `admit` decides.
 
         The order makes the connection table exact: read the requests, then the events, which
         include the accept of each of these connections, and then reply with that epoch.
+
+        Returns:
+            Whether they were answered; otherwise `_reply_all` has to follow.
         """
-        verdicts = []
         for request in self._zap.read():
             verdict = self._rules.decide(request.applicant)
             if verdict is None and self._deciding >= ADMISSIONS:
                 verdict = postpone(f"{ADMISSIONS} calls of admit are in progress already")
             if verdict is not None:
-                verdicts.append((request, verdict))
+                self._verdicts.append((request, verdict))
             elif request.applicant is not None:
                 self._deciding += 1
                 self._start_task("admit", self._ask, request, request.applicant)
-        self._reply(verdicts)
+        return self._reply()
 
     async def _ask(self, request: ZapRequest, applicant: Applicant) -> None:
         """Answer a request when `admit` has decided, in the same order."""
@@ -86,7 +95,8 @@ class Admission:
             verdict = await self._admit(applicant)
         finally:
             self._deciding -= 1
-        self._reply([(request, verdict)])
+        self._verdicts.append((request, verdict))
+        await self._reply_all()
 
     async def _admit(self, applicant: Applicant) -> Verdict:
         try:
@@ -121,14 +131,30 @@ class Admission:
         assert self._rules.admit is not None  # noqa: S101
         return await self._rules.admit(applicant)
 
-    def _reply(self, verdicts: Sequence[tuple[ZapRequest, Verdict]]) -> None:
-        if not verdicts:
-            return
-        epoch = self._epoch()  # after the requests were read, and with no checkpoint before `reply`
+    async def _reply_all(self) -> None:
+        """Send the verdicts, when the routing ids of closed connections are free.
+
+        There is no event for it: libzmq frees them in commands between its threads.
+        """
+        pause = PAUSE
+        while not self._reply():
+            await trio.sleep(pause)
+            pause *= 2
+
+    def _reply(self) -> bool:
+        """Send the verdicts, unless a routing id is not free yet; then returns False."""
+        if not self._verdicts:
+            return True
+        # After the requests were read, and with no checkpoint before `reply`.
+        epoch = self._epoch()
+        if not self._routing_ids_free():
+            return False
+        verdicts, self._verdicts = self._verdicts, []
         for request, verdict in verdicts:
             if verdict.reason:
                 self.count_refused(request.address, verdict.reason)
         self._zap.reply(verdicts, epoch)
+        return True
 
     def count_refused(self, address: str, reason: str) -> None:
         """Count a connection that is refused, and log it unless another was logged just now."""

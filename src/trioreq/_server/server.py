@@ -124,7 +124,12 @@ class Server:
         )
         self._counted = processes or self._workers
         self._admission = Admission(
-            ZapHandler(sockets.zap), rules, self._wait_complete, self._epoch, self._start_task
+            ZapHandler(sockets.zap),
+            rules,
+            self._wait_complete,
+            self._epoch,
+            self._router.closed_routing_ids.all_free,
+            self._start_task,
         )
         self._guard: Guard | None = None
         if sockets.counters is not None:

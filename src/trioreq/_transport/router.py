@@ -26,6 +26,7 @@ from .handshake_events import EVENT, failure_of
 from .held_connections import HeldConnections
 from .messages import Origin
 from .outbox import Outbox
+from .routing_ids import RoutingIds
 from .server_sockets import HeldConnection, Sockets
 from .zap_handler import EPOCH, PUBLIC_KEY
 
@@ -61,6 +62,7 @@ class Router:
         unattributed: Messages that were read after their connection had gone, and was forgotten.
         evicted: Connections that were closed by the server.
         own_routing_ids: Connections now that have a routing id which the client has set.
+        closed_routing_ids: Such routing ids of connections that have disconnected.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Router:
         self.unattributed = 0
         self.evicted = 0
         self.own_routing_ids = 0
+        self.closed_routing_ids = RoutingIds(sockets.router)
         self._occupied = AsyncBool(False)
         self._new: deque[Connection] = deque()  # accepted, and not looked at
         self._first_heard: list[Connection] = []  # since the monitor was last read
@@ -225,6 +228,7 @@ class Router:
             del self._automatic[connection.routing_id]  # type: ignore[arg-type]
         elif connection.routing_id is not None:
             self.own_routing_ids -= 1
+            self.closed_routing_ids.closed(connection.routing_id)
 
     def _look_at(self, connection: Connection, hold: HeldConnection, *, spoke: bool) -> None:
         """Record a new connection's address, or close it if it would exceed a limit."""
@@ -338,6 +342,7 @@ class Router:
                 self._automatic[routing_id] = connection
             else:
                 self.own_routing_ids += 1
+                self.closed_routing_ids.heard(routing_id)
         return connection
 
 

@@ -37,6 +37,7 @@ GRACE = 10.0  # seconds for a drain
 WORK = (0.0, 0.0, 0.005, 0.05, 0.3)  # seconds that a request takes, one of these
 MANY = 8  # requests of one call of `request_many`, which is one call in so many
 SETTLED = 1.5  # seconds until HAProxy has noticed that a server serves again
+CONNECT_TIMEOUT = 60.0  # seconds: longer than a restart, also on a busy machine
 TIMEOUT = 10.0  # seconds after which a plain client gives up: it must never come to that
 
 
@@ -154,7 +155,7 @@ class Load:
         """Be a client of `open_client`."""
         report = self.report
         self._clients.add(trio.lowlevel.current_task())
-        async with trioreq.open_client(self._endpoint) as client:
+        async with trioreq.open_client(self._endpoint, connect_timeout=CONNECT_TIMEOUT) as client:
             while await self._paused():
                 if random.randrange(MANY):
                     await self._ask(client)

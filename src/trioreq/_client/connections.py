@@ -30,7 +30,7 @@ class Connections:
     """
 
     def __init__(self, line: Line, endpoint: str, connect_timeout: float) -> None:
-        self.current = Multiplexer(line, endpoint, connect_timeout, self._replace)
+        self.current: Multiplexer = Multiplexer(line, endpoint, connect_timeout, self._replace)
         self._all: tuple[Multiplexer, ...] = (
             self.current,
         )  # never changed in place, for `statistics` in other threads

@@ -82,7 +82,7 @@ class Multiplexer:
         self._buffer = SendBuffer(line)
         self._pending: dict[int, PendingRequest] = {}  # by correlation
         self._correlation = 0  # the last
-        self.counts = dict.fromkeys(ClientStatistics.__dataclass_fields__, 0)
+        self.counts: dict[str, int] = dict.fromkeys(ClientStatistics.__dataclass_fields__, 0)
         self._timings: Timings | None = None
 
     @property

@@ -39,7 +39,7 @@ MAGIC: Final = b"TRQ\x01"
 REQUEST: Final = 0
 CANCEL: Final = 1
 OK: Final = 0
-NOT_STARTED: Final = 7
+NOT_STARTED: Final = 8
 """The status of an error: the server shuts down, and has not started the request."""
 GO_AWAY: Final = 32
 """The status of a go-away: requests are to be sent on another connection from now on."""

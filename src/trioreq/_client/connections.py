@@ -1,7 +1,7 @@
-"""A client's connections: one for new requests, and those that end when their requests have ended.
+"""A client's connections: one for new requests, and retired ones.
 
-There is one at a time, unless its server sends a go-away. Then another one takes new requests, to
-the same address, and the old one stays until the last of its own has ended.
+A go-away from the server retires the current connection: new requests are sent on another one, to
+the same address, and the retired one is closed when the last of its own requests has ended.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Connections:
         self._all = tuple(other for other in self._all if other is not multiplexer)
 
     async def _pause(self) -> None:
-        """A server that accepts connections only to send go-aways is not asked without a pause."""
+        """Wait if the last connection was very short: the server may send each one a go-away."""
         timings = self.current.timings
         await trio.sleep_until(-math.inf if timings is None else timings.since + BACKOFF)
 

@@ -1,7 +1,7 @@
-"""Tells clients to send what comes next on another connection: at a drain, and at some age.
+"""Sends go-aways: clients send new requests on another connection, and then close this one.
 
-Only a client that has asked for a hello is told, since no other is known to understand a go-away.
-It closes its connection when its requests have ended. A client that knows no go-away ignores it.
+A go-away is sent at a drain, and when a connection is too old. Only a client that has requested a
+hello is sent one: it implements the protocol, in which a client ignores what it does not know.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ JITTER = 0.1  # of `max_connection_age`: connections that begin together do not 
 
 
 class GoAways:
-    """The clients that understand a go-away.
+    """The clients that may be sent a go-away.
 
     Args:
-        outbox: What they are told goes there.
-        max_age: Seconds after which a client is told; None for never.
+        outbox: Sends the go-aways.
+        max_age: Seconds from the hello to the go-away; None for no limit.
 
     Attributes:
-        sent: How many were told.
+        sent: Go-aways that were sent.
     """
 
     def __init__(self, outbox: Outbox, max_age: float | None) -> None:
@@ -39,7 +39,7 @@ class GoAways:
         self.sent = 0
 
     async def run(self) -> None:
-        """Tell clients when it is time, until cancelled."""
+        """Send go-aways on connections that are too old, until cancelled."""
         await self._ages.run()
 
     def greeted(self, client: Client) -> None:
@@ -61,7 +61,7 @@ class GoAways:
         self._has_clients.value = bool(self._clients)
 
     def send_all(self, reason: str) -> None:
-        """Tell all of them."""
+        """Send a go-away to each client."""
         if not self._clients:
             return
         self._outbox.cork()
@@ -70,12 +70,12 @@ class GoAways:
         self._outbox.flush()
 
     def close(self) -> None:
-        """Forget all of them: the server ends."""
+        """Forget all clients: the server ends."""
         for client in tuple(self._clients):
             self.forget(client)
 
     async def wait_followed(self) -> None:
-        """Wait until all of them are disconnected."""
+        """Wait until all clients are disconnected."""
         await self._has_clients.wait_value(False)
 
     def _end_age(self, client: Client) -> None:

@@ -1,10 +1,9 @@
 """Many requests on one connection: a client's pending requests, and the state of its connection.
 
 Each request has a correlation; replies come in any order. A request ends with its reply, with the
-loss of the connection, or with its caller, who runs out of time or is cancelled. In the last case
-the server is sent a cancel, if it speaks the header: a plain REP server would take that for a
-request. A server says whether it does when it is asked, and in every reply; until then, cancels
-wait.
+loss of the connection, or when its caller times out or is cancelled. In the last case a cancel is
+sent, if the server speaks the header: a plain REP server would take it for a request. A server says
+whether it does in its hello, and in every reply; until then, cancels wait.
 
 All state changes in synchronous code, never across a checkpoint.
 """
@@ -30,14 +29,14 @@ from .states import Closed, Connected, Connecting, Negotiation, Refused, State, 
 
 
 class PendingRequest(Protocol):
-    """A request, through all its attempts. Each attempt that is sent ends with one call.
+    """A request, through all its attempts. Each attempt ends with one call of a method.
 
     Attributes:
         body: The frames to send.
         deadline: When its caller stops waiting for it, in trio's time; infinity for never.
-        seconds: The time from when it was made to that.
-        correlation: What `Multiplexer.send` has returned for the last attempt; 0 before the first,
-            and while it is certain that the request was never started.
+        seconds: The time between its creation and the deadline.
+        correlation: The one that `Multiplexer.send` returned last; 0 before the first attempt, and
+            while it is certain that the handler was never called.
     """
 
     body: Frames
@@ -59,8 +58,8 @@ class Multiplexer:
     """The pending requests of one client, and the state of its connection.
 
     Args:
-        line: What carries the messages.
-        endpoint: What errors call the server.
+        line: Carries the messages.
+        endpoint: The server's name in errors.
         connect_timeout: Seconds that a request waits for a connection; infinity for no limit.
         replace: Called when another connection is to take new requests. This is a call upwards: it
             takes effect in the step in which the go-away is read.
@@ -102,7 +101,7 @@ class Multiplexer:
         return len(self._pending)
 
     async def run(self) -> None:
-        """Follow the connection, and take what comes on it, until it is retired and has ended."""
+        """Handle the events and messages of the connection, until it is retired and has ended."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._buffer.keep_flushing)
             nursery.start_soon(self._keep_receiving)
@@ -125,7 +124,7 @@ class Multiplexer:
             for frames in await self.line.receive():
                 self.take_message(frames)
 
-    @trio.lowlevel.enable_ki_protection  # so must an event
+    @trio.lowlevel.enable_ki_protection  # an event must be handled too
     async def _follow_connection(self) -> NoReturn:
         while True:
             for event in await self.line.events():
@@ -149,6 +148,7 @@ class Multiplexer:
         negotiation = state.negotiation
         self._correlation += 1
         correlation = on_wire = self._correlation
+        # One request at a time asks for a hello: a REP server answers, and does not send one.
         if negotiation.speaks_header is None and negotiation.asked_by not in self._pending:
             negotiation.asked_by = correlation
             on_wire |= wire.WANTS_HELLO
@@ -173,7 +173,7 @@ class Multiplexer:
         self._end_if_retired()
 
     def _cancel(self, correlation: int, negotiation: Negotiation) -> None:
-        """Send a cancel, as soon as the server is known to speak the header, if it does."""
+        """Send a cancel now, or when it is known that the server speaks the header."""
         if negotiation.speaks_header:
             header = wire.HEADER.pack(wire.MAGIC, wire.CANCEL, correlation, 0)
             self._buffer.append((header, wire.DELIMITER, b""), negotiation.max_pack_size)
@@ -201,7 +201,7 @@ class Multiplexer:
         return errors.not_connected(self._endpoint, state, self._connect_timeout)
 
     def out_of_time(self, request: PendingRequest) -> Exception:
-        """The error of a request whose own time is up."""
+        """The error of a request that has timed out."""
         if request.correlation:
             return errors.timed_out(self._endpoint, request.seconds)
         return errors.not_connected(self._endpoint, self.state, request.seconds)
@@ -291,9 +291,9 @@ class Multiplexer:
         if isinstance(self._state.value, Closed):
             raise trio.ClosedResourceError("the client is closed")
 
-    @trio.lowlevel.enable_ki_protection  # no pending request may be left out
+    @trio.lowlevel.enable_ki_protection  # an interrupt must not leave a request pending
     def close(self) -> None:
-        """Take no more requests, and fail those that are pending or wait for a connection."""
+        """Accept no more requests; fail those that are pending or wait for a connection."""
         self._state.value = Closed()
         self._fail_all(lambda: trio.ClosedResourceError("the client was closed"))
 
@@ -305,8 +305,8 @@ class Multiplexer:
 
 
 def _ends_wait(state: State, _: State) -> bool:
-    """Whether a state wakes those who wait for a connection.
+    """Whether a state wakes the tasks that wait for a connection.
 
-    It is one function, since AsyncValue asks each predicate once, for all who wait with it.
+    It is one function, since AsyncValue calls each predicate once for all tasks that wait with it.
     """
     return isinstance(state, Connected | Refused | Closed)

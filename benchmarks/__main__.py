@@ -28,6 +28,7 @@ COMMANDS = {
     "soak": "experiments",
     "pump": "experiments",
     "slow": "experiments",
+    "rolling": "experiments",
     "crowd": "experiments",
     "dying": "experiments",
     "computing": "experiments",

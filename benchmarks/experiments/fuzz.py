@@ -33,6 +33,7 @@ from trioreq._protocol.endings import DISCONNECTED
 from trioreq._protocol.fair_queue import FairQueue
 from trioreq._request import Peer
 from trioreq._server.client import Client
+from trioreq._server.go_aways import GoAways
 from trioreq._server.observer import Counters
 from trioreq._server.pending_request import PendingRequest
 from trioreq._server.requests import Requests
@@ -100,7 +101,8 @@ def try_input(data: bytes) -> None:
     outbox: Any = Outbox()
     counts = Counts()
     queue: FairQueue[Client, PendingRequest] = FairQueue(2, 3)
-    requests = Requests(Options(), queue, outbox, 1000, (counts,), streams=False)
+    away = GoAways(outbox, None)
+    requests = Requests(Options(), queue, outbox, 1000, away, (counts,), streams=False)
     sessions: Any = None  # no handler runs that could use them
     client = Client(Connection(1, 10), PEER, "handler", sessions)
     read = runnable = 0

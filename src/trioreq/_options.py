@@ -49,6 +49,7 @@ class Options:
     admit: Admit | None = None
     max_connections: int | None = None
     max_connections_per_address: int | None = None
+    max_connection_age: float | None = None
     error_reply: ErrorReply | None = None
 
     def __post_init__(self) -> None:
@@ -61,6 +62,7 @@ class Options:
         check_seconds("heartbeat", self.heartbeat)
         check_seconds("stall_timeout", self.stall_timeout)
         check_seconds("watchdog", self.watchdog)
+        check_seconds("max_connection_age", self.max_connection_age)
         check_limit("max_connections", self.max_connections)
         check_limit("max_connections_per_address", self.max_connections_per_address)
         if self.error_reply is not None:

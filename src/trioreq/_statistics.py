@@ -60,7 +60,7 @@ class Statistics:
     connections: int
     """Open connections now, including those that have sent nothing."""
     replies_sent: int
-    """Replies, errors and hellos that were handed to libzmq for their connections."""
+    """Replies, errors, hellos and go-aways that were handed to libzmq for their connections."""
     streamed: int
     """Of all replies, those of streams. The end of a stream does not count."""
     replies_waiting: int
@@ -82,6 +82,8 @@ class Statistics:
     failed, or the program called `Server.evict`."""
     evicted_slow: int
     """Of `evicted`, those of slow clients."""
+    go_aways: int
+    """Go-aways sent to clients, at a drain or after `max_connection_age`."""
     workers: WorkerStatistics
     """The threads or processes for plain functions; none for an async handler."""
     killed: int
@@ -118,8 +120,8 @@ class ConnectedClient:
 class ClientStatistics:
     """A snapshot of what a client has done since it was opened.
 
-    Always ``requests`` = ``replied`` + ``failed`` + ``timed_out`` + ``cancelled`` + ``lost`` +
-    ``in_flight``.
+    Always ``requests`` = ``replied`` + ``failed`` + ``not_started`` + ``timed_out`` +
+    ``cancelled`` + ``lost`` + ``in_flight``.
     """
 
     requests: int
@@ -128,6 +130,8 @@ class ClientStatistics:
     """There was a reply that was not an error."""
     failed: int
     """The server answered with an error."""
+    not_started: int
+    """The server was shutting down and had not started the request; it was sent again."""
     timed_out: int
     """The request timed out first."""
     cancelled: int
@@ -137,7 +141,7 @@ class ClientStatistics:
     in_flight: int
     """Requests that were sent and have no reply, now."""
     retried: int
-    """Of `requests`, those that were retries."""
+    """Of `requests`, those that were retries after a lost connection."""
     stale: int
     """Messages that match no pending request, since they are late or malformed."""
     connections: int

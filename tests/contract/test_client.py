@@ -287,7 +287,7 @@ async def test_a_server_that_ends_gives_its_word_and_then_the_connection_is_lost
             await worker.log.wait("started wait")
             await net.stop()
         # What is sent before that is lost.
-        await until(lambda: not isinstance(client._multiplexer.state, Connected))
+        await until(lambda: not isinstance(client._connections.current.state, Connected))
         await net.serve(Worker())
         assert await client.request(b"echo") == b"re:echo"  # waits for the connection
         stats = client.statistics()

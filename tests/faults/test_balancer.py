@@ -6,9 +6,6 @@ wait for that; whom the balancer sends where is not said.
 
 from __future__ import annotations
 
-import re
-import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,49 +15,30 @@ import trio
 from support.programs import cannot_be_had
 
 import trioreq
+from harness.balancer import find_haproxy, open_balancer
 from harness.clients import ClientProcess
+from harness.measurements.rolling import behind_haproxy
 from harness.servers import ServerProcess, open_server
 
 pytestmark = pytest.mark.slow
 
 LIMIT = 20  # seconds of real time for a test that got stuck
-PAGE = Path(__file__).parents[2] / "docs/scaling.md"
-
-
-def configuration(listener: int, servers: list[ServerProcess]) -> str:
-    """The page's, with our listening socket and our servers instead of its addresses."""
-    found = re.search(r"^```text\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    assert found is not None
-    text, count = re.subn(r"\bbind :5555$", f"bind fd@{listener}", found[1], flags=re.MULTILINE)
-    assert count == 1
-    addresses = iter(server.endpoint.removeprefix("tcp://") for server in servers)
-    text, count = re.subn(r"10\.0\.0\.\d:5555", lambda _: next(addresses), text)
-    assert count == len(servers)
-    return text
 
 
 @asynccontextmanager
 async def balanced(tmp_path: Path) -> AsyncIterator[tuple[str, list[ServerProcess]]]:
     """Three servers, and the endpoint that clients of theirs connect to."""
-    haproxy = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-    if haproxy is None:
-        cannot_be_had("there is no HAProxy", "apt-get install haproxy")
+    needs_haproxy()
     with trio.fail_after(LIMIT):
         async with AsyncExitStack() as stack:
             servers = [await stack.enter_async_context(open_server()) for _ in range(3)]
-            with socket.create_server(("127.0.0.1", 0)) as listener:
-                port = listener.getsockname()[1]
-                file = tmp_path / "haproxy.cfg"
-                file.write_text(configuration(listener.fileno(), servers))
-                process = await trio.lowlevel.open_process(
-                    [haproxy, "-db", "-f", str(file)], pass_fds=[listener.fileno()]
-                )
-            try:
-                yield f"tcp://127.0.0.1:{port}", servers
-            finally:
-                process.kill()
-                with trio.CancelScope(shield=True):
-                    await process.wait()
+            endpoints = [server.endpoint for server in servers]
+            yield await stack.enter_async_context(open_balancer(tmp_path, endpoints)), servers
+
+
+def needs_haproxy() -> None:
+    if find_haproxy() is None:
+        cannot_be_had("there is no HAProxy", "apt-get install haproxy")
 
 
 async def who_works(servers: list[ServerProcess], name: str) -> ServerProcess:
@@ -110,3 +88,11 @@ async def test_the_clients_of_a_killed_server_come_to_the_others(tmp_path: Path)
         for name in lost:
             await who_works(servers, name)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_rolling_restart_behind_the_balancer_loses_nothing() -> None:
+    """The short form of `python -m benchmarks rolling`."""
+    needs_haproxy()
+    with trio.fail_after(60):
+        report = await behind_haproxy(1, clients=20, plain_clients=5, pause=0.05)
+    assert (report.restarts, report.lost, report.twice, report.hung) == (2, 0, 0, 0), f"{report}"

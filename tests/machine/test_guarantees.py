@@ -260,6 +260,7 @@ class Machine(RuleBasedStateMachine):
         programs=st.lists(st.sampled_from(PROGRAMS), min_size=1, max_size=3),
         seconds=st.sampled_from([0, 1, 2, 9]),
         hello=st.booleans(),
+        direct=st.booleans(),
     )
     def ask_with_header(
         self,
@@ -267,13 +268,15 @@ class Machine(RuleBasedStateMachine):
         programs: list[str],
         seconds: int,
         hello: bool,
+        direct: bool,
     ) -> None:
         guest = self._present(which)
         if guest is None or guest.stalled:
             return
         for program in programs:
             correlation = len(self.story.asked) + 1 + (wire.WANTS_HELLO if hello else 0)
-            self.story.ask(guest, program, Header(wire.REQUEST, correlation, seconds * 1000))
+            header = Header(wire.REQUEST, correlation, seconds * 1000)
+            self.story.ask(guest, program, header, direct=direct)
 
     @precondition(lambda self: self._serving)
     @rule(which=st.integers(0, 7))
@@ -506,6 +509,14 @@ class Machine(RuleBasedStateMachine):
     def drain(self, grace: float) -> None:
         self.story.drain(grace)
         self.nursery.start_soon(self.story.server.drain, grace)
+
+    @precondition(lambda self: self._serving and self.story.grace is not None)
+    @rule()
+    def follow(self) -> None:
+        """Clients that were told to go close their connections, if they wait for nothing."""
+        for guest in self.story.present():
+            if guest.go_aways and all(asked.answers or asked.over for asked in guest.asked):
+                guest.client.close()
 
     @invariant()
     def nothing_has_gone_wrong(self) -> None:

@@ -150,6 +150,7 @@ ROWS: dict[str, Row] = {
     "serve.plain_insecure": (serve("plain_insecure"), {"bool"}),
     "serve.admit": (serve("admit"), {"None", "async function"}),
     "serve.max_connections": (serve("max_connections"), {"None", "int"}),
+    "serve.max_connection_age": (serve("max_connection_age"), SECONDS),
     "serve.max_connections_per_address": (
         serve("max_connections_per_address"),
         {"None", "int"},

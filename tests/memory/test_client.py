@@ -353,6 +353,9 @@ class Pending:
     def replied(self, body: Frames) -> None:
         raise AssertionError(body)
 
+    def not_started(self) -> None:
+        raise AssertionError
+
     def failed(self, error: Exception) -> None:
         self.error = error
         self.protected = trio.lowlevel.currently_ki_protected()
@@ -687,7 +690,7 @@ async def test_a_reply_on_the_memory_network_counts_that_comes_just_before_the_e
         ):
             nursery.start_soon(ask)
             await wait_all_tasks_blocked()
-            line = client._multiplexer.line
+            line = client._connections.current.line
             assert isinstance(line, MemoryLine)
             line.connection.hand_over([Header(wire.OK, 1, wire.SPEAKS).pack(), b"", b"y"])
             line.connection.end_at_server()

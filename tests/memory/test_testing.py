@@ -17,7 +17,7 @@ from support.trace import run_traced
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
-from trioreq._client.multiplexer import Multiplexer
+from trioreq._client.connections import Connections
 from trioreq.testing import make_request, open_memory_network, open_memory_server, sleep
 from trioreq.testing._schedule import scheduled
 
@@ -231,8 +231,8 @@ async def test_only_clients_in_memory_can_be_cut(autojump_clock: MockClock) -> N
     class OnTheWire:
         """The line of a client that is elsewhere."""
 
-    multiplexer = Multiplexer(OnTheWire(), "", 1)  # type: ignore[arg-type]
-    client = trioreq.Client(multiplexer, timeout=1, retries=0)
+    connections = Connections(OnTheWire(), "", 1)  # type: ignore[arg-type]
+    client = trioreq.Client(connections, timeout=1, retries=0)
     async with serving(echo) as net:
         with pytest.raises(TypeError, match="must be connected to a MemoryNetwork"):
             net.cut(client)

@@ -6,6 +6,7 @@ An autojump clock: what the server does is all done before the next step is take
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,18 @@ def hex_of(word: Any) -> Any:
 
 @pytest.mark.parametrize("vector", VECTORS["conversations"], ids=lambda vector: vector["name"])
 async def test_a_conversation(vector: dict[str, Any], autojump_clock: MockClock) -> None:
-    streams = vector.get("streams", False)
-    async with serving(streaming_handler if streams else handler, timeout=CEILING) as net:
+    made = streaming_handler if vector.get("streams", False) else handler
+    async with serving(made, timeout=CEILING) as net, trio.open_nursery() as nursery:
         client = net.connect(socket_type=vector["socket"])
         heard = 0
         steps = [step for step in vector["steps"] for _ in range(step.get("times", 1))]
         for step in steps:
             if "send" in step:
                 client.send_raw(*(bytes.fromhex(hex_of(word)) for word in step["send"]))
+                await wait_all_tasks_blocked()
+                continue
+            if "drain" in step:
+                nursery.start_soon(net.server.drain, math.inf)
                 await wait_all_tasks_blocked()
                 continue
             frames, expected = await client.receive_raw(), step["receive"]
@@ -75,3 +80,4 @@ async def test_a_conversation(vector: dict[str, Any], autojump_clock: MockClock)
                 assert hex_of(word) in (None, frame.hex())
         await wait_all_tasks_blocked()
         assert len(net.sent_to(client)) == heard
+        nursery.cancel_scope.cancel()

@@ -441,7 +441,7 @@ def test_the_table_of_statistics_is_complete() -> None:
 
 @pytest.mark.parametrize("page", ["docs/guide.md", "docs/protocol.md"])
 def test_the_tables_of_codes_are_complete(page: str) -> None:
-    assert table(page, "code") == list(trioreq.Code)
+    assert list(dict.fromkeys(table(page, "code"))) == list(trioreq.Code)
 
 
 def test_the_table_of_cancel_reasons_is_complete() -> None:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import trio
 
 import trioreq
+from trioreq._client.connections import Connections
 from trioreq._client.multiplexer import Multiplexer
 from trioreq._protocol import envelope as wire
 from trioreq._protocol.envelope import Frames, Header
@@ -27,7 +28,22 @@ class FakeLine:
     def __init__(self) -> None:
         self.sent: list[tuple[Header, Frames]] = []
         self.client: trioreq.Client
-        self.multiplexer: Multiplexer
+        self.connections: Connections
+        self.following: FakeLine | None = None  # the one for new requests, after a go-away
+
+    @property
+    def multiplexer(self) -> Multiplexer:
+        (multiplexer,) = (m for m in self.connections._all if m.line is self)
+        return multiplexer
+
+    def successor(self) -> FakeLine:
+        assert self.following is None
+        self.following = FakeLine()
+        self.following.client, self.following.connections = self.client, self.connections
+        return self.following
+
+    def close(self) -> None:
+        raise AssertionError("not used")
 
     def connect(self) -> None:
         self.multiplexer.take_event(Accepted())
@@ -67,6 +83,9 @@ class FakeLine:
     def hello(self) -> None:
         self.multiplexer.take_message([Header(0, wire.WANTS_HELLO, wire.SPEAKS).pack(), b"", b""])
 
+    def go_away(self) -> None:
+        self.multiplexer.take_message(list(wire.go_away("the test says so")))
+
     def requests(self) -> list[bytes]:
         return [body[0] for header, body in self.sent if header.kind == wire.REQUEST]
 
@@ -77,9 +96,9 @@ class FakeLine:
 @asynccontextmanager
 async def asking(line: FakeLine, **options: Any) -> AsyncIterator[trio.Nursery]:
     """A client on the line, and a nursery for callers."""
-    line.multiplexer = Multiplexer(line, "memory", options.pop("connect_timeout", math.inf))
+    line.connections = Connections(line, "memory", options.pop("connect_timeout", math.inf))
     defaults: dict[str, Any] = {"timeout": None, "retries": 0}
-    line.client = trioreq.Client(line.multiplexer, **defaults | options)
+    line.client = trioreq.Client(line.connections, **defaults | options)
     with trio.fail_after(1e6):
         async with trio.open_nursery() as nursery:
             yield nursery

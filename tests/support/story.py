@@ -19,6 +19,7 @@ import trioreq
 from trioreq import CancelReason
 from trioreq._protocol import envelope as wire
 from trioreq._protocol.envelope import Header
+from trioreq._server.server import LAST_CALL, PARTING
 from trioreq.testing import MemoryClient, sleep
 from trioreq.testing._libzmq import Connection
 
@@ -36,6 +37,8 @@ class Asked:
     program: str
     bare: bool
     header: Header | None
+    direct: bool = False
+    """Whether nothing stands before its header, as if there was no proxy."""
     read: float | None = None
     started: float | None = None
     told: float | None = None
@@ -55,8 +58,12 @@ class Asked:
         body = f"{self.number} {self.program}".encode()
         if self.bare:
             return [b"", body]
-        header = [] if self.header is None else [self.header.pack()]
-        return [b"#%d" % self.number, *header, b"", body]
+        return [*self.envelope(self.header), b"", body]
+
+    def envelope(self, header: Header | None) -> list[bytes]:
+        """What stands before the delimiter."""
+        name = [] if self.direct else [b"#%d" % self.number]
+        return name if header is None else [*name, header.pack()]
 
 
 @dataclass(eq=False)
@@ -69,6 +76,9 @@ class Guest:
     """Whether it may not have taken a reply in time."""
     cut: bool = False
     stalled: bool = False
+    greeted: bool = False
+    """Whether it was sent a hello, with nothing before its header."""
+    go_aways: int = 0
     asked: list[Asked] = field(default_factory=list)
 
     @property
@@ -78,6 +88,14 @@ class Guest:
     @property
     def lock_step(self) -> bool:
         return self.client.socket_type == "REQ"
+
+
+def _number(envelope: wire.Frames, header: Header | None) -> int:
+    """Of a request, by its envelope: its name, or what `ask_with_header` made of it."""
+    if envelope[0].startswith(b"#"):
+        return int(envelope[0][1:])
+    assert header is not None
+    return (header.correlation & wire.CORRELATION) - 1
 
 
 def clients_of(server: trioreq.Server) -> list[Any]:
@@ -106,6 +124,7 @@ class Story:
         self.asked: list[Asked] = []
         self.faults: list[str] = []
         self.grace: float | None = None  # when a drain is over at the latest
+        self.idle: float | None = None  # since when nothing was in flight while it drained
         self.late = 0
         self._running = 0
         self._of: dict[Connection, Guest] = {}
@@ -125,11 +144,17 @@ class Story:
         return [guest for guest in self.guests if guest.client.connected]
 
     def ask(
-        self, guest: Guest, program: str, header: Header | None = None, *, bare: bool = False
+        self,
+        guest: Guest,
+        program: str,
+        header: Header | None = None,
+        *,
+        bare: bool = False,
+        direct: bool = False,
     ) -> None:
         """Send a request; a bare one has an envelope that names nothing."""
         bare = bare and guest.lock_step and header is None
-        asked = Asked(len(self.asked), guest, program, bare, header)
+        asked = Asked(len(self.asked), guest, program, bare, header, direct)
         self.asked.append(asked)
         guest.asked.append(asked)
         guest.client.send_raw(*asked.frames())
@@ -137,7 +162,7 @@ class Story:
     def take_back(self, asked: Asked) -> None:
         assert asked.header is not None
         header = Header(wire.CANCEL, asked.header.correlation & ~wire.WANTS_HELLO)
-        asked.guest.client.send_raw(b"#%d" % asked.number, header.pack(), b"", b"")
+        asked.guest.client.send_raw(*asked.envelope(header), b"", b"")
 
     # What the server does, as its sockets see it.
 
@@ -149,7 +174,7 @@ class Story:
         now = trio.current_time()
         envelope, header, body = wire.request_untrusted(frames)
         if header is not None and header.kind == wire.CANCEL:
-            self._is_over(self.asked[int(envelope[0][1:])], CancelReason.CANCELLED)
+            self._is_over(self.asked[_number(envelope, header)], CancelReason.CANCELLED)
             return
         if guest.lock_step:
             for older in guest.asked:
@@ -175,10 +200,11 @@ class Story:
         header = wire.header_untrusted(envelope)
         error = wire.error_untrusted(body)
         if header is not None and header.correlation == wire.WANTS_HELLO:
+            self._was_told_unasked(guest, header.kind, direct=len(envelope) == 2)
             return
         asked: Asked | None
         if envelope[0]:
-            asked = self.asked[int(envelope[0][1:])]
+            asked = self.asked[_number(envelope, header)]
         elif error is None:
             asked = self.asked[int(body[0].removeprefix(b"re:"))]
         else:  # one that names nothing: with lock-step it is for the newest
@@ -201,6 +227,23 @@ class Story:
             self.fault(f"{asked.number} has a status that its body has not")
         if error is not None:
             self._check_error(asked, error[0])
+            if header is not None and error[0] == "shutting-down":
+                never = header.kind == wire.NOT_STARTED
+                if never is (asked.started is not None):
+                    self.fault(f"shutdown: whether {asked.number} was started is not what was told")
+
+    def _was_told_unasked(self, guest: Guest, kind: int, *, direct: bool) -> None:
+        """A hello, or a go-away, was handed over."""
+        if kind == wire.OK:
+            guest.greeted = guest.greeted or direct
+            return
+        guest.go_aways += 1
+        if kind != wire.GO_AWAY or not guest.greeted:
+            self.fault("a go-away was sent to who does not know it")
+        if self.grace is None:
+            self.fault("a go-away was sent, and the server does not drain")
+        if guest.go_aways > 1:
+            self.fault("a go-away was sent twice")
 
     def _check_error(self, asked: Asked, code: str) -> None:
         fits = {
@@ -413,7 +456,14 @@ class Story:
         self._check_answers()
         if self.grace is not None:
             unsent = self.server._router.outbox.unsent
-            assert self._in_flight() or unsent, "a drain goes on, and nothing is in flight"
+            if self.idle is None and not self._in_flight():
+                self.idle = trio.current_time()
+            if self.idle is not None and not unsent:
+                over = self.idle + PARTING + LAST_CALL
+                assert trio.current_time() < over, "a drain goes on, and nothing is in flight"
+            for guest in self.guests:
+                if guest.greeted and not (guest.slow or guest.connection.ended):
+                    assert guest.go_aways, "a drain has begun, and a client was not told"
             assert trio.current_time() < self.grace, "a drain goes on, and its time is up"
 
     def drain(self, grace: float) -> None:
@@ -516,7 +566,8 @@ class Story:
             asked.header is not None and asked.header.correlation >= wire.WANTS_HELLO
             for asked in self.asked
         )
-        assert told <= answered <= told + stats.timed_out + hellos, "sent and dropped"
+        more = stats.timed_out + hellos + stats.go_aways
+        assert told <= answered <= told + more, "sent and dropped"
 
     def _ends(self, asked: Asked) -> list[tuple[float, CancelReason]]:
         """What has ended a request before its handler, and when, the first first."""

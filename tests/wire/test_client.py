@@ -134,10 +134,10 @@ async def test_a_reply_counts_that_came_just_before_the_end() -> None:
                 router.rcvtimeo = 5000
                 router.send_multipart(router.recv_multipart())
                 router.close(linger=5000)
-                line = client._multiplexer.line
+                line = client._connections.current.line
                 assert isinstance(line, Dealer)
                 for event in read_monitor(line):  # as if its task were the first to wake
-                    client._multiplexer.take_event(event)
+                    client._connections.current.take_event(event)
                 assert client.statistics().replied == 1
 
 
@@ -351,7 +351,7 @@ async def test_a_server_that_takes_packs_is_sent_them_and_its_own_are_read() -> 
     replies: list[bytes] = []
 
     def max_pack_size() -> int:
-        state = client._multiplexer.state
+        state = client._connections.current.state
         return state.negotiation.max_pack_size if isinstance(state, Connected) else 0
 
     async def ask(number: int) -> None:

@@ -14,8 +14,8 @@ from .._checks import check_bodies, check_count, check_frames, check_seconds
 from .._protocol import envelope as wire
 from .._protocol.envelope import Frames
 from .._statistics import ClientStatistics, Timings
+from .connections import Connections
 from .errors import only_frame
-from .multiplexer import Multiplexer
 from .pipeline import Pipeline
 from .single import SingleRequest
 from .stream import Reply, Stream
@@ -26,19 +26,19 @@ _ONE_FRAME = partial(only_frame, instead="stream_multipart")
 class Client:
     """A client of one server; `open_client` makes it. Any number of tasks may use it at once."""
 
-    def __init__(self, multiplexer: Multiplexer, *, timeout: float | None, retries: int) -> None:
-        self._multiplexer = multiplexer
+    def __init__(self, connections: Connections, *, timeout: float | None, retries: int) -> None:
+        self._connections = connections
         self._timeout = timeout
         self._retries = retries
 
     @property
     def timings(self) -> Timings | None:
         """How long the newest connection took to make, and when; None while there was none."""
-        return self._multiplexer.timings
+        return self._connections.timings
 
     def statistics(self) -> ClientStatistics:
         """A snapshot of what the client has done; it may be called in any thread."""
-        return self._multiplexer.statistics()
+        return self._connections.statistics()
 
     async def request(self, body: bytes, *, timeout: float | None = None) -> bytes:
         """Send a request of one frame, and wait for its reply of one frame.
@@ -99,7 +99,7 @@ class Client:
         check_bodies("bodies", bodies)
         check_count("in_flight", in_flight, 1)
         seconds = self._seconds(timeout)
-        return await Pipeline(self._multiplexer, in_flight, seconds, self._retries).run(bodies)
+        return await Pipeline(self._connections, in_flight, seconds, self._retries).run(bodies)
 
     @asynccontextmanager
     async def stream(
@@ -171,7 +171,7 @@ class Client:
         check_seconds("idle_timeout", idle_timeout)
         deadline = self._deadline(timeout)
         idle = math.inf if idle_timeout is None else idle_timeout
-        return Stream(self._multiplexer, body, deadline, idle, shown)
+        return Stream(self._connections, body, deadline, idle, shown)
 
     def _seconds(self, timeout: float | None) -> float | None:
         """A request's own timeout, or the client's."""
@@ -190,7 +190,7 @@ class Client:
         """Send a request; awaited, it returns the body of the reply."""
         deadline = self._deadline(timeout)
         if deadline == math.inf:  # a cancel scope costs a fifth of a request
-            return self._attempts(SingleRequest(self._multiplexer, body, math.inf, math.inf))
+            return self._attempts(SingleRequest(self._connections, body, math.inf, math.inf))
         return self._reply_by(deadline, body)
 
     def _attempts(self, request: SingleRequest) -> Coroutine[object, Any, Frames]:
@@ -198,9 +198,9 @@ class Client:
 
     async def _reply_by(self, deadline: float, body: Frames) -> Frames:
         seconds = deadline - trio.current_time()
-        request = SingleRequest(self._multiplexer, body, deadline, seconds)
+        request = SingleRequest(self._connections, body, deadline, seconds)
         # Also if the deadline is the caller's, which may be moved back meanwhile: the server
         # cancels the request at the deadline that was sent, and then sends nothing.
         with trio.move_on_at(deadline):
             return await self._attempts(request)
-        raise self._multiplexer.out_of_time(request)
+        raise self._connections.current.out_of_time(request)

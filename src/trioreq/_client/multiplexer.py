@@ -18,6 +18,7 @@ from typing import NoReturn, Protocol
 import trio
 from trio_util import AsyncValue
 
+from .._log import log
 from .._protocol import envelope as wire
 from .._protocol import packs
 from .._protocol.envelope import Frames
@@ -36,7 +37,8 @@ class PendingRequest(Protocol):
         body: The frames to send.
         deadline: When its caller stops waiting for it, in trio's time; infinity for never.
         seconds: The time between its creation and the deadline.
-        correlation: The one that `Multiplexer.send` returned last; 0 before the first attempt.
+        correlation: The one that `Multiplexer.send` returned last; 0 before the first attempt, and
+            while it is certain that the handler was never called.
     """
 
     body: Frames
@@ -49,6 +51,9 @@ class PendingRequest(Protocol):
 
     def failed(self, error: Exception) -> None:
         """There is no reply to this attempt."""
+
+    def not_started(self) -> None:
+        """The server has not started it: it is to be sent again, on another connection."""
 
 
 class PendingStream(ABC):
@@ -73,17 +78,27 @@ class Multiplexer:
         line: Carries the messages.
         endpoint: The server's name in errors.
         connect_timeout: Seconds that a request waits for a connection; infinity for no limit.
+        replace: Called when another connection is to take new requests. This is a call upwards: it
+            takes effect in the step in which the go-away is read.
+
+    Attributes:
+        counts: What the client and those before have done, by the fields of `ClientStatistics`.
     """
 
-    def __init__(self, line: Line, endpoint: str, connect_timeout: float) -> None:
+    def __init__(
+        self, line: Line, endpoint: str, connect_timeout: float, replace: Callable[[], None]
+    ) -> None:
         self.line = line
+        self._replace = replace
+        self._retired = False
+        self._ended = trio.Event()  # it is retired, and no request is pending any more
         self._endpoint = endpoint
         self._connect_timeout = connect_timeout
         self._state: AsyncValue[State] = AsyncValue(Connecting(trio.current_time()))
         self._buffer = SendBuffer(line)
         self._pending: dict[int, PendingRequest] = {}  # by correlation
         self._correlation = 0  # the last
-        self._counts = dict.fromkeys(ClientStatistics.__dataclass_fields__, 0)
+        self.counts: dict[str, int] = dict.fromkeys(ClientStatistics.__dataclass_fields__, 0)
         self._timings: Timings | None = None
 
     @property
@@ -97,16 +112,28 @@ class Multiplexer:
         """How long the newest connection took to make, and when; None while there was none."""
         return self._timings
 
-    def statistics(self) -> ClientStatistics:
-        """A snapshot of what the client has done."""
-        return ClientStatistics(**self._counts | {"in_flight": len(self._pending)})
+    @property
+    def in_flight(self) -> int:
+        """Requests that were sent and have not ended."""
+        return len(self._pending)
 
     async def run(self) -> None:
-        """Handle the events and messages of the connection, until cancelled."""
+        """Handle the events and messages of the connection, until it is retired and has ended."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._buffer.keep_flushing)
             nursery.start_soon(self._keep_receiving)
             nursery.start_soon(self._follow_connection)
+            await self._ended.wait()
+            nursery.cancel_scope.cancel()
+
+    def successor(self) -> Multiplexer:
+        """The multiplexer for new requests, when this one is retired."""
+        other = Multiplexer(
+            self.line.successor(), self._endpoint, self._connect_timeout, self._replace
+        )
+        other.counts, other._timings = self.counts, self._timings
+        other._correlation = self._correlation
+        return other
 
     @trio.lowlevel.enable_ki_protection  # a message that was received must be handled
     async def _keep_receiving(self) -> NoReturn:
@@ -146,9 +173,9 @@ class Multiplexer:
         left = 0 if deadline == math.inf else wire.milliseconds(deadline - trio.current_time())
         header = wire.HEADER.pack(wire.MAGIC, kind, on_wire, left)
         self._buffer.append((header, wire.DELIMITER, *request.body), negotiation.max_pack_size)
-        self._counts["requests"] += 1
+        self.counts["requests"] += 1
         if request.correlation:
-            self._counts["retried"] += 1
+            self.counts["retried"] += 1
         self._pending[correlation] = request
         return correlation
 
@@ -163,10 +190,11 @@ class Multiplexer:
         """End a request whose caller is cancelled, or out of time; a later reply is stale."""
         del self._pending[request.correlation]
         late = trio.current_time() >= request.deadline
-        self._counts["timed_out" if late else "cancelled"] += 1
+        self.counts["timed_out" if late else "cancelled"] += 1
         state = self._state.value
         if type(state) is Connected:  # as always while a request is pending
             self._cancel(request.correlation, state.negotiation)
+        self._end_if_retired()
 
     def _cancel(self, correlation: int, negotiation: Negotiation) -> None:
         """Send a cancel now, or when it is known that the server speaks the header."""
@@ -218,13 +246,14 @@ class Multiplexer:
         match event, state:
             case HandshakeSucceeded(), Connected(timings=timings):
                 self._timings = timings
-                self._counts["connections"] += 1
+                self.counts["connections"] += 1
             case Lost(), _:
                 self._buffer.clear()
                 self._fail_all(lambda: errors.connection_lost(self._endpoint))
+                self._end_if_retired()
 
     def take_message(self, frames: list[bytes]) -> None:
-        """Handle a message: a reply, a hello, or a pack of them."""
+        """Handle a message: a reply, a hello, a go-away, or a pack of them."""
         if len(frames) == 1 and (pack := packs.unpack_untrusted(frames[0])) is not None:
             max_pack_size, messages = pack
             self._use_packs(max_pack_size)
@@ -233,15 +262,18 @@ class Multiplexer:
             return
         _, header, body = wire.request_untrusted(frames)
         if header is None:
-            self._counts["stale"] += 1
+            self.counts["stale"] += 1
             return
         state = self._state.value
         if type(state) is Connected and state.negotiation.speaks_header is None:
             self._learn(state.negotiation, speaks_header=header.left == wire.SPEAKS)
         if header.left == wire.SPEAKS and header.correlation == wire.WANTS_HELLO:
-            max_pack_size, _ = unpack_untrusted(body)
-            self._use_packs(max_pack_size)
-            return  # it is the hello
+            if header.kind == wire.OK:  # the hello
+                max_pack_size, _ = unpack_untrusted(body)
+                self._use_packs(max_pack_size)
+            elif header.kind == wire.GO_AWAY:
+                self._retire(wire.reason_untrusted(body))
+            return
         correlation = header.correlation & wire.CORRELATION
         status = header.kind if header.left == wire.SPEAKS else wire.OK  # or an echo
         if status == wire.MORE:
@@ -251,16 +283,22 @@ class Multiplexer:
                 return
         request = self._pending.pop(correlation, None)
         if request is None:
-            self._counts["stale"] += 1
+            self.counts["stale"] += 1
         elif status == wire.OK:
-            self._counts["replied"] += 1
+            self.counts["replied"] += 1
             request.replied(body)
         elif status == wire.END and isinstance(request, PendingStream):
-            self._counts["replied"] += 1
+            self.counts["replied"] += 1
             request.ended()
+        elif status == wire.NOT_STARTED:
+            self.counts["not_started"] += 1
+            request.not_started()
+            self._retire("it has not started a request")
         else:
-            self._counts["failed"] += 1
+            self.counts["failed"] += 1
             request.failed(errors.reported_error(self._endpoint, header, body))
+        if self._retired:
+            self._end_if_retired()
 
     def _learn(self, negotiation: Negotiation, *, speaks_header: bool) -> None:
         negotiation.speaks_header = speaks_header
@@ -275,6 +313,18 @@ class Multiplexer:
 
     # The end.
 
+    def _retire(self, reason: str) -> None:
+        """Send no more requests on this connection, which ends when those that were sent have."""
+        if not self._retired and type(self._state.value) is Connected:
+            log.debug("%s asks for another connection: %s", self._endpoint, reason)
+            self._retired = True
+            self._replace()
+            self._end_if_retired()
+
+    def _end_if_retired(self) -> None:
+        if self._retired and not self._pending:
+            self._ended.set()
+
     def check_open(self) -> None:
         """Raise `trio.ClosedResourceError` if the client is closed."""
         if isinstance(self._state.value, Closed):
@@ -288,7 +338,7 @@ class Multiplexer:
 
     def _fail_all(self, error: Callable[[], Exception]) -> None:
         pending, self._pending = self._pending, {}
-        self._counts["lost"] += len(pending)
+        self.counts["lost"] += len(pending)
         for request in pending.values():
             request.failed(error())
 

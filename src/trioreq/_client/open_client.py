@@ -24,7 +24,7 @@ from .._transport.dealer import Dealer
 from .._transport.line import Line
 from .._transport.network import Network
 from .client import Client
-from .multiplexer import Multiplexer
+from .connections import Connections
 
 
 @asynccontextmanager
@@ -52,7 +52,8 @@ async def open_client(
             scopes around the call. The earlier of both is sent with the request, and the server
             cancels it then.
         retries: How often a request is sent again after its connection was lost. The work may be
-            done twice then: use it only where that does no harm.
+            done twice then: use it only where that does no harm. (A request whose handler was not
+            called before the server shut down is always sent again.)
         connect_timeout: Seconds that a request waits for a connection, the first or a later one;
             None for no limit.
         heartbeat: Seconds after which a server that is stopped or cut off is detected; None sends
@@ -90,23 +91,23 @@ async def open_client(
     else:
         check_endpoint("endpoint", endpoint)
         line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size, curve=curve)
-    multiplexer = Multiplexer(
+    connections = Connections(
         line, str(endpoint), math.inf if connect_timeout is None else connect_timeout
     )
     try:
         async with open_own_nursery() as nursery:
             # Shielded, since a shielded request in the block needs the client after a cancel.
             background = trio.CancelScope(shield=True)
-            nursery.start_soon(_run_in, background, multiplexer)
+            nursery.start_soon(_run_in, background, connections)
             try:
-                yield Client(multiplexer, timeout=timeout, retries=retries)
+                yield Client(connections, timeout=timeout, retries=retries)
             finally:
                 background.cancel()
-                multiplexer.close()
+                connections.close()
     finally:
-        await line.aclose()
+        await connections.aclose()
 
 
-async def _run_in(scope: trio.CancelScope, multiplexer: Multiplexer) -> None:
+async def _run_in(scope: trio.CancelScope, connections: Connections) -> None:
     with scope:
-        await multiplexer.run()
+        await connections.run()

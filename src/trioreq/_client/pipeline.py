@@ -7,9 +7,11 @@ each request, the wake-up of that task costs as much as the rest of the request.
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from operator import attrgetter
 
 import trio
 
@@ -17,8 +19,11 @@ from .._errors import ConnectionLost, UnexpectedReply
 from .._protocol import envelope as wire
 from .._protocol.envelope import Frames
 from .backoff import back_off
+from .connections import Connections
 from .errors import only_frame
 from .multiplexer import Multiplexer
+
+PLACE = attrgetter("place")
 
 Result = bytes | Exception
 
@@ -26,7 +31,18 @@ Result = bytes | Exception
 class _PipelinedRequest:
     """A `PendingRequest` of a pipeline."""
 
-    __slots__ = ("_pipeline", "body", "correlation", "deadline", "place", "retried", "seconds")
+    __slots__ = (
+        "_pipeline",
+        "body",
+        "correlation",
+        "deadline",
+        "multiplexer",
+        "place",
+        "retried",
+        "seconds",
+    )
+
+    multiplexer: Multiplexer  # that has sent it last
 
     def __init__(
         self, pipeline: Pipeline, place: int, body: Frames, deadline: float, seconds: float
@@ -51,12 +67,18 @@ class _PipelinedRequest:
         if not isinstance(error, ConnectionLost) or not self._pipeline.send_again(self):
             self._pipeline.end(self, error)
 
+    def not_started(self) -> None:
+        """As in `PendingRequest`."""
+        if not self.retried:
+            self.correlation = 0
+        self._pipeline.take_back(self)
+
 
 class Pipeline:
     """Takes requests one after the other, and keeps up to `in_flight` of them in flight.
 
     Args:
-        multiplexer: Sends them.
+        connections: They are sent on the current one.
         in_flight: Maximum requests in flight.
         timeout: Seconds for each from when it is taken, if the caller's own deadline is not
             earlier; None for no limit.
@@ -64,18 +86,20 @@ class Pipeline:
     """
 
     def __init__(
-        self, multiplexer: Multiplexer, in_flight: int, timeout: float | None, retries: int
+        self, connections: Connections, in_flight: int, timeout: float | None, retries: int
     ) -> None:
-        self._multiplexer = multiplexer
+        self._connections = connections
         self._in_flight = in_flight
         self._timeout = math.inf if timeout is None else timeout
         self._retries = retries
         self._results: list[Result] = []
         self._deadline = -math.inf  # of the request that was taken last
-        # Each of these is ordered by deadline, so the first one times out first.
+        # These two are in the order of the bodies, which is that of the deadlines, so the first one
+        # times out first.
         self._unsent: deque[_PipelinedRequest] = deque()
         self._sent: dict[_PipelinedRequest, None] = {}
         self._lost: list[_PipelinedRequest] = []  # their connection was lost; to be sent again
+        self._sends_again = False  # any of `_unsent`
         self._parked: trio.lowlevel.Task | None = None
 
     async def run(self, bodies: Iterable[bytes]) -> list[Result]:
@@ -90,10 +114,10 @@ class Pipeline:
                     await self._wait_for_connection()
                 else:
                     await self._wait_for_reply()
-            self._multiplexer.check_open()
+            self._connections.current.check_open()
         finally:
             for request in self._sent:
-                self._multiplexer.give_up(request)
+                request.multiplexer.give_up(request)
         return self._results
 
     def _fill(self, left: Iterator[bytes]) -> bool:
@@ -123,46 +147,62 @@ class Pipeline:
     @trio.lowlevel.enable_ki_protection  # each that is sent must be in `_sent`
     def _send(self) -> None:
         """Send the unsent requests, if there is a connection."""
-        while self._unsent and (correlation := self._multiplexer.send(self._unsent[0])):
+        multiplexer = self._connections.current
+        while self._unsent and (correlation := multiplexer.send(self._unsent[0])):
             request = self._unsent.popleft()
-            request.correlation = correlation
+            request.correlation, request.multiplexer = correlation, multiplexer
             self._sent[request] = None
+        if self._sends_again:  # after later ones
+            self._sends_again = bool(self._unsent)
+            self._sent = dict.fromkeys(sorted(self._sent, key=PLACE))
 
     @trio.lowlevel.enable_ki_protection  # the task that is woken must be waiting
     async def _wait_for_reply(self) -> None:
         """Wait until a reply has arrived, or the first request times out."""
-        with trio.move_on_at(next(iter(self._sent)).deadline):
+        with trio.move_on_at(self._next_deadline()):
             self._parked = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
         self._expire()
 
     async def _wait_for_connection(self) -> None:
         """Wait until there may be a connection, or connecting or the first request times out."""
-        with trio.move_on_at(self._unsent[0].deadline):
-            state = await self._multiplexer.wait_connected()
+        multiplexer = self._connections.current
+        with trio.move_on_at(self._next_deadline()):
+            state = await multiplexer.wait_connected()
             if state is not None:
                 while self._unsent:
                     request = self._unsent.popleft()
-                    request.failed(self._multiplexer.not_connected(request, state))
+                    request.failed(multiplexer.not_connected(request, state))
         self._expire()
 
     async def _back_off(self) -> None:
         """Pause before the requests of the lost connection are sent again."""
         lost, self._lost = self._lost, []
-        self._unsent.extend(lost)  # into an empty queue: all are lost at once
-        with trio.move_on_at(self._unsent[0].deadline):
+        for request in lost:
+            self._insert(request)
+        with trio.move_on_at(self._next_deadline()):
             await back_off(lost[0].retried - 1)
         self._expire()
+
+    def _insert(self, request: _PipelinedRequest) -> None:
+        """A request is to be sent again."""
+        insort(self._unsent, request, key=PLACE)
+        self._sends_again = True
+
+    def _next_deadline(self) -> float:
+        """When the time of the first is up."""
+        firsts = [*islice(self._unsent, 1), *islice(self._sent, 1)]
+        return min(request.deadline for request in firsts)
 
     def _expire(self) -> None:
         """End the requests that have timed out."""
         now = trio.current_time()
         while self._unsent and self._unsent[0].deadline <= now:
             request = self._unsent.popleft()
-            self.end(request, self._multiplexer.out_of_time(request))
+            self.end(request, self._connections.current.out_of_time(request))
         while self._sent and (request := next(iter(self._sent))).deadline <= now:
-            self._multiplexer.give_up(request)
-            self.end(request, self._multiplexer.out_of_time(request))
+            request.multiplexer.give_up(request)
+            self.end(request, request.multiplexer.out_of_time(request))
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._parked = None
@@ -178,6 +218,12 @@ class Pipeline:
         """A request has ended: store its result."""
         self._results[request.place] = result
         self._sent.pop(request, None)
+        self._wake()
+
+    def take_back(self, request: _PipelinedRequest) -> None:
+        """The server has not started a request."""
+        self._sent.pop(request, None)
+        self._insert(request)
         self._wake()
 
     def send_again(self, request: _PipelinedRequest) -> bool:

@@ -8,6 +8,7 @@ import trio
 from .._errors import ConnectionLost
 from .._protocol.envelope import Frames
 from .backoff import back_off
+from .connections import Connections
 from .multiplexer import Multiplexer
 
 
@@ -15,35 +16,52 @@ class SingleRequest:
     """A request of the current task; a `PendingRequest`.
 
     Args:
-        multiplexer: Sends it.
+        connections: It is sent on the current one.
         body: The frames to send.
         deadline: When the task stops waiting, in trio's time; infinity for never.
         seconds: The time until the deadline.
     """
 
-    __slots__ = ("_multiplexer", "_task", "body", "correlation", "deadline", "seconds")
+    __slots__ = (
+        "_connections",
+        "_multiplexer",
+        "_task",
+        "body",
+        "correlation",
+        "deadline",
+        "seconds",
+    )
+
+    _multiplexer: Multiplexer  # that has sent it last
 
     def __init__(
-        self, multiplexer: Multiplexer, body: Frames, deadline: float, seconds: float
+        self, connections: Connections, body: Frames, deadline: float, seconds: float
     ) -> None:
         self.body = body
         self.deadline = deadline
         self.seconds = seconds
         self.correlation = 0
-        self._multiplexer = multiplexer
+        self._connections = connections
         self._task = trio.lowlevel.current_task()
 
     @trio.lowlevel.enable_ki_protection  # the task that is woken must be waiting
     async def attempt(self) -> Frames:
         """Send it when there is a connection, and wait for the reply."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        while not (correlation := self._multiplexer.send(self)):
-            state = await self._multiplexer.wait_connected()
-            if state is not None:
-                raise self._multiplexer.not_connected(self, state)
-        self.correlation = correlation
-        reply: Frames = await trio.lowlevel.wait_task_rescheduled(self._abort)
-        return reply
+        before = self.correlation
+        while True:
+            multiplexer = self._connections.current
+            correlation = multiplexer.send(self)
+            if correlation:
+                self._multiplexer, self.correlation = multiplexer, correlation
+                reply: Frames | None = await trio.lowlevel.wait_task_rescheduled(self._abort)
+                if reply is not None:
+                    return reply
+                self.correlation = before
+            else:
+                state = await multiplexer.wait_connected()
+                if state is not None:
+                    raise multiplexer.not_connected(self, state)
 
     async def attempts(self, retries: int) -> Frames:
         """Send it until there is a reply or an error, or no retry is left."""
@@ -61,6 +79,10 @@ class SingleRequest:
     def failed(self, error: Exception) -> None:
         """As in `PendingRequest`."""
         trio.lowlevel.reschedule(self._task, outcome.Error(error))
+
+    def not_started(self) -> None:
+        """As in `PendingRequest`."""
+        trio.lowlevel.reschedule(self._task, outcome.Value(None))
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         """The task is cancelled or interrupted, or has timed out."""

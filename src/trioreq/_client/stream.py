@@ -16,16 +16,19 @@ import trio
 from .._protocol import envelope as wire
 from .._protocol.credit import Consumed
 from .._protocol.envelope import Frames
+from .connections import Connections
 from .multiplexer import Multiplexer, PendingStream
 
 Reply = TypeVar("Reply")
 
 
 class Stream(PendingStream, Generic[Reply]):
-    """A stream, which is never sent again; a `PendingRequest`, and an async iterator of replies.
+    """A stream; a `PendingRequest`, and an async iterator of replies.
+
+    It is sent again only if the server has not started it.
 
     Args:
-        multiplexer: What sends it.
+        connections: The client's connections.
         body: The frames to send.
         deadline: When the stream ends at the latest, in trio's time; infinity for never.
         idle_timeout: Seconds that the consumer waits for one reply; infinity for no limit.
@@ -34,7 +37,7 @@ class Stream(PendingStream, Generic[Reply]):
 
     def __init__(
         self,
-        multiplexer: Multiplexer,
+        connections: Connections,
         body: Frames,
         deadline: float,
         idle_timeout: float,
@@ -44,7 +47,8 @@ class Stream(PendingStream, Generic[Reply]):
         self.deadline = deadline
         self.seconds = deadline - trio.current_time()
         self.correlation = 0
-        self._multiplexer = multiplexer
+        self._connections = connections
+        self._multiplexer: Multiplexer = connections.current  # that has sent it
         self._idle_timeout = idle_timeout
         self._shown = shown
         self._replies: deque[Frames] = deque()
@@ -63,17 +67,21 @@ class Stream(PendingStream, Generic[Reply]):
     async def begin(self) -> None:
         """Send the request, as soon as there is a connection; errors as in `Client.stream`."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        self.correlation = self._multiplexer.send(self, wire.STREAM)
-        if self.correlation:
+        if self._send():
             return
         with trio.move_on_at(self.deadline):
-            while not self.correlation:
+            while not self._send():
                 state = await self._multiplexer.wait_connected()
                 if state is not None:
                     raise self._multiplexer.not_connected(self, state)
-                self.correlation = self._multiplexer.send(self, wire.STREAM)
             return
         raise self._multiplexer.out_of_time(self)
+
+    def _send(self) -> bool:
+        """Send the request on the current connection, if there is one."""
+        self._multiplexer = self._connections.current
+        self.correlation = self._multiplexer.send(self, wire.STREAM)
+        return self.correlation > 0
 
     def __aiter__(self) -> Self:
         return self
@@ -86,8 +94,11 @@ class Stream(PendingStream, Generic[Reply]):
             Exception: What has ended the stream, once.
             trio.BusyResourceError: Another task waits for a reply.
         """
-        if not self._replies and not self._ended:
-            await self._wait()
+        while not self._replies and not self._ended:
+            if self.correlation:
+                await self._wait()
+            else:  # the server that it was sent to has not started it
+                await self.begin()
         if self._replies:
             reply = self._replies.popleft()
             credit = self._consumed.count(reply)
@@ -155,3 +166,8 @@ class Stream(PendingStream, Generic[Reply]):
         """As in `PendingRequest`: raised after the replies that came before."""
         self._error = error
         self.ended()
+
+    def not_started(self) -> None:
+        """As in `PendingRequest`."""
+        self.correlation = 0
+        self._wake()

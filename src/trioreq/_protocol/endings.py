@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .._errors import CancelReason, Code
+from . import envelope
 
 OTHER_STATUS = 255
 """The status of an error reply whose code is the handler's own."""
@@ -82,6 +83,14 @@ MALFORMED = Ending(
     "known kind and a correlation that is not in use; the body of credit is one frame of 8 bytes",
 )
 # Status 5 is reserved for a request that is too large.
+SHUT_OUT = Ending(
+    "shut_down",
+    "request refused: server is shutting down",
+    CancelReason.SHUTDOWN,
+    Code.SHUTTING_DOWN,
+    envelope.NOT_STARTED,
+    "the server is shutting down",
+)
 SHUT_DOWN = Ending(
     "shut_down",
     "request cancelled: server is shutting down",
@@ -112,10 +121,12 @@ ENDINGS = (
     CANCELLED,
     OVERLOADED,
     MALFORMED,
+    SHUT_OUT,
     SHUT_DOWN,
     STREAMING,
 )
 
+# What a handler answers may be half done, so `SHUT_DOWN` follows `SHUT_OUT`, which has its code.
 _STATUS: dict[str, int] = {e.code: e.status for e in ENDINGS if e.code is not None}
 
 

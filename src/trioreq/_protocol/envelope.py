@@ -43,9 +43,13 @@ CANCEL: Final = 1
 CREDIT: Final = 2
 STREAM: Final = 3
 OK: Final = 0
+NOT_STARTED: Final = 8
+"""The status of an error: the server shuts down, and has not started the request."""
 MORE: Final = 16
 """The status of a reply that is not the last of its stream."""
 END: Final = 17
+GO_AWAY: Final = 32
+"""The status of a go-away: requests are to be sent on another connection from now on."""
 WANTS_HELLO: Final = 1 << 63
 """The correlation's top bit: the client asks whether the server speaks the header."""
 CORRELATION: Final = WANTS_HELLO - 1
@@ -112,6 +116,16 @@ def answer(envelope: Frames, header: Header | None, status: int, body: Frames) -
         return envelope + body
     own = HEADER.pack(MAGIC, status, header.correlation, SPEAKS)
     return (*envelope[:-2], own, DELIMITER, *body)
+
+
+def go_away(reason: str) -> Frames:
+    """A go-away; its correlation is the hello's, for it is no reply either."""
+    return Header(GO_AWAY, WANTS_HELLO, SPEAKS).pack(), DELIMITER, reason.encode()
+
+
+def reason_untrusted(body: Frames) -> str:
+    """The reason that a go-away gives."""
+    return body[0].decode(errors="replace")
 
 
 def error_untrusted(body: Frames) -> tuple[str, str] | None:

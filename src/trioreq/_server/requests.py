@@ -30,6 +30,7 @@ from .._protocol.endings import (
     OVERLOADED,
     REPLIED,
     SHUT_DOWN,
+    SHUT_OUT,
     STREAMING,
     SUPERSEDED,
     TIMED_OUT,
@@ -60,6 +61,7 @@ from .._transport.outbox import Outbox
 from .client import Client, Name
 from .deadlines import Deadlines
 from .finishing import Blocks
+from .go_aways import GoAways
 from .handlers import (
     close_unawaited,
     ends_program,
@@ -70,6 +72,9 @@ from .handlers import (
 from .observer import Observer, log_failure
 from .pending_request import PendingRequest, StreamRequest
 
+UNSTARTED = {DISCONNECTED: NEVER_STARTED, SHUT_DOWN: SHUT_OUT}
+"""How a request ends whose handler was not called."""
+
 
 class Requests:
     """All requests of a server.
@@ -79,6 +84,7 @@ class Requests:
         queue: The slots that handlers take.
         outbox: Sends the replies.
         own_max_pack_size: Bytes of the largest pack that the server accepts.
+        go_aways: Which clients understand a go-away.
         observers: Receive each transition.
         streams: Whether the handler makes streams.
 
@@ -98,6 +104,7 @@ class Requests:
         queue: FairQueue[Client, PendingRequest],
         outbox: Outbox,
         own_max_pack_size: int,
+        go_aways: GoAways,
         observers: Sequence[Observer],
         *,
         streams: bool,
@@ -108,6 +115,7 @@ class Requests:
         self._queue = queue
         self._outbox = outbox
         self._own_max_pack_size = own_max_pack_size
+        self._go_aways = go_aways
         self._streams = streams
         self._new_request = StreamRequest if streams else PendingRequest
         self.deadlines: Deadlines[PendingRequest] = Deadlines(self._expire)
@@ -173,7 +181,7 @@ class Requests:
             self._refuse(request, STREAMING)
             return None
         if self.closing:
-            self._refuse(request, SHUT_DOWN)
+            self._refuse(request, SHUT_OUT)
             return None
         if self._queue.take():
             runnable: PendingRequest | None = request
@@ -218,6 +226,8 @@ class Requests:
         body = hello_body(self._own_max_pack_size if direct else 0)
         connection = request.owner.connection
         self._outbox.send(connection, answer(request.envelope, hello, OK, (body,)))
+        if direct:
+            self._go_aways.greeted(request.owner)
 
     def begin(self, request: PendingRequest) -> bool:
         """Record that its handler is called now; returns False if the request has ended."""
@@ -376,8 +386,8 @@ class Requests:
         reason = ending.reason or CancelReason.CANCELLED  # the client's fault: malformed credit
         request._cancel_reason = reason  # noqa: SLF001  # its own class
         scope = request.scope
-        if ending is DISCONNECTED and not request.started:
-            ending = NEVER_STARTED
+        if not request.started:
+            ending = UNSTARTED.get(ending, ending)
         self._refuse(request, ending)
         if scope is not None:
             scope.cancel(reason=reason)

@@ -45,6 +45,7 @@ async def serve(
     admit: Admit | None = None,
     max_connections: int | None = None,
     max_connections_per_address: int | None = None,
+    max_connection_age: float | None = None,
     error_reply: ErrorReply | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -92,6 +93,10 @@ async def serve(
             limit.
         max_connections_per_address: The same for one IP address and, on ipc, for one user of the
             machine.
+        max_connection_age: Seconds after which a client of `open_client` is told to send its next
+            requests on another connection, so that a load balancer can give it to another server;
+            10 % more or less. It counts from the first request of the connection. Other clients
+            stay connected. None for no limit.
         error_reply: A plain function that makes the body of an error reply, for clients that have
             an error format of their own: called with the code and the text, it returns bytes, or a
             list of them. It runs in the event loop, and must be quick. Clients that use the header
@@ -132,6 +137,7 @@ async def serve(
         admit=admit,
         max_connections=max_connections,
         max_connections_per_address=max_connections_per_address,
+        max_connection_age=max_connection_age,
         error_reply=error_reply,
     )
     if isinstance(workers, ProcessWorkers):

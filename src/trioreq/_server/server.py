@@ -32,6 +32,7 @@ from .._transport.server_sockets import Sockets
 from .._transport.zap_handler import AccessRules, ZapHandler
 from .admission import Admission
 from .client import Client
+from .go_aways import GoAways
 from .guard import Guard
 from .handlers import Handler, name_of
 from .handshake_log import HandshakeLog
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from .processes import Processes
 
 UNHEARD_PATIENCE: Final = 15.0  # seconds, without heartbeats
+PARTING: Final = 10.0  # seconds for clients to close their connections after a go-away
+LAST_CALL: Final = 0.1  # seconds for requests that were sent before their client knew of the drain
 AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
 
 
@@ -103,11 +106,13 @@ class Server:
             HandshakeLog().failed,
         )
         self._slow_clients = SlowClients(self._router, sockets.counters, options.stall_timeout)
+        self._go_aways = GoAways(self._router.outbox, options.max_connection_age)
         self._requests = Requests(
             options,
             queue,
             self._router.outbox,
             self._router.own_max_pack_size,
+            self._go_aways,
             observers,
             streams=streams,
         )
@@ -184,6 +189,7 @@ class Server:
             handshakes_failed=self._router.handshakes.failed,
             evicted=self._router.evicted,
             evicted_slow=self._slow_clients.evicted,
+            go_aways=self._go_aways.sent,
             workers=self._counted.statistics(),
             killed=self._counted.killed,
             died=self._counted.died,
@@ -243,6 +249,10 @@ class Server:
         that wait for slow clients, and blocks of `finishing`; requests that have not ended by then
         are cancelled and answered the same, and no block is protected. Then `serve` returns.
 
+        Clients of `open_client` open another connection for new requests, and close this one when
+        their requests have ended. The server waits for that up to 10 seconds, and then 0.1 seconds
+        for requests that other clients have sent meanwhile, but no longer than `grace`.
+
         Args:
             grace: Seconds; 0 for at once, `math.inf` for no limit.
 
@@ -254,15 +264,29 @@ class Server:
         requests = self._requests
         if not requests.closing:
             log.info("draining: %d requests in flight, %s s for them", requests.in_flight, grace)
-            self._router.refuse_connections()
-        requests.close()
+            self._begin_drain()
         with trio.move_on_after(grace):
             if requests.in_flight:
                 await requests.idle.wait()
             await self._blocks.wait_none()
+            with trio.move_on_after(PARTING):
+                await self._go_aways.wait_followed()
+            if len(self._router):  # others do not close theirs, and may have sent a request
+                with trio.move_on_after(LAST_CALL):
+                    await self._closed.wait()
             await self._router.outbox.has_unsent.wait_value(False)
         self._drained.set()
         await self._closed.wait()
+
+    @trio.lowlevel.enable_ki_protection  # a drain that has half begun would not end
+    def _begin_drain(self) -> None:
+        try:
+            self._router.refuse_connections()
+            self._requests.close()
+            self._go_aways.send_all("the server is shutting down")
+        except BaseException:
+            self._crashed()
+            raise
 
     def start(self) -> None:
         """Start the tasks of the server in its nursery."""
@@ -272,6 +296,7 @@ class Server:
         self._start_task("deadlines", self._requests.deadlines.run)
         self._start_task("disconnects", self._handle_departed)
         self._start_task("slow clients", self._slow_clients.run)
+        self._start_task("connection ages", self._go_aways.run)
         if self._rules.allow is not None:
             self._start_task("allow-list", self._rules.allow.watch, self._evict_revoked)
         if self._guard is not None:
@@ -318,6 +343,7 @@ class Server:
                     self._end_client(connection.client, SHUT_DOWN)
             outbox.flush()
             outbox.close()
+            self._go_aways.close()
         finally:  # the nursery is shielded: nothing else cancels it
             self._router.close()
             self._nursery.cancel_scope.cancel(reason="the server is shutting down")
@@ -377,7 +403,9 @@ class Server:
     @trio.lowlevel.enable_ki_protection
     def _handle_some(self, most: int) -> None:
         for _ in range(min(most, len(self._departed))):
-            self._end_client(self._departed.popleft(), DISCONNECTED)
+            client = self._departed.popleft()
+            self._end_client(client, DISCONNECTED)
+            self._go_aways.forget(client)
 
     def _end_client(self, client: Client, ending: Ending) -> None:
         """End the requests of a client, and its session."""

@@ -9,6 +9,7 @@ name is resolved again for each attempt to connect.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import trio
 import zmq
@@ -64,6 +65,10 @@ class Dealer:
         self._connecter = Connecter(
             heartbeat=heartbeat, max_message_size=max_message_size, curve=curve
         )
+        self._start()
+
+    def _start(self) -> None:
+        """Begin without a connection."""
         self._sockets: DealerSockets | None = None  # of the connection, once it is accepted
         self._opened = trio.lowlevel.ParkingLot()  # `receive` waits for them
         self._connected = False  # the handshake has succeeded
@@ -109,9 +114,21 @@ class Dealer:
                 break  # the connection was lost: the monitor reports it next
         dealer.nudge()
 
+    def successor(self) -> Dealer:
+        other = copy(self)
+        other._start()  # noqa: SLF001  # its own class
+        return other
+
+    @trio.lowlevel.enable_ki_protection
+    def close(self) -> None:
+        if self._sockets is not None:
+            self._sockets.close()
+            self._sockets = None
+        self._connected = False
+
     @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
-        self._close()
+        self.close()
         await self._connecter.aclose()
 
     def _begin(self) -> None:
@@ -145,12 +162,6 @@ class Dealer:
             hint = f"tried {', '.join(addresses)}: {hint}"
         self._events.append(NoConnection(hint))
 
-    def _close(self) -> None:
-        if self._sockets is not None:
-            self._sockets.close()
-            self._sockets = None
-        self._connected = False
-
     def _read(self) -> list[list[bytes]]:
         """Read a batch."""
         messages: list[list[bytes]] = []
@@ -179,7 +190,7 @@ class Dealer:
         unread: list[list[bytes]] = []
         while messages := self._read():
             unread += messages
-        self._close()
+        self.close()
         self._pause = RECONNECT  # for a server that accepts and closes each connection
         self._events.append(Lost(unread))
         self._begin()
@@ -193,7 +204,7 @@ class Dealer:
         if reason is not None:
             self._failures = 0
             self._pause = RECONNECT_MOST
-        self._close()
+        self.close()
         self._events.append(HandshakeFailed(reason))
 
     def _reason(self, event: int, value: int) -> str | None:

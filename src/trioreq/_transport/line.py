@@ -86,5 +86,11 @@ class Line(Protocol):
         Messages between the loss of the connection and its `Lost` are dropped.
         """
 
-    async def aclose(self) -> None:
+    def successor(self) -> Line:
+        """Make a line to the same server, beside this one, which is to connect no more."""
+
+    def close(self) -> None:
         """Close at once."""
+
+    async def aclose(self) -> None:
+        """Close at once, and free what this line shares with its successors, which are closed."""

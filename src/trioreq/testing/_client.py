@@ -213,10 +213,19 @@ class MemoryLine(Peer):
             for frames in messages:
                 self.connection.to_server.put(list(frames))
 
-    async def aclose(self) -> None:
+    def successor(self) -> MemoryLine:
+        other = MemoryLine(self._connect)
+        other.delay, other.mended = self.delay, self.mended
+        return other
+
+    def close(self) -> None:
         if self._open:
+            self._open = False
             self.connection.hang_up()
         self._connected = False
+
+    async def aclose(self) -> None:
+        self.close()
         await trio.lowlevel.checkpoint()
 
     def up(self) -> None:

@@ -51,7 +51,7 @@ class HandlerErrors(Observer):
 
 
 class MemoryNetwork(Network):
-    """A network without a kernel, with room for one server.
+    """A network without a kernel, with room for one server, and others that drain.
 
     `trioreq.serve` and `trioreq.open_client` accept it instead of an address.
     `open_memory_network` makes it, and `open_memory_server` with a server on it.
@@ -161,18 +161,18 @@ class MemoryNetwork(Network):
         self, *, heartbeat: float | None, max_message_size: int, send_queue: int
     ) -> MemorySockets:
         """Bind a server to this network (`serve` calls this)."""
-        if self._sockets is not None:
+        if self._sockets is not None and not self._sockets.draining:
             raise EndpointError("a server is bound to this network already: stop it first")
-        self._sockets = MemorySockets(
+        sockets = self._sockets = MemorySockets(
             self._timers,
             heartbeat=heartbeat,
             max_message_size=max_message_size,
             send_queue=min(send_queue, IN_LIBZMQ),
             refuses=self._refuses,
-            closed=self._closed,
+            closed=lambda: self._closed(sockets),
         )
         self._bound.set()
-        return self._sockets
+        return sockets
 
     @property
     def thread_pool(self) -> Callable[..., InlineThreads]:
@@ -229,14 +229,15 @@ class MemoryNetwork(Network):
     def _refuses(self) -> None:
         self._bound = trio.Event()
 
-    def _closed(self) -> None:
-        self._sockets = None
-        self._bound = trio.Event()
+    def _closed(self, sockets: MemorySockets) -> None:
+        if self._sockets is sockets:  # else it was draining, and there is another server
+            self._sockets = None
+            self._bound = trio.Event()
 
 
 def _line(client: Client) -> MemoryLine:
     check_instance("client", client, Client, "a MemoryClient or a Client of open_client")
-    line = client._multiplexer.line  # noqa: SLF001  # a Client has no public name for it
+    line = client._connections.current.line  # noqa: SLF001  # a Client has no public name for it
     if not isinstance(line, MemoryLine):
         raise TypeError("client must be connected to a MemoryNetwork, got another client")
     return line

@@ -10,7 +10,7 @@ import trioreq
 SOURCE = Path(trioreq.__file__).parent
 FORBIDDEN = {"cloudpickle", "dill", "jsonpickle", "marshal", "pickle", "shelve", "yaml"}
 # A server and the processes that it has started itself talk through pipes.
-OWN_PROCESSES = {"_workers.py", "processes.py", "worker.py"}
+OWN_PROCESSES = {"_workers.py", "processes.py", "worker.py", "worker_log.py"}
 CALLS = {"recv_pyobj", "send_pyobj", "eval", "exec"}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,7 +20,6 @@ from typing import Any
 import psutil
 import pytest
 import trio
-import trio_parallel
 from support import jobs
 from support.jobs import Reports, open_reports
 from support.serving import LIMIT, until
@@ -28,7 +28,7 @@ import trioreq
 from harness.children import open_child, open_process
 from harness.clients import open_client_process
 from trioreq._server import processes
-from trioreq._server.worker import call
+from trioreq._server.channel import ServerEnd
 
 pytestmark = pytest.mark.slow
 
@@ -149,20 +149,21 @@ async def test_a_kill_affects_no_other_request(reports: Reports, tmp_path: Path)
 async def test_a_worker_that_is_killed_as_its_answer_comes_gets_no_other_request(
     reports: Reports, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_sync = trio_parallel.WorkerContext.run_sync
+    receive = ServerEnd.receive
     answered = trio.Event()
-    calls = []
+    answers = []
 
-    async def late(self: Any, function: Any, *args: Any, **options: Any) -> Any:
-        answer = await run_sync(self, function, *args, **options)
-        if function is call:
-            calls.append(answer)
-        if function is call and not answered.is_set():
-            answered.set()
-            await gone(int(answer[0]))
-        return answer
+    async def late(self: Any) -> bytes | None:
+        message = await receive(self)
+        if message is not None and isinstance(answer := pickle.loads(message), tuple):
+            answers.append(answer)
+            if not answered.is_set():
+                answered.set()
+                with trio.CancelScope(shield=True):
+                    await gone(int(answer[0]))
+        return message
 
-    monkeypatch.setattr(trio_parallel.WorkerContext, "run_sync", late)
+    monkeypatch.setattr(ServerEnd, "receive", late)
     async with working(One()) as (server, client):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.request, b"pid")
@@ -171,7 +172,7 @@ async def test_a_worker_that_is_killed_as_its_answer_comes_gets_no_other_request
         assert await client.request(b"check") == b"goes on"
         counted = server.statistics()
         assert (counted.killed, counted.died) == (1, 0)
-    assert calls[1:] == [(b"goes on",)]
+    assert answers[1:] == [(b"goes on",)]
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -179,15 +180,15 @@ async def test_a_spare_takes_the_next_request_while_the_killed_one_is_replaced(
     reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = []
-    start = processes.Processes._start
+    start = processes.Process.start
 
-    async def never_again(self: Any, *args: Any) -> processes.Process:
+    async def never_again(self: Any, *args: Any) -> None:
         starts.append(args)
         if len(starts) > 2:
             await trio.sleep_forever()
-        return await start(self, *args)
+        await start(self, *args)
 
-    monkeypatch.setattr(processes.Processes, "_start", never_again)
+    monkeypatch.setattr(processes.Process, "start", never_again)
     async with working(trioreq.ProcessWorkers(1, spares=1)) as (server, client):
         counted = server.statistics().workers
         assert (counted.alive, counted.spare, counted.busy) == (2, 2, 0)

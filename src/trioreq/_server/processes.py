@@ -1,45 +1,48 @@
-"""Plain functions in worker processes, by trio-parallel: an async handler for each.
+"""Plain functions in worker processes: an async handler for each.
 
-To the server such a handler is an async one, which awaits a call in a process: what cancels async
-handlers cancels it, and then the process is killed. So the rest of the server knows nothing of
-processes.
+To the server such a handler is an async one, which awaits an answer from a process: what cancels
+async handlers cancels it, and then the process is killed. So the rest of the server knows nothing
+of processes.
 
-Each process has a `WorkerContext` and a task of its own, in which it is started, called, reaped and
-replaced. A handler that is cancelled kills the process, and does not wait for its end: the slot is
-the next request's at once, which takes another process.
+trio-parallel starts a process, tells how it has ended, and reaps it. To trio-parallel a process has
+one call, `worker.work`, from its start to its end. Requests, answers and log records go through a
+socket of its own. Each process has a task, which starts it, reads what it sends, and replaces it.
+A handler that is cancelled kills the process, and does not wait for its end: the slot is the next
+request's at once, which takes another process.
 """
 
 from __future__ import annotations
 
 import atexit
-import logging
 import math
 import os
 import pickle
 import signal
-import time
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import update_wrapper
 from itertools import count
 from multiprocessing.shared_memory import SharedMemory
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final
+from tempfile import TemporaryDirectory
+from typing import Final
 
 import trio
-from outcome import Error, Outcome
+from outcome import Error, Value
 
 from .._errors import Code, ReplyError, WorkersFailed
 from .._log import log
 from .._nursery import open_own_nursery
 from .._protocol.envelope import Frames
-from .._request import Peer, Request
+from .._request import Request
 from .._statistics import WorkerStatistics
 from .._workers import ProcessWorkers, pickled
+from .channel import ServerEnd
 from .handlers import Handler, name_of
-from .worker import CELL, Answer, Setup, call, start, write_cell
+from .worker import CELL, Answer, Setup, call_of, work, write_cell
+from .worker_log import Levels, log_of_worker
 
 try:
     import trio_parallel
@@ -50,55 +53,115 @@ except ModuleNotFoundError:  # pragma: no cover  # what is needed for processes 
 
 TRIES: Final = 5  # starts in a row that may fail, until the server does
 PAUSE: Final = 0.1  # seconds after the first that failed; twice as long after each further one
-ALONE: Final = nullcontext()  # in the place of a limiter: a process has one call at a time
+ALONE: Final = nullcontext()  # in the place of a limiter: a process has one call
 CLOSING: Final = 5.0  # seconds that an idle process has to end by itself
-peer_fields: Callable[[Peer], Any] = attrgetter(*Peer.__dataclass_fields__)
 
 
 class Job:
-    """One call of the handler.
+    """A request in a process.
 
     Attributes:
-        args: Those of `worker.call`.
+        number: Which of all requests.
         done: Whether it has ended.
-        answer: What it has returned or raised; None if the handler was not called.
+        answer: What the handler has returned or raised, then.
     """
 
-    __slots__ = ("answer", "args", "done", "number")
+    __slots__ = ("answer", "done", "number")
 
-    def __init__(self, request: Request, number: int) -> None:
-        deadline = request.deadline
-        if deadline != math.inf:
-            deadline += time.monotonic() - trio.current_time()
+    answer: Answer
+
+    def __init__(self, number: int) -> None:
         self.number = number
-        self.args = (peer_fields(request.client), request.frames, deadline, number)
         self.done = trio.Event()
-        self.answer: Answer = None
+
+    def end(self, answer: Answer) -> None:
+        """It has ended."""
+        self.answer = answer
+        self.done.set()
 
 
 class Process:
-    """A process that runs, as its task and the handlers see it.
+    """A process, from before its start until after its end.
+
+    Args:
+        place: Which of the server's processes it is, or replaces.
 
     Attributes:
-        pid: Its number, which is that of its process group.
-        place: Which of the server's processes it is, or has replaced.
-        job: What it is to do next; None if it has that begun, or is idle.
-        called: How many requests it has had.
-        was_killed: Whether the server has killed it.
+        pid: Its number, which is that of its process group; 0 while it starts.
+        channel: The server's end.
+        is_ready: Whether it was made ready for requests.
+        job: What it does.
+        called: How many requests it has answered.
+        was_killed: Whether the server has killed it, since a request had ended.
+        reading: The scope in which it is read. What it has logged before a kill is read to its end.
+        ended: Whether it has ended.
+        cause: Why it has ended.
     """
 
-    def __init__(self, pid: int, place: int) -> None:
-        self.pid = pid
+    channel: ServerEnd
+
+    def __init__(self, place: int) -> None:
         self.place = place
+        self.pid = 0
+        self.is_ready = False
         self.job: Job | None = None
         self.called = 0
         self.was_killed = False
-        self.wake = trio.Event()
+        self.reading = trio.CancelScope()
+        self.ended = trio.Event()
+        self.cause = ""
+        self._call = trio.CancelScope(shield=True)  # trio-parallel kills the process at its cancel
 
-    def begin(self, job: Job) -> None:
-        """Do a job: its task does."""
-        self.job = job
-        self.wake.set()
+    async def start(self, context: trio_parallel.WorkerContext, nursery: trio.Nursery) -> None:
+        """Start it, and accept its connection.
+
+        Raises:
+            WorkersFailed: It has ended before it has connected.
+        """
+        with _listener() as (path, listener), trio.CancelScope() as connecting:
+            nursery.start_soon(self._live, context, path, connecting)
+            await trio.lowlevel.wait_readable(listener)
+            self.channel = ServerEnd(listener.accept()[0])
+        if connecting.cancelled_caught:
+            raise _not_started(self.cause)
+        self.pid = await self.receive_start()
+
+    async def _live(
+        self, context: trio_parallel.WorkerContext, path: str, connecting: trio.CancelScope
+    ) -> None:
+        """Its life: one call."""
+        with self._call:
+            try:
+                await context.run_sync(work, path, kill_on_cancel=True, limiter=ALONE)
+                self.cause = "its connection was closed"
+            except (trio_parallel.BrokenWorkerError, OSError) as error:
+                self.cause = cause_of_death(error)
+        self.ended.set()
+        connecting.cancel()
+
+    async def make_ready(self, setup: Setup) -> None:
+        """Let it import and initialize what requests need.
+
+        Raises:
+            WorkersFailed: That has failed.
+        """
+        with suppress(trio.BrokenResourceError):  # its end is received
+            await self.channel.send(pickle.dumps(setup))
+        await self.receive_start()
+        self.is_ready = True
+
+    async def receive_start(self) -> int:
+        """Receive its number, which it sends as it starts and when it is ready."""
+        while (message := await self.channel.receive()) is not None:
+            match pickle.loads(message):  # noqa: S301  # by our own worker
+                case Value(pid):
+                    return int(pid)
+                case Error(error):
+                    raise _not_started(f"{type(error).__name__}: {error}") from error
+                case record:
+                    log_of_worker(record)
+        await self.ended.wait()
+        raise _not_started(self.cause)
 
     def kill_group(self) -> None:
         """Kill it and all that it has started.
@@ -108,6 +171,16 @@ class Process:
         """
         with suppress(ProcessLookupError, PermissionError):  # macOS has the latter for zombies
             os.killpg(self.pid, signal.SIGKILL)
+
+    async def close(self) -> None:
+        """Let it end by itself if it is idle, and else kill it."""
+        if self.pid:
+            self.channel.close()
+            if self.is_ready:
+                with trio.move_on_after(CLOSING, shield=True):
+                    await self.ended.wait()
+            self.kill_group()
+        self._call.cancel()
 
 
 class Processes:
@@ -163,30 +236,33 @@ class Processes:
 
     async def _run(self, request: Request) -> Frames:
         """Handle a request in a process."""
+        number = next(self._numbers)
+        message = pickle.dumps(call_of(request, number))
         while True:
             while not self._idle:  # more were killed than there are spares
                 await self._waiting.park()
             process = self._idle.pop()
-            job = Job(request, next(self._numbers))
-            process.begin(job)
+            job = Job(number)
             try:
+                await process.channel.send(message)
+                process.job = job
                 await job.done.wait()
+            except trio.BrokenResourceError:  # it has ended, and has not got all of the message
+                continue
             except trio.Cancelled:
                 self._end_early(process, job, request)
                 raise
-            answer = job.answer
-            if isinstance(answer, Error):
-                answer.unwrap()
-            elif answer is not None:
-                return answer
+            if isinstance(job.answer, Error):
+                job.answer.unwrap()
+            else:
+                return job.answer
 
     def _end_early(self, process: Process, job: Job, request: Request) -> None:
         """A job's request has ended."""
-        if process.job is job:  # it has not begun
-            process.job = None
-        elif job.done.is_set():
-            pass
-        elif self._memory is None or request.cancel_reason is None:
+        if job.done.is_set():
+            return
+        is_sent = process.job is job
+        if self._memory is None or request.cancel_reason is None or not is_sent:
             self._kill(process, job)
         else:
             write_cell(self._memory, process.place, job.number, request.cancel_reason)
@@ -199,7 +275,7 @@ class Processes:
 
     def _kill(self, process: Process, job: Job) -> None:
         if not job.done.is_set():
-            process.was_killed = True
+            process.was_killed = process.reading.shield = True
             process.kill_group()
 
     def kill_all(self) -> None:
@@ -218,10 +294,10 @@ class Processes:
         failures = 0
         while True:
             try:
-                async with self._open_process(place) as (context, process):
+                async with self._open_process(place) as process:
                     started.set()
                     failures = 0
-                    await self._work(context, process)
+                    await self._use(process)
             except WorkersFailed as error:
                 failures += 1
                 if self._has_failed:  # one error is enough, which cancels this task
@@ -233,56 +309,66 @@ class Processes:
                 await trio.sleep(PAUSE * 2**failures)
 
     @asynccontextmanager
-    async def _open_process(
-        self, place: int
-    ) -> AsyncIterator[tuple[trio_parallel.WorkerContext, Process]]:
+    async def _open_process(self, place: int) -> AsyncIterator[Process]:
         """Start a process, and see to its end."""
-        process: Process | None = None
+        process = Process(place)
+        cell = None if self._memory is None else (self._memory.name, place)
         try:
-            async with trio_parallel.open_worker_context(
-                idle_timeout=math.inf, grace_period=CLOSING
-            ) as context:
-                process = await self._start(context, place)
-                self._alive.add(process)
-                yield context, process
-        except trio_parallel.BrokenWorkerError as error:  # it was not idle when its context ended
+            async with (
+                trio_parallel.open_worker_context(
+                    idle_timeout=math.inf, grace_period=CLOSING
+                ) as context,
+                open_own_nursery() as nursery,
+            ):
+                try:
+                    await process.start(context, nursery)
+                    await process.make_ready(Setup(self._functions, cell, Levels()))
+                    nursery.start_soon(_watch, process)
+                    self._alive.add(process)
+                    yield process
+                finally:
+                    self._alive.discard(process)
+                    await process.close()
+        except trio_parallel.BrokenWorkerError as error:
             log.debug("a worker process did not end by itself: %s", error)
-        finally:
-            if process is not None:
-                self._alive.discard(process)
-                process.kill_group()
 
-    async def _start(self, context: trio_parallel.WorkerContext, place: int) -> Process:
-        setup = Setup(
-            functions=self._functions,
-            cell=None if self._memory is None else (self._memory.name, place),
-            log_level=logging.root.level if logging.root.handlers else None,
-            log_format=_log_format(),
-        )
-        try:
-            started: Outcome[int] = await context.run_sync(
-                start, setup, kill_on_cancel=True, limiter=ALONE
-            )
-        except (trio_parallel.BrokenWorkerError, OSError) as error:
-            raise WorkersFailed(
-                f"a worker process cannot be started: {cause_of_death(error)}"
-            ) from error
-        if isinstance(started, Error):
-            cause = started.error
-            raise WorkersFailed(
-                f"a worker process cannot be started: {type(cause).__name__}: {cause}"
-            ) from cause
-        return Process(started.unwrap(), place)
-
-    async def _work(self, context: trio_parallel.WorkerContext, process: Process) -> None:
-        """Do the jobs of a process until it ends, or is to be replaced."""
-        async with open_own_nursery() as nursery:
-            nursery.start_soon(self._watch, process, nursery.cancel_scope)
-            while not self._is_used_up(process):
-                job = await self._next_job(process)
-                if job is not None and not await self._do(context, process, job):
+    async def _use(self, process: Process) -> None:
+        """Let a process handle requests until it ends, or is to be replaced."""
+        with process.reading:
+            try:
+                while not self._is_used_up(process):
+                    self._offer(process)
+                    if not await self._finish_job(process):
+                        break
+                else:
+                    self.retired += 1
                     return
-            self.retired += 1
+            finally:
+                if process in self._idle:
+                    self._idle.remove(process)
+            process.kill_group()  # it may have closed the connection, and run on
+            await process.ended.wait()
+            self._report_end(process)
+
+    async def _finish_job(self, process: Process) -> bool:
+        """Read what a process sends until it can do another job; returns whether it can."""
+        while (message := await process.channel.receive()) is not None:
+            said = _read(message)
+            if isinstance(said, (bytes, int)):
+                log_of_worker(said)
+                await trio.lowlevel.checkpoint()  # there may be many
+            elif process.job is not None:
+                process.called += 1
+                process.job.end(said)
+                process.job = None
+                if not process.was_killed:  # it may be both: then its end comes next
+                    return True
+        return False
+
+    def _offer(self, process: Process) -> None:
+        """Offer a process to the requests."""
+        self._idle.append(process)
+        self._waiting.unpark()
 
     def _is_used_up(self, process: Process) -> bool:
         """Whether it is to be replaced between two requests."""
@@ -291,57 +377,51 @@ class Processes:
             return True
         return above is not None and process.called > 0 and resident_memory(process.pid) > above
 
-    async def _next_job(self, process: Process) -> Job | None:
-        """Wait for a job; returns None if its request has ended meanwhile."""
-        self._idle.append(process)
-        self._waiting.unpark()
-        try:
-            await process.wake.wait()
-        except trio.Cancelled:
-            if process in self._idle:
-                self._idle.remove(process)
-            elif process.job is not None:  # given in the same moment; another process takes it
-                process.job.done.set()
-            raise
-        process.wake = trio.Event()
-        job, process.job = process.job, None
-        return job
-
-    async def _do(self, context: trio_parallel.WorkerContext, process: Process, job: Job) -> bool:
-        """Do a job; returns whether the process can do another."""
-        process.called += 1
-        cause = "between two requests"
-        try:
-            job.answer = await context.run_sync(call, *job.args, limiter=ALONE)
-        except (trio_parallel.BrokenWorkerError, OSError) as error:
-            cause = cause_of_death(error)
-            if not process.was_killed:
-                job.answer = Error(ReplyError(Code.HANDLER_FAILED, f"worker died: {cause}"))
-        else:
-            if job.answer is not None and not process.was_killed:  # it may be both
-                return True
-        finally:
-            job.done.set()
+    def _report_end(self, process: Process) -> None:
+        """A process has ended."""
         if process.was_killed:
             self.killed += 1
             log.debug("a worker process was killed, since its request had ended")
-        else:
-            self._report_death(cause)
-        return False
-
-    def _report_death(self, cause: str) -> None:
-        self.died += 1
-        log.error("worker died: %s", cause)
-
-    async def _watch(self, process: Process, scope: trio.CancelScope) -> None:
-        """Notice the death of an idle process, where the system tells."""
-        if not hasattr(os, "pidfd_open"):
             return
-        with _pidfd(process.pid) as descriptor:
+        self.died += 1
+        cause = "between two requests" if process.job is None else process.cause
+        log.error("worker died: %s", cause)
+        if process.job is not None:
+            process.job.end(Error(ReplyError(Code.HANDLER_FAILED, f"worker died: {cause}")))
+
+
+async def _watch(process: Process) -> None:
+    """Notice the death of a process, where the system tells.
+
+    What it has forked may hold the connection open, and is killed.
+    """
+    if hasattr(os, "pidfd_open"):
+        with suppress(ProcessLookupError), _pidfd(process.pid) as descriptor:
             await trio.lowlevel.wait_readable(descriptor)
-        if process in self._idle:
-            self._report_death("between two requests")
-            scope.cancel()
+        process.kill_group()
+
+
+def _read(message: bytes) -> Answer | bytes | int:
+    """An answer, a log record, or the number of records that were dropped."""
+    try:
+        said: Answer | bytes | int = pickle.loads(message)  # noqa: S301  # by our own worker
+    except Exception as error:  # noqa: BLE001  # what the user's own classes raise
+        return Error(RuntimeError(f"what a worker process has sent cannot be read: {error!r}"))
+    return said
+
+
+def _not_started(cause: str) -> WorkersFailed:
+    return WorkersFailed(f"a worker process cannot be started: {cause}")
+
+
+@contextmanager
+def _listener() -> Iterator[tuple[str, socket.socket]]:
+    """A socket to connect to, and its path, which is this user's alone."""
+    with TemporaryDirectory(prefix="trioreq-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = f"{folder}/worker"
+        listener.bind(path)
+        listener.listen(1)
+        yield path, listener
 
 
 def resident_memory(pid: int) -> int:
@@ -350,15 +430,6 @@ def resident_memory(pid: int) -> int:
         pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
     return 0
-
-
-def _log_format() -> logging.Formatter | None:
-    """The first formatter of the root logger that can be pickled."""
-    for handler in logging.root.handlers:
-        with suppress(Exception):  # what a formatter of the user's raises as it is pickled
-            pickle.dumps(handler.formatter)
-            return handler.formatter
-    return None
 
 
 @contextmanager
@@ -372,10 +443,9 @@ def _pidfd(pid: int) -> Iterator[int]:
 
 def cause_of_death(error: BaseException) -> str:
     """The signal or the exit code of a process, from the error that trio-parallel has raised."""
-    process = error.args[-1] if isinstance(error, trio_parallel.BrokenWorkerError) else None
-    code = getattr(process, "exitcode", None)
-    if code is None:  # trio-parallel has killed it, because half a reply came
-        return "while it sent its reply"
+    if not isinstance(error, trio_parallel.BrokenWorkerError):
+        return str(error)
+    code: int = error.args[-1].exitcode
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -1,4 +1,4 @@
-"""What runs in a worker process: `start` once, and then `call` for one request after the other.
+"""What runs in a worker process: `work`, as one call of trio-parallel's, until the server ends it.
 
 A worker leads a session and so a process group of its own. The group is killed as a whole, and is
 not reached by Ctrl-C in the server's terminal.
@@ -8,39 +8,48 @@ from __future__ import annotations
 
 import fcntl
 import io
-import logging
+import math
 import multiprocessing
 import os
 import pickle
 import select
 import signal
+import socket
 import struct
 import sys
 import threading
+import time
 import traceback
+from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.shared_memory import SharedMemory
+from operator import attrgetter
 from typing import Any, Final
 
-from outcome import Error, Outcome, Value
+import trio
+from outcome import Error, Value
 from tblib.pickling_support import install
 
 from .._errors import CancelReason, RequestCancelled
 from .._protocol.envelope import Frames
 from .._request import Peer, Request, current_request
+from .channel import WorkerEnd
 from .from_thread import adapt_thread
 from .handlers import Handler, reply_body
+from .worker_log import Levels, log_as_server
 
 REASONS: Final = tuple(CancelReason)
 CELL: Final = struct.Struct("=Q")
 
 PeerFields = tuple[int, str, str, str, int | None, int | None, str]
 """What a `Peer` is made of, which is sent in its place: to pickle a dataclass is slow."""
-Answer = Frames | Error | None
-"""The body of a reply, or what the handler has raised. None if this process was not started as a
-worker: trio-parallel has made it in the place of one that had died, and no handler was called."""
+peer_fields: Callable[[Peer], PeerFields] = attrgetter(*Peer.__dataclass_fields__)
+Call = tuple[PeerFields, Frames, float, int]
+"""A request, as the server sends it: the client, the frames, the deadline, and its number."""
+Answer = Frames | Error
+"""The body of a reply, or what the handler has raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +60,12 @@ class Setup:
         functions: The handler and the initializer, pickled.
         cell: The shared memory, and the place in it, where the server writes that its request has
             ended; None without a grace.
-        log_level: The level of the server's root logger; None if nothing is configured there.
-        log_format: The formatter of the server's root logger.
+        levels: Those of the server's loggers.
     """
 
     functions: bytes
     cell: tuple[str, int] | None
-    log_level: int | None
-    log_format: logging.Formatter | None
+    levels: Levels
 
 
 class Cell:
@@ -82,6 +89,14 @@ class Cell:
         (written,) = CELL.unpack_from(self._buffer, self._offset)
         ended, reason = divmod(written, len(REASONS))
         return REASONS[reason] if ended == number else None
+
+
+def call_of(request: Request, number: int) -> Call:
+    """What a worker is told of a request (in the server)."""
+    deadline = request.deadline
+    if deadline != math.inf:
+        deadline += time.monotonic() - trio.current_time()
+    return peer_fields(request.client), request.frames, deadline, number
 
 
 def write_cell(memory: SharedMemory, index: int, number: int, reason: CancelReason) -> None:
@@ -119,50 +134,53 @@ class WorkerRequest(Request):
             raise RequestCancelled(reason)
 
 
-@dataclass(frozen=True, slots=True)
-class _Worker:
-    """What this process keeps between two requests."""
+def work(path: str) -> None:
+    """Be a worker: answer requests until the server closes its end.
 
-    handler: Handler
-    cell: Cell | None
-
-
-_worker: _Worker | None = None  # of this process
-
-
-def start(setup: Setup) -> Outcome[int]:
-    """Make this process a worker.
-
-    Returns:
-        Its number; or what the initializer has raised, or the import of the handler's module.
+    Args:
+        path: The socket that the server listens on.
     """
-    global _worker  # a process is one worker
+    os.setsid()
+    _end_with_server()
+    _leave_signals_to_server()
+    _write_whole_lines()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        _work(WorkerEnd(connection))
+
+
+def _work(channel: WorkerEnd) -> None:
+    started = pickle.dumps(Value(os.getpid()))
+    channel.send(started)
+    message = channel.receive()
+    if message is None:
+        return
     try:
-        os.setsid()
-        _end_with_server()
-        _leave_signals_to_server()
-        _write_whole_lines()
-        handler, initializer = pickle.loads(setup.functions)  # noqa: S301  # by our own server
+        setup: Setup = pickle.loads(message)  # noqa: S301  # by our own server
+        forwarder = log_as_server(setup.levels, channel)
+        handler, initializer = pickle.loads(setup.functions)  # noqa: S301
         if initializer is not None:
             initializer()
-        _log_as_server(setup)
         adapt_thread()
         cell = None if setup.cell is None else Cell(*setup.cell)
     except BaseException as error:  # noqa: BLE001  # raised in the server
-        return Error(_portable(error))
-    _worker = _Worker(handler, cell)
-    return Value(os.getpid())
+        channel.send(pickle.dumps(Error(portable(error))))
+        return
+    channel.send(started)
+    while (message := channel.receive()) is not None:
+        peer, frames, deadline, number = pickle.loads(message)  # noqa: S301
+        request = WorkerRequest(Peer(*peer), frames, deadline, number, cell)
+        answer = answer_to(request, handler)
+        forwarder.tell_dropped()
+        channel.send(pickle.dumps(answer))
 
 
-def call(peer: PeerFields, frames: Frames, deadline: float, number: int) -> Answer:
+def answer_to(request: Request, handler: Handler) -> Answer:
     """Call the handler."""
-    if _worker is None:
-        return None
-    request = WorkerRequest(Peer(*peer), frames, deadline, number, _worker.cell)
     try:
-        return copy_context().run(_call, _worker.handler, request)
+        return copy_context().run(_call, handler, request)
     except BaseException as error:  # noqa: BLE001  # raised in the server
-        return Error(_portable(error))
+        return Error(portable(error))
 
 
 def _call(handler: Handler, request: Request) -> Frames:
@@ -170,7 +188,7 @@ def _call(handler: Handler, request: Request) -> Frames:
     return reply_body(handler(request))
 
 
-def _portable(error: BaseException) -> BaseException:
+def portable(error: BaseException) -> BaseException:
     """The exception with its traceback, or another one that says the same, as the server can read.
 
     Pickle makes an exception anew from its `args`, which fails for many with an `__init__`.
@@ -224,12 +242,3 @@ def _write_whole_lines() -> None:
     """Else what is printed to a pipe or a file is cut anywhere, and lost in a kill."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True, write_through=False)
-
-
-def _log_as_server(setup: Setup) -> None:
-    """Log to stderr as the server does, unless the initializer or a module has configured this."""
-    if setup.log_level is not None and not logging.root.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(setup.log_format)
-        logging.root.addHandler(handler)
-        logging.root.setLevel(setup.log_level)

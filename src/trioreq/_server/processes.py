@@ -93,7 +93,7 @@ class Process:
         job: What it does.
         called: How many requests it has answered.
         was_killed: Whether the server has killed it, since a request had ended.
-        reading: The scope in which it is read. What it has logged before a kill is read to its end.
+        reading: The scope in which it is read; shielded while it has a job.
         ended: Whether it has ended.
         cause: Why it has ended.
     """
@@ -149,6 +149,17 @@ class Process:
             await self.channel.send(pickle.dumps(setup))
         await self.receive_start()
         self.is_ready = True
+
+    def begin(self, job: Job) -> None:
+        """It does a job from now on. It is read until it has answered, or has ended."""
+        self.job = job
+        self.reading.shield = True
+
+    def end(self, job: Job, answer: Answer) -> None:
+        """Its job has ended."""
+        job.end(answer)
+        self.job = None
+        self.reading.shield = False
 
     async def receive_start(self) -> int:
         """Receive its number, which it sends as it starts and when it is ready."""
@@ -245,7 +256,7 @@ class Processes:
             job = Job(number)
             try:
                 await process.channel.send(message)
-                process.job = job
+                process.begin(job)
                 await job.done.wait()
             except trio.BrokenResourceError:  # it has ended, and has not got all of the message
                 continue
@@ -275,8 +286,9 @@ class Processes:
 
     def _kill(self, process: Process, job: Job) -> None:
         if not job.done.is_set():
-            process.was_killed = process.reading.shield = True
+            process.was_killed = True
             process.kill_group()
+            self._alive.discard(process)
 
     def kill_all(self) -> None:
         """Kill what still runs when the program ends, which trio may have crashed in.
@@ -359,10 +371,10 @@ class Processes:
                 await trio.lowlevel.checkpoint()  # there may be many
             elif process.job is not None:
                 process.called += 1
-                process.job.end(said)
-                process.job = None
-                if not process.was_killed:  # it may be both: then its end comes next
+                if not process.was_killed:
+                    process.end(process.job, said)
                     return True
+                process.job.end(said)  # it is both answered and killed: its end comes next
         return False
 
     def _offer(self, process: Process) -> None:
@@ -387,7 +399,9 @@ class Processes:
         cause = "between two requests" if process.job is None else process.cause
         log.error("worker died: %s", cause)
         if process.job is not None:
-            process.job.end(Error(ReplyError(Code.HANDLER_FAILED, f"worker died: {cause}")))
+            process.end(
+                process.job, Error(ReplyError(Code.HANDLER_FAILED, f"worker died: {cause}"))
+            )
 
 
 async def _watch(process: Process) -> None:

@@ -20,9 +20,8 @@ import pickle
 import signal
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
-from functools import update_wrapper
 from itertools import count
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -32,7 +31,7 @@ from typing import Final
 import trio
 from outcome import Error, Value
 
-from .._errors import Code, ReplyError, WorkersFailed
+from .._errors import WorkersFailed
 from .._log import log
 from .._nursery import open_own_nursery
 from .._protocol.envelope import Frames
@@ -40,8 +39,9 @@ from .._request import Request
 from .._statistics import WorkerStatistics
 from .._workers import ProcessWorkers, pickled
 from .channel import ServerEnd
-from .handlers import Handler, name_of
-from .worker import CELL, Answer, Setup, call_of, work, write_cell
+from .handlers import Handler
+from .open_workers import OpenWorkers
+from .worker import CELL, Answer, Setup, call_of, read_message, work, write_cell
 from .worker_log import Levels, log_of_worker
 
 try:
@@ -194,7 +194,7 @@ class Process:
         self._call.cancel()
 
 
-class Processes:
+class Processes(OpenWorkers):
     """The worker processes of a server; `open_processes` makes them.
 
     Args:
@@ -202,12 +202,6 @@ class Processes:
         workers: How many, and how they are to be.
         nursery: Where the tasks are.
         memory: Where it is written that requests have ended; None without a grace.
-
-    Attributes:
-        run: The async handler.
-        killed: Processes that were killed, since their requests had ended early.
-        died: Those that ended by themselves.
-        retired: Those that were replaced between two requests, as `ProcessWorkers` says.
     """
 
     def __init__(
@@ -217,6 +211,7 @@ class Processes:
         nursery: trio.Nursery,
         memory: SharedMemory | None,
     ) -> None:
+        super().__init__(handler)
         self._functions = pickled(handler, workers)
         self._workers = workers
         self._nursery = nursery
@@ -226,17 +221,6 @@ class Processes:
         self._alive: set[Process] = set()
         self._numbers = count(1)
         self._has_failed = False
-        self.killed: int = 0
-        self.died: int = 0
-        self.retired: int = 0
-
-        @trio.lowlevel.enable_ki_protection
-        async def run(request: Request) -> Frames:
-            return await self._run(request)
-
-        update_wrapper(run, handler)
-        run.__qualname__ = name_of(handler)
-        self.run: Callable[[Request], Awaitable[Frames]] = run
 
     def statistics(self) -> WorkerStatistics:
         """The processes now (in any thread)."""
@@ -289,6 +273,7 @@ class Processes:
             process.was_killed = True
             process.kill_group()
             self._alive.discard(process)
+            self._count_kill()
 
     def kill_all(self) -> None:
         """Kill what still runs when the program ends, which trio may have crashed in.
@@ -360,12 +345,17 @@ class Processes:
                     self._idle.remove(process)
             process.kill_group()  # it may have closed the connection, and run on
             await process.ended.wait()
-            self._report_end(process)
+            if process.was_killed:
+                return
+            job = process.job
+            error = self._count_death("between two requests" if job is None else process.cause)
+            if job is not None:
+                process.end(job, Error(error))
 
     async def _finish_job(self, process: Process) -> bool:
         """Read what a process sends until it can do another job; returns whether it can."""
         while (message := await process.channel.receive()) is not None:
-            said = _read(message)
+            said = read_message(message)
             if isinstance(said, (bytes, int)):
                 log_of_worker(said)
                 await trio.lowlevel.checkpoint()  # there may be many
@@ -389,20 +379,6 @@ class Processes:
             return True
         return above is not None and process.called > 0 and resident_memory(process.pid) > above
 
-    def _report_end(self, process: Process) -> None:
-        """A process has ended."""
-        if process.was_killed:
-            self.killed += 1
-            log.debug("a worker process was killed, since its request had ended")
-            return
-        self.died += 1
-        cause = "between two requests" if process.job is None else process.cause
-        log.error("worker died: %s", cause)
-        if process.job is not None:
-            process.end(
-                process.job, Error(ReplyError(Code.HANDLER_FAILED, f"worker died: {cause}"))
-            )
-
 
 async def _watch(process: Process) -> None:
     """Notice the death of a process, where the system tells.
@@ -413,15 +389,6 @@ async def _watch(process: Process) -> None:
         with suppress(ProcessLookupError), _pidfd(process.pid) as descriptor:
             await trio.lowlevel.wait_readable(descriptor)
         process.kill_group()
-
-
-def _read(message: bytes) -> Answer | bytes | int:
-    """An answer, a log record, or the number of records that were dropped."""
-    try:
-        said: Answer | bytes | int = pickle.loads(message)  # noqa: S301  # by our own worker
-    except Exception as error:  # noqa: BLE001  # what the user's own classes raise
-        return Error(RuntimeError(f"what a worker process has sent cannot be read: {error!r}"))
-    return said
 
 
 def _not_started(cause: str) -> WorkersFailed:

@@ -18,13 +18,13 @@ from .._transport.curve import CurveServer
 from .._transport.endpoints import is_exposed
 from .._transport.network import Network
 from .._transport.server_sockets import BoundSockets, Sockets
-from .._workers import ProcessWorkers, Workers, pickled
+from .._workers import KillableWorkers, ProcessWorkers, Workers, check_plain
 from .handlers import Handler, check_handler, only_error
 from .server import Server
 from .threads import ThreadPool
 
 if TYPE_CHECKING:
-    from .processes import Processes
+    from .open_workers import OpenWorkers
 
 
 async def serve(
@@ -63,7 +63,8 @@ async def serve(
             all interfaces, IPv4), ``tcp://[::]:5555`` (IPv6 and IPv4),
             ``ipc:///run/my-service.sock``, ``ipc://*`` (a new path).
         workers: Plain functions that run at once, each in a thread; or `ProcessWorkers`, to run
-            them in processes, which are killed when their request ends early.
+            them in processes, which are killed when their request ends early; or `RayWorkers`, to
+            run them on a cluster.
         max_in_flight: Handlers that run at once. More requests wait, in turn by client.
         max_queued_per_client: Requests of one client that may wait. More are answered
             ``overloaded`` at once.
@@ -103,7 +104,7 @@ async def serve(
             one argument that returns.
         ValueError: An option is out of its range, or cannot be combined with another.
         RuntimeError: It is not trio that runs it.
-        WorkersFailed: Worker processes cannot be started.
+        WorkersFailed: Worker processes cannot be started, or Ray cannot.
 
     Example:
         >>> async def shout(request):
@@ -130,31 +131,30 @@ async def serve(
         max_connections_per_address=max_connections_per_address,
         error_reply=error_reply,
     )
-    if isinstance(workers, ProcessWorkers):
-        pickled(handler, workers)
+    if isinstance(workers, KillableWorkers):
+        check_plain(handler, workers)
     mechanism = options.mechanism
     bind: Callable[..., Sockets]
     if isinstance(addr, Network):
         if mechanism != "NULL":
             raise ValueError("a network in memory has no mechanism but NULL: leave the option out")
         bind, thread_pool, observers = addr.bind, addr.thread_pool, addr.observers
-        open_processes = addr.open_processes
+        open_workers = addr.open_workers
     else:
         addresses = check_endpoints("addr", addr)
         keys = None if curve is None else curve.keys
         bind = partial(BoundSockets, addresses, curve=keys, plain=plain_insecure)
         thread_pool, observers = ThreadPool, ()
-        open_processes = _open_processes
+        open_workers = _open_workers
     bind = partial(
         bind, heartbeat=heartbeat, max_message_size=max_message_size, send_queue=send_queue
     )
     try:
         async with AsyncExitStack() as stack:
-            processes = None
-            if isinstance(workers, ProcessWorkers):
-                opening = open_processes(handler, workers)
-                processes = await stack.enter_async_context(opening)
-                handler = processes.run
+            opened = None
+            if isinstance(workers, KillableWorkers):
+                opened = await stack.enter_async_context(open_workers(handler, workers))
+                handler = opened.run
             sockets = bind()
             if mechanism != "CURVE":
                 _warn_of_exposed(sockets.endpoints, mechanism)
@@ -165,7 +165,7 @@ async def serve(
                 options,
                 thread_pool,
                 observers,
-                processes=processes,
+                open_workers=opened,
             )
             await _serve(new_server, sockets, task_status)
     except BaseExceptionGroup as group:
@@ -173,13 +173,17 @@ async def serve(
         raise error from error.__cause__
 
 
-def _open_processes(
-    handler: Handler, workers: ProcessWorkers
-) -> AbstractAsyncContextManager[Processes]:
-    """`open_processes`, which needs packages that a server without processes does without."""
-    from .processes import open_processes
+def _open_workers(
+    handler: Handler, workers: KillableWorkers
+) -> AbstractAsyncContextManager[OpenWorkers]:
+    """Open what needs packages that other servers do without."""
+    if isinstance(workers, ProcessWorkers):
+        from .processes import open_processes
 
-    return open_processes(handler, workers)
+        return open_processes(handler, workers)
+    from .ray_tasks import open_ray_tasks
+
+    return open_ray_tasks(handler, workers)
 
 
 @trio.lowlevel.enable_ki_protection  # what is shielded must be told to end

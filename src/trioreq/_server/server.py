@@ -45,7 +45,7 @@ from .threads import ThreadPool
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from .processes import Processes
+    from .open_workers import OpenWorkers
 
 UNHEARD_PATIENCE: Final = 15.0  # seconds, without heartbeats
 AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
@@ -62,10 +62,10 @@ class Server:
         thread_pool: Callable[..., Any],
         observers: Sequence[Observer],
         nursery: trio.Nursery,
-        processes: Processes | None = None,
+        open_workers: OpenWorkers | None = None,
     ) -> None:
         slots, per_client = options.max_in_flight, options.max_queued_per_client
-        if processes is not None or not is_async(handler):
+        if open_workers is not None or not is_async(handler):
             slots = min(slots, options.plain_functions)
         queue: FairQueue[Client, PendingRequest]
         workers: Callable[..., HandlerTasks | ThreadPool]
@@ -113,7 +113,7 @@ class Server:
             nursery,
             self._crashed,
         )
-        self._counted = processes or self._workers
+        self._counted = open_workers or self._workers
         self._admission = Admission(
             ZapHandler(sockets.zap), rules, self._wait_complete, self._epoch, self._start_task
         )

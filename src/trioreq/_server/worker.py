@@ -175,12 +175,29 @@ def _work(channel: WorkerEnd) -> None:
         channel.send(pickle.dumps(answer))
 
 
-def answer_to(request: Request, handler: Handler) -> Answer:
-    """Call the handler."""
+def answer_to(
+    request: Request, handler: Handler, dumps: Callable[[object], bytes] = pickle.dumps
+) -> Answer:
+    """Call the handler.
+
+    Args:
+        request: What it is called with.
+        handler: The handler.
+        dumps: How the answer will be pickled.
+    """
     try:
         return copy_context().run(_call, handler, request)
     except BaseException as error:  # noqa: BLE001  # raised in the server
-        return Error(portable(error))
+        return Error(portable(error, dumps))
+
+
+def read_message(message: bytes) -> Answer | bytes | int:
+    """An answer, a log record, or the number of records that were dropped (in the server)."""
+    try:
+        read: Answer | bytes | int = pickle.loads(message)  # noqa: S301  # by our own worker
+    except Exception as error:  # noqa: BLE001  # what the user's own classes raise
+        return Error(RuntimeError(f"what a worker has sent cannot be read: {error!r}"))
+    return read
 
 
 def _call(handler: Handler, request: Request) -> Frames:
@@ -188,14 +205,16 @@ def _call(handler: Handler, request: Request) -> Frames:
     return reply_body(handler(request))
 
 
-def portable(error: BaseException) -> BaseException:
+def portable(
+    error: BaseException, dumps: Callable[[object], bytes] = pickle.dumps
+) -> BaseException:
     """The exception with its traceback, or another one that says the same, as the server can read.
 
     Pickle makes an exception anew from its `args`, which fails for many with an `__init__`.
     """
     try:
         install(error)
-        pickle.loads(pickle.dumps(error))  # noqa: S301  # it is our own
+        pickle.loads(dumps(error))  # noqa: S301  # it is our own
     except Exception:  # noqa: BLE001  # whatever the exception's own code raises
         name = type(error).__qualname__
         stand_in = RuntimeError(f"the handler raised {name}, which cannot be pickled")

@@ -4,18 +4,23 @@ Records go through the channel of the worker's replies. So the server has handle
 request before its reply is sent, and those that were logged before a kill too. The channel's socket
 is the queue: while it is full a record waits for `PATIENCE`, and is dropped then. How many were
 dropped is logged as soon as there is room.
+
+From Ray's workers there is no such channel: the records of a request come with its reply.
 """
 
 from __future__ import annotations
 
 import logging
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from .._log import handle_record, log
 from .channel import WorkerEnd
 
 PATIENCE: Final = 1.0  # seconds that a record waits for the server to read those before it
+MOST: Final = 1000  # records of a request that are kept until its reply
 
 
 class Levels:
@@ -48,7 +53,7 @@ class Forwarder(logging.Handler):
         self._dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record, as bytes, or drop it."""
+        """Send a record, pickled, or drop it."""
         try:
             if self._channel.wait_for_room(0 if self._dropped else PATIENCE):
                 self.tell_dropped()
@@ -63,6 +68,36 @@ class Forwarder(logging.Handler):
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             self._channel.send(pickle.dumps(dropped))
+
+
+class _Collector(logging.Handler):
+    """A handler for the root logger: it keeps records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: list[bytes | int] = []
+        self.dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record, pickled, or drop it."""
+        try:
+            if len(self.logged) < MOST:
+                self.logged.append(_portable(self, record))
+            else:
+                self.dropped += 1
+        except Exception:  # noqa: BLE001  # as every handler does
+            self.handleError(record)
+
+
+@contextmanager
+def collect_log(levels: Levels) -> Iterator[list[bytes | int]]:
+    """Keep what is logged in the block, at the server's levels, in the order in which it was."""
+    collector = _Collector()
+    logging.root.handlers[:] = [collector]
+    levels.set()
+    yield collector.logged
+    if collector.dropped:
+        collector.logged.append(collector.dropped)
 
 
 def _portable(handler: logging.Handler, record: logging.LogRecord) -> bytes:

@@ -31,8 +31,8 @@ class Network(ABC):
         """Makes that server's `ThreadPool`, of which this layer knows nothing."""
 
     @abstractmethod
-    def open_processes(self, handler: Any, workers: Any) -> AbstractAsyncContextManager[Any]:  # noqa: ANN401
-        """Open what stands for that server's worker `Processes`."""
+    def open_workers(self, handler: Any, workers: Any) -> AbstractAsyncContextManager[Any]:  # noqa: ANN401
+        """Open what stands for that server's `OpenWorkers`."""
 
     @property
     @abstractmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import update_wrapper
 from typing import Any
 
 import trio
@@ -11,10 +10,11 @@ import trio
 from .._checks import check_duration
 from .._request import Request
 from .._server.handlers import Handler
+from .._server.open_workers import OpenWorkers
 from .._server.pending_request import PendingRequest
 from .._server.threads import ThreadPool
 from .._statistics import WorkerStatistics
-from .._workers import ProcessWorkers
+from .._workers import ProcessWorkers, RayWorkers
 
 try:
     import greenback
@@ -53,37 +53,28 @@ class InlineThreads(ThreadPool):
         self._requests.begin_in_thread(request, trio.current_time())
 
 
-class InlineProcesses:
-    """Tasks in the place of processes: a function that is killed ends in `sleep`.
+class InlineWorkers(OpenWorkers):
+    """Tasks in the place of workers that are killed: such a function ends in `sleep`."""
 
-    It is to `serve` what `Processes` are, and has what they have.
-    """
+    def __init__(self, handler: Handler, workers: ProcessWorkers | RayWorkers) -> None:
+        super().__init__(handler)
+        self._handler = handler
+        self._alive = workers.n + getattr(workers, "spares", 0)
+        self._busy = 0
 
-    died = retired = 0
-
-    def __init__(self, handler: Handler, workers: ProcessWorkers) -> None:
-        self._workers = workers
-        self._busy = self.killed = 0
-
-        async def run(request: Request) -> object:
-            return await self._run(handler, request)
-
-        update_wrapper(run, handler)
-        self.run: Handler = run
-
-    async def _run(self, handler: Handler, request: Request) -> object:
+    async def _run(self, request: Request) -> Any:  # noqa: ANN401  # it is checked as any result
         self._busy += 1
         try:
-            return await greenback.with_portal_run_sync(handler, request)
+            return await greenback.with_portal_run_sync(self._handler, request)
         except trio.Cancelled:
-            self.killed += 1
+            self._count_kill()
             raise
         finally:
             self._busy -= 1
 
     def statistics(self) -> WorkerStatistics:
-        """As of `Processes`."""
-        alive = self._workers.n + self._workers.spares
+        """As of processes."""
+        alive = self._alive
         return WorkerStatistics(alive=alive, spare=alive - self._busy, busy=self._busy)
 
 

@@ -78,7 +78,7 @@ async def test_replies_that_wait_go_out_without_another_request(autojump_clock: 
 async def test_replies_that_wait_go_out_though_another_call_has_consumed_the_event(
     autojump_clock: MockClock,
 ) -> None:
-    """libzmq's event is consumed by any call on the socket, such as one that sends."""
+    """Libzmq's event is consumed by any call on the socket, such as one that sends."""
     async with serving(Worker(), heartbeat=None) as net:
         slow = await connect_slow(net, 3)
         slow.resume()

@@ -11,8 +11,8 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import trio
 from support import jobs
 from support.jobs import Reports, open_reports
 from support.serving import LIMIT, until
+from support.working import give_up, gone, working
 
 import trioreq
 from harness.children import open_child, open_process
@@ -32,7 +33,6 @@ from trioreq._server.channel import ServerEnd
 
 pytestmark = pytest.mark.slow
 
-SOON = 10  # seconds, on a busy machine
 One = partial(trioreq.ProcessWorkers, 1, spares=0)
 
 
@@ -40,43 +40,6 @@ One = partial(trioreq.ProcessWorkers, 1, spares=0)
 def reports(tmp_path: Path) -> Iterator[Reports]:
     with open_reports(str(tmp_path / "reports")) as opened:
         yield opened
-
-
-@asynccontextmanager
-async def working(
-    workers: Any, **options: Any
-) -> AsyncIterator[tuple[trioreq.Server, trioreq.Client]]:
-    """A server with processes, and a client."""
-    with trio.fail_after(LIMIT):
-        async with (
-            trioreq.open_server(
-                jobs.work, "tcp://127.0.0.1:0", workers=workers, **options
-            ) as server,
-            trioreq.open_client(server.endpoints[0]) as client,
-        ):
-            yield server, client
-
-
-async def gone(pid: int, pidfd_open: Callable[[int], int] = os.pidfd_open) -> None:
-    """Wait until a process has ended, as it soon must; it need not be a child of this one."""
-    try:
-        descriptor = pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        with trio.fail_after(SOON):
-            await trio.lowlevel.wait_readable(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-async def give_up(client: trioreq.Client, body: bytes, reports: Reports, first: str) -> int:
-    """Send a request, and cancel it when its function has reported; returns what it was run by."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.request, body)
-        pid = await reports.wait(first)
-        nursery.cancel_scope.cancel()
-    return pid
 
 
 def children() -> set[int]:
@@ -292,7 +255,7 @@ async def test_a_deliberate_kill_is_logged_at_debug_alone(
     async with working(One()) as (server, client):
         await give_up(client, b"compute it", reports, "computes it")
         await until(lambda: server.statistics().killed == 1)
-    (record,) = [record for record in caplog.records if "worker process" in record.message]
+    (record,) = [record for record in caplog.records if "worker" in record.message]
     assert record.levelno == logging.DEBUG
 
 
@@ -525,6 +488,84 @@ async def test_what_is_printed_and_logged_reaches_the_servers_streams_in_whole_l
         if line.startswith("jobs says ")
     ]
     assert sorted(logged) == sorted(f"jobs says logged {n}" for n in range(many))
+
+
+# What a worker logs.
+
+
+async def test_a_record_is_handled_in_the_server_before_the_reply_is_sent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "jobs")
+    async with working(One()) as (_, client):
+        pid = int(await client.request(b"pid"))
+        for number in range(20):
+            await client.request(b"say %d" % number)
+            assert caplog.messages[-1] == f"logged {number}"
+    (record,) = [record for record in caplog.records if record.getMessage() == "logged 7"]
+    assert record.process == pid
+    assert record.levelno == logging.INFO
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.ERROR])
+async def test_a_worker_logs_at_the_servers_levels(
+    level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(level, "jobs")
+    async with working(One()) as (_, client):
+        assert await client.request(b"log level") == b"%d" % level
+        await client.request(b"say it")
+    assert ("logged it" in caplog.messages) is (level == logging.DEBUG)
+
+
+async def test_a_record_has_its_traceback_and_what_of_its_extra_can_be_sent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with working(One()) as (_, client):
+        await client.request(b"log exception")
+    (record,) = [record for record in caplog.records if record.name == "jobs"]
+    assert record.getMessage() == "failed: 3"
+    assert "ZeroDivisionError" in str(record.exc_text)
+    assert vars(record)["order"] == 17
+    assert "lock" in vars(record)["lock"]
+
+
+async def test_a_record_that_cannot_be_read_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with working(One()) as (_, client):
+        await client.request(b"log unreadable")
+    assert "a record that a worker process logged cannot be read: no" in caplog.messages
+
+
+async def test_what_was_logged_before_a_death_and_before_a_kill_is_handled(
+    reports: Reports, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "jobs")
+    async with working(One()) as (server, client):
+        with pytest.raises(trioreq.ReplyError, match="worker died"):
+            await client.request(b"log die")
+        assert "the last words" in caplog.messages
+        await give_up(client, b"log compute", reports, "computes it")
+        await until(lambda: "then it computes" in caplog.messages)
+        await until(lambda: server.statistics().killed == 1)
+
+
+async def test_a_server_that_does_not_read_holds_no_worker_up_and_what_was_dropped_is_counted(
+    reports: Reports, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "jobs")
+    async with working(One(initializer=jobs.be_impatient)) as (_, client):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.request, f"log flood {jobs.FLOOD}".encode())
+            await reports.wait("floods")
+            reports.block_until("flooded")
+        ours = [record for record in caplog.records if record.name == "jobs"]
+        (line,) = [message for message in caplog.messages if "were dropped" in message]
+        assert len(ours) + int(line.split()[0]) == jobs.FLOOD
+        assert [record.args or record.msg for record in ours] == [
+            f"{number} " + "x" * 1000 for number in range(len(ours))
+        ]
 
 
 async def test_large_bodies_go_both_ways() -> None:

@@ -118,6 +118,8 @@ class RayTasks(OpenWorkers):
                 self._count_kill()
                 ray.cancel(task, force=self._workers.force)
             raise
+        except ray.exceptions.RayTaskError:  # as where the handler cannot be imported
+            raise
         except ray.exceptions.RayError as error:
             cause = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
             raise self._count_death(cause) from error

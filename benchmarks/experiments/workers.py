@@ -2,6 +2,7 @@
 
     python -m benchmarks workers [--kills 300] [--mixed 200] [--others 2000]
     python -m benchmarks workers --parts mixed --mixed 10000 --others 100000 --longest 3600
+    python -m benchmarks workers --parts ray [--kills 30]
 
 A client, a process of its own, asks for a power, which is computed in one call into C, and is
 killed. The end of its worker is seen by a pidfd. Another client's request has waited for the slot
@@ -113,17 +114,19 @@ async def all_are_alive(server: trioreq.Server, many: int) -> None:
         await trio.sleep(0.005)
 
 
-async def measure_kills(kills: int) -> dict[str, list[float]]:
-    """Seconds from a client's SIGKILL to the end of its worker, and to the next one's reply."""
+async def measure_kills(workers: Any, kills: int) -> dict[str, list[float]]:
+    """Seconds from a client's SIGKILL to the end of its worker, and to the next one's reply.
+
+    The workers have one slot.
+    """
     deaths, slots = list[float](), list[float]()
     with reports() as receiver:
-        workers = trioreq.ProcessWorkers(1, spares=1)
         async with (
             trioreq.open_server(work, "tcp://127.0.0.1:0", workers=workers) as server,
             trioreq.open_client(server.endpoints[0]) as other,
         ):
             for _ in range(kills):
-                await spares_are_ready(server, 2)
+                await spares_are_ready(server, 1 + getattr(workers, "spares", 0))
                 async with open_client_process() as client, trio.open_nursery() as nursery:
                     await client.connect(server.endpoints[0])
                     await client.send("compute")
@@ -265,6 +268,23 @@ async def mean(call: Callable[[], Awaitable[object]], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
+async def compare(
+    other: Callable[[], Awaitable[object]],
+    ours: Callable[[], Awaitable[object]],
+    calls: int,
+    rounds: int,
+) -> dict[str, float]:
+    """Medians of the seconds of a call in rounds that alternate, and of the ratios of a round."""
+    await other()
+    await ours()
+    pairs = [(await mean(other, calls), await mean(ours, calls)) for _ in range(rounds)]
+    return {
+        "other": statistics.median(pair[0] for pair in pairs),
+        "trioreq": statistics.median(pair[1] for pair in pairs),
+        "ratio": statistics.median(pair[1] / pair[0] for pair in pairs),
+    }
+
+
 async def measure_calls(rounds: int) -> dict[str, dict[str, float]]:
     """Seconds of a call in one process: of trio-parallel alone, and of a server's handler."""
     from trioreq._server.processes import open_processes
@@ -285,16 +305,27 @@ async def measure_calls(rounds: int) -> dict[str, dict[str, float]]:
             async def ours(request: trioreq.Request = request) -> None:
                 await processes.run(request)
 
-            await bare()
-            pairs = [
-                (await mean(bare, calls), await mean(ours, calls)) for _ in range(rounds * times)
-            ]
-            figures[name] = {
-                "trio-parallel": statistics.median(pair[0] for pair in pairs),
-                "trioreq": statistics.median(pair[1] for pair in pairs),
-                "ratio": statistics.median(pair[1] / pair[0] for pair in pairs),
-            }
+            figures[name] = await compare(bare, ours, calls, rounds * times)
     return figures
+
+
+async def measure_ray_calls(rounds: int) -> dict[str, dict[str, float]]:
+    """The same of Ray's own call, which blocks, and of a server's handler."""
+    import ray
+
+    from trioreq._server.ray_tasks import open_ray_tasks
+
+    request = trioreq.Request(trioreq.Peer(1, "127.0.0.1", "DEALER"), (b"",))
+    async with open_ray_tasks(work, trioreq.RayWorkers(2)) as tasks:
+        remote = ray.remote(max_retries=0)(same)
+
+        async def bare() -> None:
+            ray.get(remote.remote(b""))
+
+        async def ours() -> None:
+            await tasks.run(request)
+
+        return {"empty": await compare(bare, ours, 20, rounds * 10)}
 
 
 class Executor:
@@ -370,12 +401,14 @@ async def measure_throughput(rounds: int, seconds: float) -> dict[str, dict[str,
     return figures
 
 
-PARTS = ("kills", "mixed", "calls", "throughput")
+PARTS = ("kills", "mixed", "calls", "throughput", "ray")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which (all)")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS[:-1], help="which (all but ray)"
+    )
     parser.add_argument("--kills", type=int, default=300, help="clients that are killed (300)")
     parser.add_argument("--mixed", type=int, default=200, help="kills among requests (200)")
     parser.add_argument("--others", type=int, default=2000, help="requests of others (2000)")
@@ -393,7 +426,8 @@ def run(options: argparse.Namespace) -> int:
         print(part, file=sys.stderr)
         match part:
             case "kills":
-                figures[part] = trio.run(measure_kills, options.kills)
+                workers = trioreq.ProcessWorkers(1, spares=1)
+                figures[part] = trio.run(measure_kills, workers, options.kills)
                 tables.append(_table_of_kills(figures[part]))
             case "mixed":
                 args = options.mixed, options.others, options.longest
@@ -407,6 +441,11 @@ def run(options: argparse.Namespace) -> int:
             case "throughput":
                 figures[part] = trio.run(measure_throughput, options.rounds, options.seconds)
                 tables.append(_table_of_throughput(figures[part]))
+            case "ray":
+                kills = trio.run(measure_kills, trioreq.RayWorkers(1), options.kills)
+                calls = trio.run(measure_ray_calls, options.rounds)
+                figures[part] = {"kills": kills, "calls": calls}
+                tables += [_table_of_kills(kills), _table_of_calls(calls, "ray.get")]
     report.show(options, "workers", f"{options.kills} kills.", tables, figures)
     return 0
 
@@ -420,11 +459,13 @@ def _table_of_kills(kills: dict[str, list[float]]) -> report.Table:
     return table
 
 
-def _table_of_calls(calls: dict[str, dict[str, float]]) -> report.Table:
-    head = ["a call", "trio-parallel, us", "trioreq, us", "ratio"]
+def _table_of_calls(
+    calls: dict[str, dict[str, float]], other: str = "trio-parallel"
+) -> report.Table:
+    head = ["a call", f"{other}, us", "trioreq, us", "ratio"]
     table = report.Table(head, title="Calls")
     for name, row in calls.items():
-        micros = (f"{row[of] * 1e6:,.0f}" for of in ("trio-parallel", "trioreq"))
+        micros = (f"{row[of] * 1e6:,.0f}" for of in ("other", "trioreq"))
         table.rows.append([name, *micros, f"{row['ratio']:.2f}"])
     return table
 

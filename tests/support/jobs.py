@@ -205,7 +205,8 @@ def interruptible(_: trioreq.Request, name: str) -> str:
     """Until ``KeyboardInterrupt``."""
     try:
         report(f"waits {name}")
-        time.sleep(STUBBORN)
+        for _second in range(STUBBORN * 100):
+            time.sleep(0.01)
     except KeyboardInterrupt:
         report(f"interrupted {name}")
         raise

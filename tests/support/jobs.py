@@ -33,7 +33,7 @@ PATH = "TRIOREQ_TEST_REPORTS"
 STUBBORN = 20  # seconds after which what ignores its end does end
 ORPHANED = 60  # seconds after which a program ends that should have been killed
 FLOOD = 5000  # records of a kilobyte
-EXPONENT = 10**8  # of a power that takes longer to compute than any test, in one call into C
+EXPONENT = 3 * 10**7  # of a power that takes half a minute or more, in one call into C
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 loaded: list[str] = []  # what the initializer has loaded
@@ -201,6 +201,13 @@ def report_and_die(request: trioreq.Request, how: str) -> NoReturn:
     die(request, how)
 
 
+def fork_and_die(_: trioreq.Request, __: str) -> NoReturn:
+    """Leave a copy of the process behind, with all its descriptors."""
+    if not os.fork():
+        time.sleep(ORPHANED)
+    os._exit(3)
+
+
 def interruptible(_: trioreq.Request, name: str) -> str:
     """Until ``KeyboardInterrupt``."""
     try:
@@ -349,6 +356,7 @@ JOBS: dict[str, Callable[[trioreq.Request, str], Any]] = {
         leave,
         die,
         report_and_die,
+        fork_and_die,
         interruptible,
         fail,
         result,

@@ -248,6 +248,13 @@ async def test_a_death_is_handler_failed_with_its_cause_and_the_worker_is_replac
         assert (counted.failed, counted.died, counted.killed) == (1, 1, 0)
 
 
+async def test_the_death_of_a_worker_that_has_forked_is_noticed(reports: Reports) -> None:
+    async with working(One()) as (_, client):
+        with pytest.raises(trioreq.ReplyError, match="worker died: exit code 3"):
+            await client.request(b"fork_and_die")
+        assert await client.request(b"check") == b"goes on"
+
+
 async def test_a_deliberate_kill_is_logged_at_debug_alone(
     reports: Reports, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -57,10 +58,10 @@ def run_task(
     if deadline != math.inf:
         deadline += time.monotonic() - time.time()
     request = WorkerRequest(Peer(*peer), frames, deadline, number=0, cell=None)
-    dumps: Callable[[object], bytes] = ray.cloudpickle.dumps  # also of what `__main__` has defined
+    dumps: Callable[[object], bytes] = ray.cloudpickle.dumps  # also errors that `__main__` defines
     with collect_log(levels) as logged:
         answer = answer_to(request, handler, dumps)
-    return dumps(answer), logged
+    return (dumps if isinstance(answer, Error) else pickle.dumps)(answer), logged
 
 
 class RayTasks(OpenWorkers):

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -48,6 +49,13 @@ nitpick_ignore = [
     if inspect.isfunction(function)
     for parameter in inspect.signature(function).parameters
 ]
+
+# The words of the issue trackers and manuals. The build fails if the search finds no page for one.
+searched_for = [
+    "disconnect", "back-pressure", "event loop", "GIL", "invalid", "retry", "access control",
+    "timeout", "reconnect", "blocking", "keep-alive", "whitelist", "graceful", "authentication",
+    "identity", "load balancer", "cancel", "heartbeat", "memory leak", "thread pool", "asyncio",
+]  # fmt: skip
 
 html_theme = "furo"
 html_title = f"trioreq {release}"
@@ -97,6 +105,27 @@ def write_llms_txt(app, exception):
         (Path(app.outdir) / "llms.txt").write_text(llms_txt(Path(app.srcdir)))
 
 
+def check_search(app, exception):
+    """Search the index of the built pages, as the page of the search does."""
+    from sphinx.errors import ExtensionError  # here, since a test runs this file without Sphinx
+    from sphinx.search.en import SearchEnglish
+
+    if exception is not None or app.builder.name != "html":
+        return
+    script = (Path(app.outdir) / "searchindex.js").read_text()
+    index = json.loads(script.removeprefix("Search.setIndex(").removesuffix(")"))
+    stem = SearchEnglish({}).stem
+
+    def pages(word):
+        found = [index[terms].get(stem(word.lower()), []) for terms in ("terms", "titleterms")]
+        return {page for some in found for page in (some if isinstance(some, list) else [some])}
+
+    for words in searched_for:
+        if not set.intersection(*map(pages, re.findall(r"\w+", words))):
+            raise ExtensionError(f"the search of the pages finds nothing for {words!r}")
+
+
 def setup(app):
     app.connect("autodoc-process-signature", hide_constructor)
     app.connect("build-finished", write_llms_txt)
+    app.connect("build-finished", check_search)

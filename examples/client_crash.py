@@ -24,9 +24,9 @@ import zmq
 
 import trioreq
 
-HEARTBEAT = 2.0  # seconds in which the server notices that a client is stopped
-SLACK = 1.0  # seconds that a busy machine may add to what is promised, before it is judged
-PATIENCE = 15.0  # seconds for all of it
+HEARTBEAT = 2.0  # seconds within which the server detects that a client is stopped
+SLACK = 1.0  # seconds that a busy machine may add to each limit
+PATIENCE = 15.0  # seconds for the whole example
 
 BEGIN = time.monotonic()
 COLOURED = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -34,7 +34,7 @@ DIM, RED, GREEN, YELLOW = 2, 31, 32, 33
 
 
 def ask(name: str, endpoint: str) -> None:
-    """Be a client: a stock REQ socket that blocks. It knows nothing of trioreq, or of trio."""
+    """Be a client: a stock REQ socket that blocks, without trioreq and trio."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.REQ)
     socket.connect(endpoint)
@@ -44,7 +44,7 @@ def ask(name: str, endpoint: str) -> None:
 
 
 class Client:
-    """One client: its process, and what became of its request."""
+    """One client: its process, and the outcome of its request."""
 
     process: trio.Process
 
@@ -53,13 +53,13 @@ class Client:
         self.asked = trio.Event()
         self.cancelled = trio.Event()
         self.ended = trio.Event()
-        self.hit = ""  # by which signal
+        self.hit = ""  # the signal that it was sent
         self.hit_at = math.nan
         self.cancelled_after = math.nan  # seconds since then
         self.printed = ""
 
     async def run(self, endpoint: str, task_status: trio.TaskStatus[None]) -> None:
-        """Start the process, and tell what it has printed when it ends."""
+        """Start the process, and report its output when it ends."""
         command = [sys.executable, __file__, "client", self.name, endpoint]
         self.process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
@@ -77,7 +77,7 @@ class Client:
         self.ended.set()
 
     def strike(self, number: signal.Signals, remark: str) -> None:
-        """Send the process a signal, and note when."""
+        """Send the process a signal, and record the time."""
         self.hit, self.hit_at = number.name, time.monotonic()
         os.kill(self.process.pid, number)
         tell(self, "process", f"{number.name}: {remark}", RED)
@@ -91,14 +91,14 @@ class Demo:
         self.work = trio.Event()
 
     async def report(self, request: trioreq.Request) -> bytes:
-        """The server's handler. It need not do anything to be cancelled: here it only tells."""
+        """The server's handler. It needs no code to be cancelled: here it only reports."""
         client = self.clients[request.body.decode()]
         peer = request.client
         where = f"{peer.socket_type} at {peer.address}"
         tell(client, "server", f"request from a {where}; handler starts")
         client.asked.set()
         try:
-            await self.work.wait()  # in place of a query, a download, an hour of a cluster
+            await self.work.wait()  # instead of a query, a download, an hour of computation
         except trio.Cancelled:
             client.cancelled_after = time.monotonic() - client.hit_at
             when = f", {client.cancelled_after * 1000:.1f} ms after {client.hit}"
@@ -110,7 +110,7 @@ class Demo:
         return f"a report for {client.name}".encode()
 
     async def play(self) -> trioreq.Statistics:
-        """Start the server and the clients, and let happen what is to happen."""
+        """Start the server and the clients, kill bob, and stop carol."""
         alice, bob, carol, dave = self.clients.values()
         async with trioreq.open_server(
             self.report, "tcp://127.0.0.1:0", heartbeat=HEARTBEAT
@@ -139,7 +139,7 @@ class Demo:
         return server.statistics()
 
     def judge(self, stats: trioreq.Statistics) -> bool:
-        """Show what the server has counted, and whether the promises were kept."""
+        """Print the statistics, and whether the guarantees were kept."""
         alice, bob, carol, dave = self.clients.values()
         print(paint("\nthe server's statistics  count  expected", DIM))
         counted = [
@@ -166,7 +166,7 @@ class Demo:
 
 
 def tell(client: Client, where: str, what: str, colour: int = 0) -> None:
-    """Print what happens, when it happens."""
+    """Print an event, with its time."""
     now = paint(f"{time.monotonic() - BEGIN:7.3f}", DIM)
     print(f"{now}  {client.name:6}  {where:7}  {paint(what, colour)}", flush=True)
 
@@ -180,7 +180,7 @@ def count(name: str, value: int, expected: int, whose: str) -> bool:
 
 
 def promise(text: str, kept: bool) -> bool:
-    """Print whether a promise was kept; returns the same."""
+    """Print whether a guarantee was kept; returns the same."""
     print(f"{text:38}  {paint('yes', GREEN) if kept else paint('NO', RED)}")
     return kept
 
@@ -191,12 +191,12 @@ def paint(text: str, colour: int) -> str:
 
 
 async def main() -> str | None:
-    """Play, and judge; returns a complaint if there is one."""
+    """Run the demo and check it; returns an error message if a check fails."""
     demo = Demo()
     with trio.move_on_after(PATIENCE):
         stats = await demo.play()
-        return None if demo.judge(stats) else "\nFAILED: not all went as promised, see above"
-    return f"\nFAILED: not over after {PATIENCE:g} s; the lines above show how far it came"
+        return None if demo.judge(stats) else "\nFAILED: a check failed, see above"
+    return f"\nFAILED: still running after {PATIENCE:g} s; the lines above show its progress"
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Who may come in: CURVE with a directory of keys, from which one is removed. Run it, and watch.
+"""Access control: CURVE with a directory of keys, from which one is removed.
 
     python examples/curve.py
 
-A server with keys of its own lets in those whose public key is in a directory. alice is; mallory
-is not, and is told so. Then, in the middle of alice's request, her key file is removed: the work
-for her is cancelled, and her connection ends.
+The server accepts the clients whose public key is in a directory. alice's key is in it. mallory's
+is not, so the server refuses mallory. Then, while a request of alice runs, her key file is removed:
+the server cancels the request, and evicts her connection.
 
-In earnest the keys come from trioreq-keygen, each is made where it is used, and only the public
-one (NAME.key) is carried to the other side.
+In production, make each pair of keys with trioreq-keygen on the machine that uses it, and copy only
+the public one (NAME.key) to the other side.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import trioreq
 
 
 async def main(directory: Path) -> None:
-    """Be the server, and its clients."""
+    """Run the server and its clients."""
     server_keys, alice, mallory = (trioreq.KeyPair.generate() for _ in range(3))
-    alice.save(directory / "alice")  # alice.key is what counts here
+    alice.save(directory / "alice")  # writes alice.key, which allows her
     curve = trioreq.CurveServer(server_keys, allow=directory)
     working = trio.Event()
 
@@ -55,14 +55,14 @@ async def main(directory: Path) -> None:
 
             async def remove_her_key() -> None:
                 await working.wait()
-                await trio.Path(directory, "alice.key").unlink()  # seen within a second
+                await trio.Path(directory, "alice.key").unlink()  # read within a second
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(remove_her_key)
                 try:
                     await client.request(b"work")
                 except trioreq.ConnectionLost:
-                    print("alice: thrown out")
+                    print("alice: evicted")
             try:
                 await client.request(b"hello")
             except trioreq.Refused:

@@ -1,9 +1,9 @@
-"""A server that sends back what it is sent, and the two ways in which a server ends.
+"""A server that echoes each request, and the two ways to shut it down.
 
     python examples/echo.py [ADDRESS]
 
-SIGTERM ends it gently: what runs may finish, and newcomers are told that it shuts down. Ctrl-C
-ends it at once, with exit code 130.
+SIGTERM drains it: running requests may finish, and new ones are refused. Ctrl-C ends it at once,
+with exit code 130.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import trio
 
 import trioreq
 
-GRACE = 5.0  # seconds that requests may still take after SIGTERM
+GRACE = 5.0  # seconds for running requests after SIGTERM
 
 
 async def echo(request: trioreq.Request) -> tuple[bytes, ...]:

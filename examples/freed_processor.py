@@ -1,14 +1,14 @@
-"""A long computation whose client is killed: who gets the processor? Run this, and watch.
+"""A long computation whose client is killed: the next request gets the processor.
 
     pip install "trioreq[examples]"
     python examples/freed_processor.py
 
-The server has one worker process, and a spare. alice and bob, each a process of their own, ask for
-the same long computation: one call of `pow`, which nothing can interrupt. alice is first, and bob
-has to wait. Then alice is killed. Her worker is killed with her, and bob's job has the processor.
+The server has one worker process, and a spare. alice and bob, each a process of their own, request
+the same long computation: one call of `pow`, which cannot be interrupted. alice is first, and bob
+has to wait. Then alice is killed. The server kills her worker, and bob's job has the processor.
 
-At the end it prints how much processor time was saved, and exits with 1 if it was none. It takes
-some seconds.
+At the end the example prints how much processor time was saved, and exits with 1 if it was none. It
+takes some seconds.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import zmq
 
 import trioreq
 
-EXPONENT = 4_000_000  # of a power that takes a second or two
-HEAD_START = 0.5  # seconds that alice's job runs for
+EXPONENT = 4_000_000  # a power that takes a second or two
+HEAD_START = 0.5  # seconds for which alice's job runs
 BEGIN = time.monotonic()
 
 
@@ -35,7 +35,7 @@ def compute(request: trioreq.Request) -> bytes:
 
 
 def say(text: str) -> None:
-    """Print a line, and when that is."""
+    """Print a line, with the time."""
     print(f"{time.monotonic() - BEGIN:5.2f} s  {text}", flush=True)
 
 
@@ -50,12 +50,12 @@ def ask(endpoint: str, name: str) -> None:
 
 
 async def main() -> int:
-    """Serve, and be the director of the two clients."""
+    """Serve, start both clients, and kill alice."""
     workers = trioreq.ProcessWorkers(1, spares=1)
     async with trioreq.open_server(compute, "tcp://127.0.0.1:0", workers=workers) as server:
         command = [sys.executable, __file__, server.endpoints[0]]
         alice = await trio.lowlevel.open_process([*command, "alice"])
-        while not server.statistics().running:  # noqa: ASYNC110  # a server has no event for it
+        while not server.statistics().running:  # noqa: ASYNC110  # there is no event for it
             await trio.sleep(0.01)
         say("alice's job runs")
         started = time.monotonic()

@@ -1,10 +1,10 @@
-"""What happens to the reply when a ZeroMQ client is gone? Stock libzmq beside trioreq.
+"""What happens to the reply when a ZeroMQ client crashes? Stock libzmq compared with trioreq.
 
     python examples/orphaned_replies.py [killed] [unread] [stranger] [blocked]
 
-Each experiment is made with a ROUTER/DEALER proxy in front of REP workers, which is nothing but
-libzmq, and then with trioreq. Clients and servers are processes of their own; those that are killed
-get SIGKILL. What is printed was reported by the process that it is about. All four take 20 seconds.
+Each experiment runs with a ROUTER/DEALER proxy in front of REP workers, which is libzmq alone, and
+then with trioreq. Clients and servers are processes of their own, and are killed with SIGKILL. Each
+process reports its own events. All four experiments take 20 seconds.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ import zmq
 import trioreq
 
 UNREAD = 5_000  # requests of a client that reads no reply
-REPLY = bytes(10_000)  # to each of them
-CROWD = 20  # clients that ask at once
+REPLY = bytes(10_000)  # the reply to each of them
+CROWD = 20  # clients that send a request at once
 NAP = 0.1  # seconds of work for each of them
-IN_VAIN = 1.0  # seconds after which a reply has not come
+IN_VAIN = 1.0  # seconds without an event after which a process is silent
 PATIENCE = 60  # seconds that one experiment may take
 
-# The servers. A request says what to do, and for whom: "work" until the experiment ends it, "nap"
-# for a moment, "large" for a large reply at once, "echo" for a small one. Servers and clients
-# report events on standard output, and obey standard input.
+# The servers. A request has the work and the client's name: "work" until the experiment ends it,
+# "nap" for a short time, "large" for a large reply at once, "echo" for a small one. Servers and
+# clients report events on standard output, and read orders from standard input.
 
 
 def report(*words: object) -> None:
@@ -47,7 +47,7 @@ def report(*words: object) -> None:
 
 
 def obey(release: Callable[[], object]) -> None:
-    """Do what the experiment says, until it has ended."""
+    """Follow the orders of the experiment until it ends."""
     for order in sys.stdin:
         if order == "release\n":
             release()
@@ -61,7 +61,7 @@ def obey(release: Callable[[], object]) -> None:
 def serve_stock(workers: str, *options: str) -> None:
     """Be the classic server: zmq.proxy between a ROUTER and a DEALER, and REP workers behind it.
 
-    Options are those of the ROUTER, which are switched on; and LOW_HWM, of the DEALER.
+    Options are those of the ROUTER, which are set to 1, and LOW_HWM for the DEALER.
     """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     front, back = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
@@ -121,7 +121,7 @@ def serve_stock(workers: str, *options: str) -> None:
 
 
 async def serve_trioreq() -> None:
-    """Be a server on trioreq. It has one worker too, for what is not "work"."""
+    """Be a server on trioreq, with one worker too, for all requests but "work"."""
     released = trio.Event()
     worker = trio.CapacityLimiter(1)
 
@@ -156,7 +156,7 @@ async def serve_trioreq() -> None:
 
 
 def ask(endpoint: str, request: str, routing_id: str = "", *options: str) -> None:
-    """Be a client: a REQ that asks once, when the experiment says so."""
+    """Be a client: a REQ that sends one request, on the order of the experiment."""
     socket = zmq.Context().socket(zmq.REQ)
     if routing_id:
         socket.routing_id = routing_id.encode()
@@ -173,7 +173,7 @@ def ask(endpoint: str, request: str, routing_id: str = "", *options: str) -> Non
 
 
 def ask_in_a_crowd(endpoint: str) -> None:
-    """Be many clients: each a REQ that asks once."""
+    """Be many clients: each a REQ that sends one request."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     poller = zmq.Poller()
     asked = time.perf_counter()
@@ -188,10 +188,10 @@ def ask_in_a_crowd(endpoint: str) -> None:
 
 
 def ask_and_hang(endpoint: str) -> None:
-    """Be a client: a DEALER that asks for much, and reads when the experiment says so."""
+    """Be a client: a DEALER that sends many requests, and reads on the order of the experiment."""
     socket = zmq.Context().socket(zmq.DEALER)
     disconnects = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-    socket.reconnect_ivl = -1  # never: what is counted is one connection's
+    socket.reconnect_ivl = -1  # never: one connection is tested
     socket.connect(endpoint)
     poller = zmq.Poller()
     poller.register(socket, zmq.POLLOUT)
@@ -207,9 +207,9 @@ def ask_and_hang(endpoint: str) -> None:
         socket.recv_multipart()
         replies += 1
     if disconnects.poll(0):
-        report("finds that her connection was closed")
+        report("was disconnected")
     else:
-        report(f"reads {replies:,}, and no more come; her connection stands")
+        report(f"reads {replies:,}, and no more arrive; the connection is open")
     signal.pause()
 
 
@@ -236,17 +236,17 @@ class Process:
         return line
 
     def event(self, beginning: str) -> str:
-        """Wait for an event that begins so; others are not of interest."""
+        """Wait for an event with this beginning, and skip others."""
         while not (event := self.next_event()).startswith(beginning):
             pass
         return event
 
     def is_silent(self) -> bool:
-        """Wait in vain for an event; returns False if there is one."""
+        """Whether there is no event for a time."""
         return not select.select([self.stdout], [], [], IN_VAIN)[0]
 
     def order(self, order: str) -> None:
-        """Tell it what to do."""
+        """Send it an order."""
         print(order, file=self.stdin, flush=True)
 
     def kill(self) -> None:
@@ -268,7 +268,7 @@ class Server(Process):
         return Process(role, self.endpoint, *words)
 
     def ask(self, request: str, *arguments: str) -> Process:
-        """Start a client that asks once, and have it ask."""
+        """Start a client, and let it send one request."""
         client = self.client("ask", request, *arguments)
         client.event("is ready")
         client.order("ask")
@@ -281,7 +281,7 @@ class Server(Process):
 
 
 def tell(kind: str, text: str) -> None:
-    """Print what was seen."""
+    """Print an observation."""
     print(f"  {kind:7}  {text}", flush=True)
 
 
@@ -292,7 +292,7 @@ def killed() -> None:
     server.event("begins alice")
     alice.kill()
     server.event("disconnected")
-    tell("stock", "the connection is closed; the worker works on")
+    tell("stock", "the connection is closed; the worker continues")
     server.order("release")
     server.event("has sent alice")
     tell("stock", "the worker sends the reply, without an error; libzmq drops it")
@@ -317,24 +317,24 @@ def unread() -> None:
         server.ask("echo bob").event("gets")
         tell(
             "stock",
-            f"the worker has sent all, without an error; {server.memory() - before} MB wait",
+            f"the worker has sent all, without an error; {server.memory() - before} MB are queued",
         )
         if end == "killed":
             carol.kill()
             server.ask("echo bob").event("gets")
-            tell("stock", f"carol is killed: {server.memory() - before} MB wait")
+            tell("stock", f"carol is killed: {server.memory() - before} MB are queued")
         else:
             carol.order("read")
-            tell("stock", f"a second carol wakes up; she {carol.event('reads')}")
+            tell("stock", f"a second carol continues: carol {carol.event('reads')}")
 
     server = Server("trioreq")
     before = server.memory()
     carol = server.client("ask_and_hang")
     tell("trioreq", f"logs: {server.event('evicted')}")
     server.ask("echo bob").event("gets")
-    tell("trioreq", f"{server.memory() - before} MB wait")
+    tell("trioreq", f"{server.memory() - before} MB are queued")
     carol.order("read")
-    tell("trioreq", f"carol wakes up; she {carol.next_event()}")
+    tell("trioreq", f"carol continues: carol {carol.next_event()}")
 
 
 def stranger() -> None:
@@ -356,9 +356,7 @@ def stranger() -> None:
     bob = server.ask("work bob", "desk")
     server.event("has taken bob")
     server.order("release")
-    tell(
-        "stock", f"with ROUTER_HANDOVER, and alice alive: bob {bob.event('gets')}, and she nothing"
-    )
+    tell("stock", f"with ROUTER_HANDOVER, and alice alive: bob {bob.event('gets')}, alice nothing")
     assert alice.is_silent()
 
     server = Server("trioreq")
@@ -373,7 +371,7 @@ def stranger() -> None:
 
 
 def blocked() -> None:
-    """What holds up the other clients."""
+    """What delays the other clients."""
     for server in (Server("stock", "1"), Server("trioreq")):
         bob = server.client("ask", "echo bob")
         bob.event("is ready")
@@ -417,7 +415,7 @@ def give_up(*_: object) -> None:
 
 
 def experiment(names: list[str]) -> None:
-    """Make the experiments of these names, or all."""
+    """Run the experiments of these names, or all."""
     signal.signal(signal.SIGALRM, give_up)
     for function in (killed, unread, stranger, blocked):
         if not names or function.__name__ in names:
@@ -427,7 +425,7 @@ def experiment(names: list[str]) -> None:
                 function()
             finally:
                 for started in Process.started:
-                    with started.process as process:  # which waits for it, and closes its pipes
+                    with started.process as process:  # waits for it, and closes its pipes
                         process.kill()
                 Process.started.clear()
 

@@ -4,11 +4,11 @@
     python examples/thumbnails.py [ADDRESS]
     python examples/thumbnails.py client ENDPOINT IN OUT [SIZE]
 
-A request is an image, PNG or JPEG, and, if there is a second frame, how many pixels the thumbnail
-may be wide and high. The reply is a PNG, or an error with the code bad-image or bad-size.
+A request is an image, PNG or JPEG. A second frame may have the maximum width and height of the
+thumbnail in pixels. The reply is a PNG, or an error with the code bad-image or bad-size.
 
-Nothing can stop a thread from outside. So between two steps the function asks whether somebody
-still waits for the thumbnail; if nobody does, the asking ends it.
+Python cannot stop a thread. So the function checks between two steps whether its request was
+cancelled; if it was, the check raises an exception.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 import trioreq
 
 SIZES = range(1, 2049)
-Image.MAX_IMAGE_PIXELS = 25_000_000  # Pillow refuses twice that: a small file may be an ocean
+Image.MAX_IMAGE_PIXELS = 25_000_000  # Pillow refuses twice that: a small file may be a huge image
 
 
 def thumbnail(request: trioreq.Request) -> bytes:
@@ -33,16 +33,16 @@ def thumbnail(request: trioreq.Request) -> bytes:
     digits = request.frames[1] if len(request.frames) > 1 else b"256"
     size = int(digits) if digits.isdigit() and len(digits) <= 4 else 0
     if size not in SIZES:
-        raise trioreq.ReplyError("bad-size", f"a number from {SIZES[0]} to {SIZES[-1]} is wanted")
+        raise trioreq.ReplyError("bad-size", f"must be a number from {SIZES[0]} to {SIZES[-1]}")
     try:
         image: Image.Image = Image.open(io.BytesIO(request.body), formats=["PNG", "JPEG"])
         image.draft(None, (size, size))  # a large JPEG need not be decoded in full
         trioreq.check_cancelled()
         image = ImageOps.exif_transpose(image)
-        if image.mode in ("1", "P", "CMYK"):  # these do not shrink well, or are no PNG
+        if image.mode in ("1", "P", "CMYK"):  # these do not resize well, or cannot be PNG
             image = image.convert("RGBA")
-    except Exception as error:  # Pillow raises all sorts; RequestCancelled is none of them
-        raise trioreq.ReplyError("bad-image", f"no PNG or JPEG, or a bad one: {error}") from error
+    except Exception as error:  # Pillow raises many types; RequestCancelled is not an Exception
+        raise trioreq.ReplyError("bad-image", f"must be a valid PNG or JPEG: {error}") from error
     trioreq.check_cancelled()
     image.thumbnail((size, size), reducing_gap=None)  # the gap is not for 16-bit greys
     trioreq.check_cancelled()
@@ -60,7 +60,7 @@ async def main(addr: str) -> None:
 
 
 def ask(endpoint: str, source: str, target: str, *size: str) -> str | None:
-    """Be a client, with nothing but pyzmq; returns what went wrong."""
+    """Be a client that uses only pyzmq; returns an error message."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.REQ)
     socket.linger, socket.rcvtimeo = 0, 10_000  # milliseconds

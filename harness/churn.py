@@ -47,15 +47,15 @@ class Ledger:
         messages: Messages that were given to a connection.
         wrong: Of those, how many were another connection's.
         looked_up: Messages that were looked up, not known by an automatic routing id.
-        gone: Of those, how many were found to be from a connection that has ended.
-        wrongly_gone: Of those, how many were from one that has not.
+        late: Of those, how many were found to be of a connection that had ended.
+        wrongly_late: Of those, how many were of a connection that had not ended.
         wrong_by_descriptor: Of those looked up, for how many the newest connection on the
             descriptor is another one.
     """
 
     def __init__(self) -> None:
         self.messages = self.wrong = 0
-        self.looked_up = self.gone = self.wrongly_gone = self.wrong_by_descriptor = 0
+        self.looked_up = self.late = self.wrongly_late = self.wrong_by_descriptor = 0
         self._holder: dict[int, str] = {}  # number of a connection -> where it is from
         self._number: dict[str, int] = {}
         self._newest: dict[int, int] = {}  # descriptor -> number
@@ -74,12 +74,12 @@ class Ledger:
         self._ended.add(connection.id)
 
     def attributed(self, address: str, descriptor: int, sender: Connection | None) -> None:
-        """A message from this address was looked up; `sender` is None if its peer is gone."""
+        """A message of this address was looked up; `sender` is None for a disconnected peer."""
         self.looked_up += 1
         self.wrong_by_descriptor += self._holder.get(self._newest[descriptor]) != address
         if sender is None:
-            self.gone += 1
-            self.wrongly_gone += self._number[address] not in self._ended
+            self.late += 1
+            self.wrongly_late += self._number[address] not in self._ended
 
     def arrived(self, address: str, number: int) -> None:
         """A message from this address was given to a connection."""
@@ -89,8 +89,8 @@ class Ledger:
     def __str__(self) -> str:
         return (
             f"{self.messages} messages, {self.wrong} wrong by epoch; {self.looked_up} looked up, "
-            f"{self.wrong_by_descriptor} wrong by the descriptor alone; {self.gone} from the "
-            f"gone, {self.wrongly_gone} of them wrongly"
+            f"{self.wrong_by_descriptor} wrong by the descriptor alone; {self.late} of "
+            f"connections that had ended, {self.wrongly_late} of them wrongly"
         )
 
 

@@ -26,9 +26,9 @@ async def measure(addr: str, connections: int) -> None:
             endpoint = server.endpoints[0]
             took = await trio.to_thread.run_sync(churn.load, endpoint, connections)
             await server.drain(10)
-    print(f"messages                       {ledger.messages + ledger.gone:8}")
+    print(f"messages                       {ledger.messages + ledger.late:8}")
     print(f"connections a second           {connections / took:8.0f}")
-    print(f"wrong by descriptor and epoch  {ledger.wrong + ledger.wrongly_gone:8}")
+    print(f"wrong by descriptor and epoch  {ledger.wrong + ledger.wrongly_late:8}")
     print(f"wrong by the descriptor alone  {ledger.wrong_by_descriptor:8}", end="")
     print(f"  of {ledger.looked_up} that were looked up")
 

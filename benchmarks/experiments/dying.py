@@ -40,11 +40,11 @@ SPARE_FILES = 200
 
 
 class Count:
-    """Tells the parent when all clients wait, and when half of them are gone."""
+    """Tells the parent when all clients wait, and when half of their disconnects are known."""
 
     def __init__(self, clients: int) -> None:
         self._clients = clients
-        self._waiting = self._gone = 0
+        self._waiting = self._disconnected = 0
 
     def waits(self) -> None:
         """One more has asked for what does not come."""
@@ -52,10 +52,10 @@ class Count:
         if self._waiting == self._clients:
             print("waiting", flush=True)
 
-    def gone(self) -> None:
-        """One of them is known to be gone."""
-        self._gone += 1
-        if self._gone == self._clients // 2:
+    def disconnected(self) -> None:
+        """A disconnect is known."""
+        self._disconnected += 1
+        if self._disconnected == self._clients // 2:
             print(time.monotonic_ns(), flush=True)
 
 
@@ -81,7 +81,7 @@ def serve_monitor(clients: int) -> None:
                 count.waits()
         if monitor in ready:
             monitor.recv_multipart()
-            count.gone()
+            count.disconnected()
 
 
 def serve_trioreq(clients: int) -> None:
@@ -95,7 +95,7 @@ def serve_trioreq(clients: int) -> None:
         try:
             await trio.sleep_forever()
         finally:
-            count.gone()
+            count.disconnected()
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:

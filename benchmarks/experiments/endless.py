@@ -54,7 +54,7 @@ async def attack(kind: str, part: bytes, max_message_size: int, connections: int
             most = most_memory(server.process.pid)
             state = await server.until(lambda state: state["statistics"][0]["connections"] == 0)
             state = await server.until(lambda state: state["memory"] / MIB < before + 8)
-            assert state["statistics"][0]["thrown_out"] == connections
+            assert state["statistics"][0]["evicted"] == connections
             print(
                 f"{kind:24} sent {sent / MIB:6.0f} MiB in {took:5.2f} s; memory {before:.0f} MiB, "
                 f"{most:.0f} at the most, {state['memory'] / MIB:.0f} after",

@@ -114,7 +114,7 @@ def try_input(data: bytes) -> None:
             runnable += requests.accept(client, frames, trio.current_time()) is not None
     assert counts.requests == sum(counts.endings.values()) + requests.in_flight
     assert requests.in_flight <= 5
-    client.connection.gone = True
+    client.connection.disconnected = True
     requests.cancel_all(client, DISCONNECTED)
     assert (requests.in_flight, queue.waiting) == (0, 0)
     assert queue.free + runnable == 2  # nothing is here that would release them

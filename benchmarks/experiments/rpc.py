@@ -42,6 +42,7 @@ from ..shared import report
 BODY = b"x" * 64
 WAIT = b"wait"
 MANY = 64  # calls in flight
+KILLED = "cancelled after a kill"
 METHOD = "/benchmark/ask"
 
 
@@ -423,10 +424,11 @@ def run(options: argparse.Namespace) -> int:
         for contestant in field_:
             measure(contestant, options)
     table = report.Table(
-        ["server and client", "a call, ms", f"{MANY} in flight, calls a second", "told of a kill"],
-        note="Medians of the rounds, with the least and the greatest. Told of a kill: how long the "
-        "handler works on for a client that was killed; never: it worked for all of "
-        f"{options.work:g} s.",
+        ["server and client", "a call, ms", f"{MANY} in flight, calls a second", KILLED],
+        note="Medians of the rounds, with the least and the greatest. "
+        f"{KILLED.capitalize()}: the time "
+        "for which the handler continues after its client was killed; never: it continued for all "
+        f"of {options.work:g} s.",
     )
     for one in field_:
         many = f"{statistics.median(one.many):,.0f} ({min(one.many):,.0f}..{max(one.many):,.0f})"

@@ -76,7 +76,7 @@ def throughput(connected: dict[int, Loads]) -> report.Table:
         ["clients connected", *SERVERS],
         title="Requests a second beside idle clients",
         note=f"Ratio to {SPEAKERS} clients alone, of the same server in the same round: median "
-        f"(least..greatest). At most {SPEAKERS} clients speak.",
+        f"(least..greatest). At most {SPEAKERS} clients send requests.",
     )
     for count, loads in connected.items():
         row = [f"{count:,}"]
@@ -94,7 +94,7 @@ def newcomers(first: Loads, many: Loads) -> report.Table:
     """A new client's first reply, and how many new clients a second."""
     table = report.Table(
         ["server", "median ms", "p99 ms", "ratio", "new clients a second", "ratio"],
-        title="New clients: connect, shake hands, ask once, leave",
+        title="New clients: connect, handshake, one request, disconnect",
         note=f"Milliseconds from connect to the first reply, one client after the other; then "
         f"{NEWCOMERS} at the same time. Medians of the rounds; ratios to raw in the same round, of "
         "the medians and of the rates: median (least..greatest).",

@@ -183,7 +183,7 @@ def contestants() -> dict[str, Contestant]:
         Contestant(IPC_PEER, serve_monitor, ipc=True, peer=IPC_PEER),
         Contestant("trioreq async, tcp", serve_async, peer=TCP_PEER),
         Contestant("trioreq async, ipc", serve_async, ipc=True, peer=IPC_PEER),
-        Contestant("trioreq plain, looks each ms", serve_plain, peer=TCP_PEER),
+        Contestant("trioreq plain, checks each ms", serve_plain, peer=TCP_PEER),
     ]
     if grpc is not None:
         found.append(Contestant("grpc.aio handler", serve_grpc, "http2", peer=TCP_PEER))

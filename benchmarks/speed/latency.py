@@ -73,7 +73,7 @@ def table(rate: float, loads: dict[str, list[Load]]) -> report.Table:
         ["milliseconds", *SHOWN, "not answered"],
         title=f"{rate:,.0f} requests a second",
         note="Medians of the rounds; `max` is the greatest of all. Not answered: wrong replies, "
-        "and those that did not come within 5 seconds of the end.",
+        "and replies that came more than 5 seconds after the end.",
     )
     for name, of_rounds in loads.items():
         cells = []

@@ -1,4 +1,4 @@
-// Asks a server once: java -cp jeromq.jar:jnacl.jar:. Ask ENDPOINT BODY MILLISECONDS
+// Sends one request to a server: java -cp jeromq.jar:jnacl.jar:. Ask ENDPOINT BODY MILLISECONDS
 //
 // javac -cp jeromq.jar Ask.java
 
@@ -12,7 +12,7 @@ import org.zeromq.ZMQException;
 public class Ask {
     private static final String MARK = "trioreq-error"; // the first frame of an error reply
 
-    // Prints each frame of the reply on a line. Returns 0 for a reply, 1 for an error, 3 for a time-out.
+    // Prints each frame of the reply on a line. Returns 0 for a reply, 1 for an error, 3 for a timeout.
     private static int receive(ZMQ.Socket socket) {
         List<String> frames = new ArrayList<>();
         do {
@@ -40,7 +40,7 @@ public class Ask {
         ZMQ.Socket socket = context.socket(ZMQ.REQ);
         socket.setLinger(0);
         socket.setReceiveTimeOut(Integer.parseInt(words[2]));
-        socket.setHandshakeIvl(500); // JeroMQ 0.6 now and then needs a second try
+        socket.setHandshakeIvl(500); // JeroMQ 0.6 sometimes needs a second attempt
         int code = 2;
         try {
             socket.connect(words[0]);
@@ -49,7 +49,7 @@ public class Ask {
         } catch (ZMQException | IllegalArgumentException error) {
             System.err.println(words[0] + ": " + error.getMessage());
         }
-        socket.close(); // after a time-out this cancels the work at the server
+        socket.close(); // after a timeout this cancels the work at the server
         context.term();
         System.exit(code);
     }

@@ -1,4 +1,4 @@
-// Asks a server once: ask ENDPOINT BODY MILLISECONDS
+// Sends one request to a server: ask ENDPOINT BODY MILLISECONDS
 //
 // cc -o ask ask.c -lzmq
 
@@ -15,7 +15,7 @@ static int is_mark(zmq_msg_t *frame) {
            memcmp(zmq_msg_data(frame), MARK, strlen(MARK)) == 0;
 }
 
-// Prints each frame of the reply on a line. Returns 0 for a reply, 1 for an error, 3 for a time-out.
+// Prints each frame of the reply on a line. Returns 0 for a reply, 1 for an error, 3 for a timeout.
 static int receive(void *socket) {
     FILE *output = stdout;
     int first = 1, more = 1;
@@ -29,7 +29,7 @@ static int receive(void *socket) {
         }
         more = zmq_msg_more(&frame);
         if (first && more && is_mark(&frame)) {
-            output = stderr;  // a code and a text follow
+            output = stderr;  // the code and the text follow
         } else {
             fwrite(zmq_msg_data(&frame), 1, zmq_msg_size(&frame), output);
             fputc('\n', output);
@@ -58,7 +58,7 @@ int main(int count, char *arguments[]) {
     } else {
         fprintf(stderr, "%s: %s\n", endpoint, zmq_strerror(errno));
     }
-    zmq_close(socket);  // after a time-out this cancels the work at the server
+    zmq_close(socket);  // after a timeout this cancels the work at the server
     zmq_ctx_term(context);
     return code;
 }

@@ -1,4 +1,4 @@
-// Asks a server once: ask ENDPOINT BODY MILLISECONDS
+// Sends one request to a server: ask ENDPOINT BODY MILLISECONDS
 //
 // c++ -std=c++17 -o ask ask.cpp -lzmq
 
@@ -11,7 +11,7 @@
 
 const std::string MARK = "trioreq-error";  // the first frame of an error reply
 
-// Prints each frame of the reply on a line. Returns 0 for a reply, 1 for an error, 3 for a time-out.
+// Prints each frame of the reply on a line. Returns 0 for a reply, 1 for an error, 3 for a timeout.
 int receive(zmq::socket_t &socket) {
     std::vector<zmq::message_t> frames;
     if (!zmq::recv_multipart(socket, std::back_inserter(frames))) {
@@ -39,7 +39,7 @@ int main(int count, char *arguments[]) {
         socket.set(zmq::sockopt::rcvtimeo, std::stoi(arguments[3]));
         socket.connect(endpoint);
         socket.send(zmq::buffer(body), zmq::send_flags::none);
-        return receive(socket);  // after a time-out the socket closes, which cancels the work
+        return receive(socket);  // after a timeout the socket closes, which cancels the work
     } catch (const zmq::error_t &error) {
         std::cerr << endpoint << ": " << error.what() << '\n';
         return 2;

@@ -1,4 +1,4 @@
-// Asks a server once: node ask.js ENDPOINT BODY MILLISECONDS
+// Sends one request to a server: node ask.js ENDPOINT BODY MILLISECONDS
 //
 // npm install zeromq@6
 
@@ -8,7 +8,7 @@ const zmq = require("zeromq")
 
 const MARK = "trioreq-error" // the first frame of an error reply
 
-// Prints each frame of the reply on a line. Returns 0 for a reply, 1 for an error, 3 for a time-out.
+// Prints each frame of the reply on a line. Returns 0 for a reply, 1 for an error, 3 for a timeout.
 async function receive(socket) {
   let frames
   try {
@@ -41,7 +41,7 @@ async function main(words) {
     console.error(`${endpoint}: ${error.message}`)
     return 2
   } finally {
-    socket.close() // after a time-out this cancels the work at the server
+    socket.close() // after a timeout this cancels the work at the server
   }
 }
 

@@ -74,11 +74,11 @@ class Statistics:
     handshakes_failed: int
     """Connections that ended before their handshake was complete, and were not refused; health
     checks and port scans are among them."""
-    thrown_out: int
+    evicted: int
     """Connections that were evicted, for a key off the allow-list, a message without end, not
     reading, or a routing id that another connection has, so that libzmq delivers nothing of it."""
     evicted_slow: int
-    """Of `thrown_out`, those of clients that do not read their replies."""
+    """Of `evicted`, those of clients that do not read their replies."""
     workers: WorkerStatistics
     """The threads or processes that plain functions run in; none for an async handler."""
     killed: int

@@ -292,13 +292,46 @@ async def test_a_task_of_the_server_that_fails_ends_serve_and_clients_are_told(
 # Functions that compute.
 
 
-async def test_the_switch_interval_is_short_while_there_are_threads(net: Net) -> None:
+async def test_the_switch_interval_is_short_while_a_function_runs_for_long(net: Net) -> None:
     before = sys.getswitchinterval()
     assert before > INTERVAL
-    await net.serve(lambda _: str(sys.getswitchinterval()).encode())
+
+    def handler(request: trioreq.Request) -> bytes:
+        while request.body == b"long" and sys.getswitchinterval() == before:
+            trioreq.check_cancelled()
+        return str(sys.getswitchinterval()).encode()
+
+    async def ask(body: bytes) -> float:
+        await client.send(body)
+        (reply,) = await client.receive()
+        return float(reply)
+
+    await net.serve(handler)
+    client = await net.connect()
+    for _ in range(2):
+        assert await ask(b"quick") == before
+        assert await ask(b"long") == INTERVAL
+        while await ask(b"quick") != before:  # the server notices that it has returned
+            pass
+    await net.stop()
+    assert sys.getswitchinterval() == before
+
+
+async def test_the_switch_interval_is_restored_when_the_server_stops(net: Net) -> None:
+    before = sys.getswitchinterval()
+    log = Log()
+
+    def handler(_: trioreq.Request) -> bytes:
+        while sys.getswitchinterval() == before:
+            pass
+        log.add("shortened")
+        while True:
+            trioreq.check_cancelled()
+
+    await net.serve(handler)
     client = await net.connect()
     await client.send(b"")
-    assert await client.receive() == [str(INTERVAL).encode()]
+    await log.wait("shortened")
     await net.stop()
     assert sys.getswitchinterval() == before
 

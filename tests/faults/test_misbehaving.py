@@ -99,7 +99,7 @@ def test_a_watchdog_sleeps_while_nothing_is_worked_on(caplog: pytest.LogCaptureF
 
     async def main() -> None:
         looks: list[float] = []
-        look = Watchdog._finds_it_standing
+        look = Watchdog._is_blocked
 
         def counted(self: Watchdog) -> bool:
             looks.append(time.monotonic())
@@ -110,7 +110,7 @@ def test_a_watchdog_sleeps_while_nothing_is_worked_on(caplog: pytest.LogCaptureF
             return b""
 
         with pytest.MonkeyPatch.context() as patch, open_clients() as clients:
-            patch.setattr(Watchdog, "_finds_it_standing", counted)
+            patch.setattr(Watchdog, "_is_blocked", counted)
             async with serving(handler, watchdog=0.02) as server:
                 client = clients.connect(server.endpoints[0])
                 await trio.sleep(0.2)

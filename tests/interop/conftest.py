@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import zmq
-from support.programs import NPM_PACKAGE, cannot_be_had
+from support.programs import NPM_PACKAGE, VERSIONS, cannot_be_had
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
@@ -26,22 +26,12 @@ JNACL = Path("/usr/share/java/jnacl.jar")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 INSTALL_LIMIT = 120  # seconds
 
-VERSIONS: dict[str, list[str]] = {}
-"""What was run, by program, as each said itself."""
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.interop)
             item.add_marker(pytest.mark.slow)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if VERSIONS:
-        terminalreporter.section("interoperability")
-        for told in VERSIONS.values():
-            terminalreporter.write_line(", ".join(told))
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,10 @@ wait for it.
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,3 +153,21 @@ async def test_who_is_beyond_a_limit_is_ended_and_nobody_else(autojump_clock: Mo
         first.close()
         await worker.log.wait("ended wait")
         assert await net.connect().request(b"echo") == [b"re:echo"]
+
+
+async def test_an_allow_list_is_no_longer_watched_after_a_cancel_while_it_is_read(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to the garbage collector, which would warn."""
+    allow = trioreq.AllowList(tmp_path)
+
+    async def reload(_: trioreq.AllowList) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trioreq.AllowList, "reload", reload)
+    with warnings.catch_warnings(record=True) as seen:
+        with trio.move_on_after(5) as scope:
+            await allow.watch(lambda: None)
+        gc.collect()
+    assert scope.cancelled_caught
+    assert seen == []

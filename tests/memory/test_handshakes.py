@@ -143,7 +143,7 @@ async def test_a_connection_whose_routing_id_is_taken_is_ended_once_it_has_sent(
         with pytest.raises(trio.BrokenResourceError, match="shut the connection down"):
             await second.receive()
         assert await first.request(b"echo") == [b"re:echo"]
-        assert net.server.statistics().thrown_out == 1
+        assert net.server.statistics().evicted == 1
     (line,) = [text for _, text in lines(caplog)]
     assert line.startswith("evicted connection 2 from 127.0.0.1: its messages are not delivered")
 
@@ -204,7 +204,7 @@ async def test_a_connection_whose_message_is_read_just_then_is_not_ended(
 
         guard._unheard.__dict__["is_mute"] = judge_and_send
         assert await client.receive() == [b"re:echo"]
-        assert net.server.statistics().thrown_out == 0
+        assert net.server.statistics().evicted == 0
 
 
 async def test_a_failure_is_counted_though_an_idle_client_came_at_the_same_time(

@@ -76,7 +76,7 @@ async def test_g5_a_connection_that_sends_a_message_without_end_is_evicted(
         await worker.log.wait("cancelled wait: disconnected")
         assert await other.request(b"echo") == [b"re:echo"]
         assert outcomes(net.server) == {"cancelled_by_disconnect": 1, "replied": 1}
-        assert net.server.statistics().thrown_out == 1
+        assert net.server.statistics().evicted == 1
 
 
 async def test_a_connection_whose_messages_end_is_not_evicted(
@@ -91,7 +91,7 @@ async def test_a_connection_whose_messages_end_is_not_evicted(
             counters.looked = looked.set
             await looked.wait()
             assert await client.request(b"echo") == [b"re:echo"]
-        assert net.server.statistics().thrown_out == 0
+        assert net.server.statistics().evicted == 0
 
 
 async def test_what_has_come_is_read_before_a_connection_is_evicted(
@@ -111,7 +111,7 @@ async def test_what_has_come_is_read_before_a_connection_is_evicted(
         counters.looked = look
         counters.sending.add(client.connection.descriptor)
         assert await client.receive() == [b"re:echo"]
-        assert net.server.statistics().thrown_out == 0
+        assert net.server.statistics().evicted == 0
 
 
 async def test_g5_nothing_is_kept_of_connections_that_are_gone(

@@ -91,7 +91,7 @@ class Parts:
     def one_is_done(self, error: BaseException | None = None) -> None:
         """As a thread does it that has nothing else to do."""
         self.pool.done.append((SimpleNamespace(), b"x", error))
-        self.pool._tell()
+        self.pool._notify()
 
 
 async def test_what_is_done_is_answered_while_there_is_always_more_to_read() -> None:

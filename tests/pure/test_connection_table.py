@@ -99,12 +99,12 @@ class ConnectionTableMachine(RuleBasedStateMachine):
             assert unreported is None
             assert truth.connection.id == self.table.epoch
             assert truth.connection.descriptor == truth.descriptor
-            assert not truth.connection.gone
+            assert not truth.connection.disconnected
         else:
             connection = None if truth.evicted else truth.connection
             assert self.table.disconnected(truth.descriptor) is connection
             assert truth.connection is not None
-            assert truth.connection.gone
+            assert truth.connection.disconnected
 
     @precondition(lambda self: self._known())
     @rule(data=st.data())
@@ -114,17 +114,17 @@ class ConnectionTableMachine(RuleBasedStateMachine):
         held = [c for c in self.all if c.alive and c.descriptor == wanted.descriptor]
         self._record_all()
         assert wanted.connection is not None
-        if not wanted.connection.gone:
+        if not wanted.connection.disconnected:
             assert held == [wanted]
             self.table.evicted(wanted.connection)
-            assert wanted.connection.gone
+            assert wanted.connection.disconnected
             wanted.evicted = True
             wanted.alive = False
             self.kernel.events.append(("disconnected", wanted))
 
     def _known(self) -> list[Truth]:
         """Those that the table has, some of which may be dead."""
-        return [c for c in self.all if c.connection is not None and not c.connection.gone]
+        return [c for c in self.all if c.connection is not None and not c.connection.disconnected]
 
     @precondition(lambda self: self.kernel.messages)
     @rule()
@@ -150,7 +150,9 @@ class ConnectionTableMachine(RuleBasedStateMachine):
             ]
             assert len(self.table) == len(known)
             assert set(self.table) == set(known)
-            assert all(connection is not None and not connection.gone for connection in known)
+            assert all(
+                connection is not None and not connection.disconnected for connection in known
+            )
             assert self.table.epoch == self.events_recorded
 
 
@@ -164,8 +166,8 @@ def test_a_disconnect_that_was_never_reported_comes_out_at_the_next_accept() -> 
     assert unreported is None
     second, unreported = table.accepted(7)
     assert unreported is first
-    assert first.gone
-    assert not second.gone
+    assert first.disconnected
+    assert not second.disconnected
     assert list(table) == [second]
 
 
@@ -180,7 +182,7 @@ def test_an_evicted_connection_is_gone_before_its_disconnect_is_reported() -> No
     first, _ = table.accepted(10)
     assert table.sender(10, table.epoch) is first
     table.evicted(first)
-    assert first.gone
+    assert first.disconnected
     assert table.sender(10, table.epoch) is None
     assert len(table) == 0
     assert table.disconnected(10) is None

@@ -384,7 +384,7 @@ def test_a_spin_in_vain_is_tried_ever_more_rarely_until_one_was_not(
     tried = [n for n in range(1, 1025) if spin(monkeypatch, threaded, lambda: None)]
     assert tried == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024]
     threaded.pool._skip = 0
-    assert spin(monkeypatch, threaded, threaded.pool._tell)
+    assert spin(monkeypatch, threaded, threaded.pool._notify)
     assert [spin(monkeypatch, threaded, lambda: None) for _ in range(4)] == [1, 1, 0, 1]
 
 
@@ -407,7 +407,7 @@ def test_a_thread_that_is_too_late_to_end_the_spin_does_no_harm() -> None:
             return True  # it was there
 
     threaded.pool._spinning = Gone()
-    threaded.pool._tell()
+    threaded.pool._notify()
     assert threaded.woken == 0
 
 

@@ -1,4 +1,4 @@
-"""The interpreter's switch interval while there are worker threads."""
+"""The interpreter's switch interval while functions run for long."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _of_python() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-def test_it_is_short_from_the_first_thread_to_the_last() -> None:
+def test_it_is_short_from_the_first_holder_to_the_last() -> None:
     first, second = short_switch_interval(), short_switch_interval()
     first.__enter__()
     assert sys.getswitchinterval() == INTERVAL

@@ -12,6 +12,8 @@ import pytest
 from harness.children import Child, open_process
 
 NPM_PACKAGE = "zeromq@6.8.0"
+VERSIONS: dict[str, list[str]] = {}
+"""What was run, by program, as each said itself."""
 
 
 def cannot_be_had(what: str, remedy: str) -> NoReturn:

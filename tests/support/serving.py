@@ -50,14 +50,14 @@ def spy_on_sends(router: Any, handed_over: list[bytes], refused: list[bytes]) ->
     Args:
         router: A `ZSocket`.
         handed_over: Gets the last frames of all messages that it has taken.
-        refused: Gets the routing ids of those that it has not.
+        refused: Gets those of the messages that it has not.
     """
     send_to = router.send_to
 
     def spy(routing_id: bytes, frames: Sequence[bytes]) -> int:
         error: int = send_to(routing_id, frames)
         if error:
-            refused.append(routing_id)
+            refused.append(frames[-1])
         else:
             handed_over.append(frames[-1])
         return error

@@ -250,7 +250,7 @@ class Story:
             self.fault(f"{asked.number} was started twice")
         if asked.came_dead:
             self.fault(f"G3: {asked.number} was started, and was read after its connection's end")
-        if asked.guest.connection in self.net.seen_gone:
+        if asked.guest.connection in self.net.seen_disconnected:
             self.fault(f"G3: {asked.number} was started for who was seen gone")
         if asked.over is not None:
             self.fault(f"G7: {asked.number} was started, and was {asked.over[1]}")
@@ -288,7 +288,7 @@ class Story:
             and asked.over is None
             and not asked.answers
             and not asked.came_dead
-            and asked.guest.connection not in self.net.seen_gone
+            and asked.guest.connection not in self.net.seen_disconnected
             and trio.current_time() < asked.deadline
             and asked.number in self._in_flight()
         )
@@ -349,7 +349,10 @@ class Story:
             case "sleep" | "wait" | "slow":
                 for _ in range(int(amount or 2)):
                     trioreq.check_cancelled()
-                    if asked.over is not None or asked.guest.connection in self.net.seen_gone:
+                    if (
+                        asked.over is not None
+                        or asked.guest.connection in self.net.seen_disconnected
+                    ):
                         self.fault(f"G4: the plain function of {asked.number} was not told")
                     sleep(1)
             case "deaf":
@@ -428,7 +431,9 @@ class Story:
         missing = 0
         for asked in self._unanswered():
             guest = asked.guest
-            if not (guest.client._closed or guest.slow or guest.connection in self.net.seen_gone):
+            if not (
+                guest.client._closed or guest.slow or guest.connection in self.net.seen_disconnected
+            ):
                 missing += 1
         assert missing <= stats.replies_dropped, "shutdown: some were told nothing"
 
@@ -516,8 +521,10 @@ class Story:
     def _ends(self, asked: Asked) -> list[tuple[float, CancelReason]]:
         """What has ended a request before its handler, and when, the first first."""
         ends = [] if asked.over is None else [asked.over]
-        if asked.guest.connection in self.net.seen_gone:
-            ends.append((self.net.seen_gone[asked.guest.connection], CancelReason.DISCONNECTED))
+        if asked.guest.connection in self.net.seen_disconnected:
+            ends.append(
+                (self.net.seen_disconnected[asked.guest.connection], CancelReason.DISCONNECTED)
+            )
         if trio.current_time() >= asked.deadline:
             ends.append((asked.deadline, CancelReason.DEADLINE))
         return sorted(ends)

@@ -36,7 +36,7 @@ class WatchedNetwork(MemoryNetwork):
     """The network.
 
     Attributes:
-        seen_gone: The connections whose end the server has read, and when.
+        seen_disconnected: The connections whose end the server has read, and when.
         meanwhile: What libzmq's other thread does while the server reads: each is called at the
             next message that is read from the ROUTER, before it is.
         handed_over: How many messages were.
@@ -45,7 +45,7 @@ class WatchedNetwork(MemoryNetwork):
     def __init__(self, nursery: trio.Nursery, watcher: Watcher) -> None:
         super().__init__(nursery, raise_handler_errors=False)
         self._watcher = watcher
-        self.seen_gone: dict[Connection, float] = {}
+        self.seen_disconnected: dict[Connection, float] = {}
         self.meanwhile: deque[Callable[[], object]] = deque()
         self.handed_over = 0
         self._read_before_answer = 0
@@ -78,7 +78,7 @@ class WatchedNetwork(MemoryNetwork):
             if frames is not None:
                 event, connection = events.popleft()
                 if event == zmq.EVENT_DISCONNECTED:
-                    self.seen_gone[connection] = trio.current_time()
+                    self.seen_disconnected[connection] = trio.current_time()
             return frames
 
         sockets.__dict__["_tell"] = telling
@@ -135,7 +135,7 @@ class WatchedNetwork(MemoryNetwork):
 
         def sending(routing_id: bytes, frames: Sequence[bytes], /) -> int:
             holders = known.get(routing_id, [])
-            if all(connection in self.seen_gone for connection in holders):
+            if all(connection in self.seen_disconnected for connection in holders):
                 self._watcher.fault("G1: a message was handed over for who was seen gone")
             error = send_to(routing_id, frames)
             if not error:

@@ -23,7 +23,7 @@ def addr(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The last frames of what a server's ROUTER took, and the routing ids that it refused."""
+    """The last frames of what a server's ROUTER took, and of what it refused."""
     seen: list[bytes] = []
     init = BoundSockets.__init__
 

@@ -154,7 +154,7 @@ async def test_each_message_is_its_senders(
     record_property("attribution", figures)
     print(figures)
     assert ledger.messages >= 5000
-    assert ledger.wrong == ledger.wrongly_gone == 0
+    assert ledger.wrong == ledger.wrongly_late == 0
     assert not elsewhere
-    assert stats.requests == ended(asdict(stats)) == ledger.messages + ledger.gone
-    assert stats.unattributed == ledger.gone
+    assert stats.requests == ended(asdict(stats)) == ledger.messages + ledger.late
+    assert stats.unattributed == ledger.late

@@ -267,10 +267,10 @@ async def test_orphaned_replies_prints_what_the_page_shows(name: str) -> None:
             (after,) = figures("cancelled # ms after SIGKILL", text)
             assert after < 2000
         elif name == "unread":
-            held, _ = figures("without an error; # MB wait", text)
-            (left,) = figures("carol is killed: # MB wait", text)
+            held, _ = figures("without an error; # MB are queued", text)
+            (left,) = figures("carol is killed: # MB are queued", text)
             assert left < held / 2
-            (read,) = figures("she reads #, and no more come", text)
+            (read,) = figures("carol reads #, and no more arrive", text)
             assert read < 5000
         elif name == "blocked":
             for line in (
@@ -306,6 +306,6 @@ async def test_curve_lets_in_whose_key_is_there() -> None:
         "alice: refused",
     )
     assert sorted(both) == [  # told by two tasks
-        "alice: thrown out",
+        "alice: evicted",
         "the work for alice: cancelled, disconnected",
     ]

@@ -26,6 +26,7 @@ from trioreq._server.reader import CATCH_UP
 from trioreq._server.threads import ThreadPool
 from trioreq._transport import server_sockets
 from trioreq._transport.router import BATCH, MESSAGE
+from trioreq._transport.routing_ids import PROBE
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +88,7 @@ async def test_g2_a_reply_that_is_ready_looks_who_has_the_routing_id_now(
                 assert await heirs[-1].request(b"", b"new") == [b"", b"re:new"]
             heirs[-1].close()
             await until(lambda: gone(server))
-    assert handed_over == [b"re:new"] * 15
+    assert [frame for frame in handed_over if (frame,) != PROBE] == [b"re:new"] * 15
 
 
 async def test_g2_a_client_that_reconnects_under_its_own_routing_id_is_heard(addr: str) -> None:
@@ -105,7 +106,8 @@ async def test_g2_a_client_that_reconnects_under_its_own_routing_id_is_heard(add
         with RawPeer(server.endpoints[0]) as new:
             new.ask(b"DEALER", b"the-same-id")
             assert poll(server._admission._zap._socket)
-            server._admission.answer()
+            while not server._admission.answer():
+                time.sleep(0.001)  # noqa: ASYNC251  # no other task is to run, only libzmq's thread
             new.enter()  # else libzmq has it wait in line
             new.send(message(b"", b"echo"))
             await until(lambda: server.statistics().replied == 2)

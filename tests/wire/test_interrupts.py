@@ -170,7 +170,7 @@ async def test_not_while_somebody_is_let_in_nor_while_he_is_thrown_out(
         assert await client.request(b"echo") == b"re:echo"
         assert settings.allow is not None
         settings.allow.replace({})
-        await until(lambda: server.statistics().thrown_out == 1)
+        await until(lambda: server.statistics().evicted == 1)
     assert {"_ask", "replace"} < uses.by
     assert not uses.exposed
 

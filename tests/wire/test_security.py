@@ -246,7 +246,7 @@ async def test_who_is_taken_off_the_list_is_thrown_out(
         await worker.log.wait("cancelled wait for alice: disconnected")
         worker.release.set()
         assert await bob.receive() == [b"re:wait for bob"]
-        assert server.statistics().thrown_out == 1
+        assert server.statistics().evicted == 1
     assert handed_over == [b"re:wait for bob"]
 
 
@@ -308,7 +308,7 @@ async def test_who_was_let_in_and_thrown_out_before_it_spoke_is_not_heard(
         settings.allow.replace({})
         assert server.statistics().connections == 1  # nobody knows yet whose it is
         await client.send(b"", b"echo")
-        await until(lambda: server.statistics().thrown_out == 1)
+        await until(lambda: server.statistics().evicted == 1)
         await until(lambda: server.statistics().requests == 1)
         stats = server.statistics()
         assert (stats.never_started, stats.connections) == (1, 0)
@@ -404,7 +404,7 @@ async def the_next_one_has_the_descriptor(
         assert held == [connection.descriptor]
         server._sockets.zap.nudge()  # the poll above has eaten its edge
         assert await bobs[0].receive() == [b"re:echo"]
-        assert server.statistics().thrown_out == 0
+        assert server.statistics().evicted == 0
         await worker.log.wait("cancelled wait: disconnected")
         return [bob.descriptor for bob in router.connections] == held
 
@@ -537,7 +537,7 @@ async def test_who_goes_while_admit_decides_is_nobody(clients: Clients) -> None:
         alice = clients.connect(endpoint, **options())
         assert await alice.request(b"") == [f"alice {ALICE.public}".encode()]
         decided.set()
-        await until(lambda: server._admission._asking == 0)
+        await until(lambda: server._admission._deciding == 0)
         assert await alice.request(b"") == [f"alice {ALICE.public}".encode()]
         assert server.statistics().requests == 2
 

@@ -31,7 +31,8 @@ class Connection:
     Attributes:
         id: Unique for the server's life.
         descriptor: The descriptor that it has, or had.
-        gone: Whether it is disconnected. Nothing is sent to it then.
+        disconnected: Whether its disconnect was read, or the server has evicted it. Nothing is sent
+            to it then.
         address: Its IP address or, on ipc, its user; empty if it went before that was looked up.
         counted: Whether it counts among those that are limited.
         slow: Whether the rest of its handshake was waited for, and did not come.
@@ -52,7 +53,7 @@ class Connection:
         "client",
         "counted",
         "descriptor",
-        "gone",
+        "disconnected",
         "id",
         "max_pack_size",
         "peer",
@@ -66,7 +67,7 @@ class Connection:
     def __init__(self, id: int, descriptor: int) -> None:  # noqa: A002  # what it is
         self.id = id
         self.descriptor = descriptor
-        self.gone = False
+        self.disconnected = False
         self.address = ""
         self.counted = False
         self.slow = False
@@ -107,7 +108,7 @@ class ConnectionTable:
         """
         unreported = self._holders.get(descriptor)
         if unreported is not None:
-            unreported.gone = True
+            unreported.disconnected = True
         self.epoch += 1
         connection = self._holders[descriptor] = Connection(self.epoch, descriptor)
         return connection, unreported
@@ -121,13 +122,13 @@ class ConnectionTable:
         self.epoch += 1
         connection = self._holders.pop(descriptor, None)
         if connection is not None:
-            connection.gone = True
+            connection.disconnected = True
         return connection
 
     def evicted(self, connection: Connection) -> None:
         """Record that a connection counts as gone before its disconnect is reported."""
         del self._holders[connection.descriptor]
-        connection.gone = True
+        connection.disconnected = True
 
     def sender(self, descriptor: int, epoch: int) -> Connection | None:
         """The connection that a message came on; None if it is gone."""

@@ -1,13 +1,12 @@
-"""Which connections are accepted: libzmq asks, the rules or the user's `admit` decide.
+"""Access control: answers ZAP requests by the access rules, or by the user's `admit`.
 
-In doubt the answer is no: an error in the user's `admit` refuses the applicant, and the server goes
-on. What an applicant has sent as its credentials is never logged.
+An error in `admit` refuses the applicant, and the server goes on. Credentials are never logged.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 import trio
@@ -20,22 +19,25 @@ from .._transport.zap_handler import AccessRules, ZapHandler
 from .handlers import close_unawaited, ends_program, is_cancelled
 
 ADMISSIONS = 100  # calls of `admit` in progress
+PAUSE = 0.0004  # seconds until routing ids are checked again, for the first time
 ADMISSION_TIME = 5.0  # seconds that each may take, of those that a handshake has
 
 
 class Admission:
-    """Answers libzmq's questions.
+    """Answers the ZAP requests of libzmq.
 
     Args:
-        zap: Where libzmq asks.
-        rules: What decides.
-        wait_complete: Waits until the handshakes of those that ask are complete, or for a moment.
-        epoch: Catches up with all messages and events, and returns the epoch of that.
-        start_task: Starts a task of the server's, by a name. If it fails, clients are told before
-            their handlers are cancelled.
+        zap: Receives ZAP requests, and sends the replies.
+        rules: The access rules.
+        wait_complete: Waits a short time for new handshakes to be complete.
+        epoch: Reads all messages and events that have arrived, and returns the epoch.
+        routing_ids_free: Whether libzmq has freed the routing ids of connections that have
+            disconnected, as far as the server knows them.
+        start_task: Starts a named task of the server. If it fails, requests in flight are answered
+            before their handlers are cancelled.
 
     Attributes:
-        refused: Connections that were refused.
+        refused: How many connections were refused.
     """
 
     def __init__(
@@ -44,15 +46,18 @@ class Admission:
         rules: AccessRules,
         wait_complete: Callable[[], Awaitable[None]],
         epoch: Callable[[], int],
+        routing_ids_free: Callable[[], bool],
         start_task: Callable[..., object],
     ) -> None:
         self._zap = zap
         self._rules = rules
         self._wait_complete = wait_complete
         self._epoch = epoch
+        self._routing_ids_free = routing_ids_free
         self._start_task = start_task
         self.refused = 0
-        self._asking = 0
+        self._deciding = 0  # calls of `admit` in progress
+        self._verdicts: list[tuple[ZapRequest, Verdict]] = []  # to be sent
         self._log = LimitedLog()
 
     @trio.lowlevel.enable_ki_protection
@@ -61,33 +66,37 @@ class Admission:
         while True:
             await self._wait_complete()
             self.answer()
+            await self._reply_all()
             await self._zap.wait()
 
-    def answer(self) -> None:
-        """Answer all questions that are there, but those that are for `admit`.
+    def answer(self) -> bool:
+        """Answer all requests that have arrived, except those that `admit` decides.
 
-        The order is what makes the connection table exact: first the questions, then the events, of
-        which the accept of each connection that asks is one, then the answers.
+        The order makes the connection table exact: read the requests, then the events, which
+        include the accept of each of these connections, and then reply with that epoch.
+
+        Returns:
+            Whether they were answered; otherwise `_reply_all` has to follow.
         """
-        verdicts = []
         for request in self._zap.read():
             verdict = self._rules.decide(request.applicant)
-            if verdict is None and self._asking >= ADMISSIONS:
+            if verdict is None and self._deciding >= ADMISSIONS:
                 verdict = postpone(f"{ADMISSIONS} calls of admit are in progress already")
             if verdict is not None:
-                verdicts.append((request, verdict))
+                self._verdicts.append((request, verdict))
             elif request.applicant is not None:
-                self._asking += 1
+                self._deciding += 1
                 self._start_task("admit", self._ask, request, request.applicant)
-        self._reply(verdicts)
+        return self._reply()
 
     async def _ask(self, request: ZapRequest, applicant: Applicant) -> None:
-        """Answer one when `admit` has decided, in the same order as always."""
+        """Answer a request when `admit` has decided, in the same order."""
         try:
             verdict = await self._admit(applicant)
         finally:
-            self._asking -= 1
-        self._reply([(request, verdict)])
+            self._deciding -= 1
+        self._verdicts.append((request, verdict))
+        await self._reply_all()
 
     async def _admit(self, applicant: Applicant) -> Verdict:
         try:
@@ -106,10 +115,11 @@ class Admission:
                 )
                 return refuse("admit failed")
         except BaseException as error:
+            # The server's own cancellation, and not a Cancelled that `admit` kept from elsewhere.
             own = is_cancelled(error) and trio.current_effective_deadline() == -math.inf
             if own or ends_program(error) or isinstance(error, GeneratorExit):
                 raise
-            # Not its text, nor a traceback: they may show the credentials.
+            # Without its text and traceback, which may contain the credentials.
             log.error(  # noqa: TRY400
                 "admit failed, and %s is refused: %s", applicant.address, _place(error)
             )
@@ -121,14 +131,30 @@ class Admission:
         assert self._rules.admit is not None  # noqa: S101
         return await self._rules.admit(applicant)
 
-    def _reply(self, verdicts: Sequence[tuple[ZapRequest, Verdict]]) -> None:
-        if not verdicts:
-            return
+    async def _reply_all(self) -> None:
+        """Send the verdicts, when the routing ids of closed connections are free.
+
+        There is no event for it: libzmq frees them in commands between its threads.
+        """
+        pause = PAUSE
+        while not self._reply():
+            await trio.sleep(pause)
+            pause *= 2
+
+    def _reply(self) -> bool:
+        """Send the verdicts, unless a routing id is not free yet; then returns False."""
+        if not self._verdicts:
+            return True
+        # After the requests were read, and with no checkpoint before `reply`.
         epoch = self._epoch()
+        if not self._routing_ids_free():
+            return False
+        verdicts, self._verdicts = self._verdicts, []
         for request, verdict in verdicts:
             if verdict.reason:
                 self.count_refused(request.address, verdict.reason)
         self._zap.reply(verdicts, epoch)
+        return True
 
     def count_refused(self, address: str, reason: str) -> None:
         """Count a connection that is refused, and log it unless another was logged just now."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .pending_request import PendingRequest
 
 Name = tuple[Frames, int]
-"""The envelope and the correlation of a request, which name it among those of its client."""
+"""The envelope and the correlation of a request; unique among the requests of its client."""
 Run = Callable[["PendingRequest"], Awaitable[None]]
 
 
@@ -32,10 +32,10 @@ class Client:
         peer: The client, as handlers see it.
 
     Attributes:
-        lock_step: Whether it is a REQ, which has given its request up when it sends another.
-        requests: Those in flight, the oldest first.
-        named: Those of them that the client can cancel.
-        warned: Endings that have been logged for it.
+        lock_step: Whether it is a REQ socket: a new request supersedes the one before.
+        requests: Its requests in flight, the oldest first.
+        named: Those of `requests` that the client can cancel.
+        warned: Endings that were logged for it; each is logged once.
     """
 
     __slots__ = (
@@ -67,11 +67,11 @@ class Client:
         """Run a request in a task of its own, in the client's nursery.
 
         Args:
-            request: What to run.
+            request: The request.
             run: Runs it.
-            server: The server's nursery, where the client's is opened if there is none.
-            context: The context that tasks inherit: the server's, and not that of the caller,
-                which may be another request.
+            server: The server's nursery, in which the client's is opened if there is none.
+            context: The server's context, which the tasks inherit. The caller's context may be
+                that of another request.
         """
         start_soon: Any  # its type is lost in `Context.run`
         if self._nursery is not None:
@@ -84,23 +84,22 @@ class Client:
             start_soon = server.start_soon
             context.run(start_soon, self._live, self._unstarted, name=f"client {self.peer.id}")
 
-    @trio.lowlevel.enable_ki_protection  # so only a request's task fails here, which tells clients
+    @trio.lowlevel.enable_ki_protection  # an interrupt here would end the server without replies
     async def _live(self, unstarted: list[tuple[Run, PendingRequest]]) -> None:
         """Keep the nursery open until the client's scope is cancelled."""
         async with trio.open_nursery() as nursery:
             if self._unstarted is unstarted:  # else it was cancelled before it began
                 self._nursery = nursery
                 self._unstarted = None
-            for run, request in unstarted:  # also if they have ended: they release their slots
+            for run, request in unstarted:  # ended ones too: their tasks release the slots
                 nursery.start_soon(run, request, name=self.task_name)
             if self._nursery is nursery:
                 await trio.sleep_forever()
 
     def cancel(self, reason: str) -> None:
-        """Cancel the client's scope, and with it all that runs there.
+        """Cancel the client's scope, and with it all handlers that run there.
 
-        A request that starts later gets a new one: a REQ client goes on after it has superseded
-        its request.
+        A request that starts later gets a new scope, as one that supersedes the one before.
         """
         nursery, self._nursery, self._unstarted = self._nursery, None, None
         if nursery is not None:

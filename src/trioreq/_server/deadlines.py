@@ -12,11 +12,11 @@ import trio
 
 T = TypeVar("T")
 
-SPARE = 64  # entries that may lie in the heap beside twice the live ones before it is swept
+SPARE = 64  # forgotten entries that may stay in the heap, beyond the number of live ones
 
 
 class Timer(Generic[T]):
-    """An item in the heap. Without its item it is forgotten, and thrown out later."""
+    """An entry of the heap. A forgotten one has no item, and is removed later."""
 
     __slots__ = ("item",)
 
@@ -25,7 +25,7 @@ class Timer(Generic[T]):
 
 
 class Deadlines(Generic[T]):
-    """Items in the order in which their time is up."""
+    """Items, ordered by deadline."""
 
     def __init__(self, expire: Callable[[T], None]) -> None:
         self._expire = expire
@@ -43,11 +43,12 @@ class Deadlines(Generic[T]):
         heapq.heappush(self._heap, (deadline, next(self._number), timer))
         self._live += 1
         if deadline < self._sleep.deadline:
-            self._sleep.deadline = deadline
+            self._sleep.deadline = deadline  # wakes `run` earlier
         return timer
 
     def forget(self, timer: Timer[T]) -> None:
-        """The item needs no deadline any more. Its memory is free at once."""
+        """Remove an item before its deadline, and free its memory."""
+        # The entry stays: to search the heap for it would take time linear in its length.
         if timer.item is not None:
             timer.item = None
             self._live -= 1

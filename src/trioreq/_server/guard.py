@@ -1,9 +1,10 @@
-"""When to look for messages that libzmq keeps, and at which connections.
+"""Checks connections for messages that libzmq does not deliver, and evicts their senders.
 
-`message_guard` judges messages without end, and `unheard` connections that are not heard at all.
-There is no event to wait for: neither libzmq nor the kernel tells what is kept. So this looks
-now and then, while any client is connected: at all connections if the process's memory has grown,
-else at some in turn, since what is gathered may go into memory that C has kept from earlier.
+`message_guard` decides about messages without end, and `unheard` about connections that are not
+heard: libzmq delivers none of their messages. There is no event to wait for: neither libzmq nor the
+kernel reports what libzmq holds. So the check runs at intervals, while any client is connected:
+over all connections if the memory of the process has grown, otherwise over some in turn, since a
+message may also grow in memory that the C allocator has kept from earlier.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from .._protocol.unheard import UnheardGuard
 from .._transport.linux import KernelCounters
 from .._transport.router import Router
 
-PAUSE = 0.25  # seconds between two looks
-BRIEF = 0.02  # seconds instead, while the process's memory grows
-GROWTH = 4 * 1024 * 1024  # bytes of growth that are worth looking at all connections
-SLICE = 100  # connections to look at in one step, one or two microseconds each
+PAUSE = 0.25  # seconds between two checks
+BRIEF = 0.02  # seconds instead, while the memory of the process grows
+GROWTH = 4 * 1024 * 1024  # bytes of growth after which all connections are checked
+SLICE = 100  # connections to check in one step, one or two microseconds each
 COMPLETE = 0.1  # seconds that the ZAP handler may wait for the rest of a handshake
 UNHEARD = (
-    "its messages are not delivered, since another connection has its routing id, or had it when "
-    "this one came; if that was its own, whose line was cut, it is heard once it has connected "
-    "again; else give each client an id of its own, or none"
+    "its messages are not delivered, since another connection has the same routing id, or had it "
+    "when this one was accepted; if that was its own earlier connection, it is heard after it has "
+    "connected again; otherwise give each client its own routing id, or none"
 )
 
 
@@ -35,10 +36,10 @@ class Guard:
     """Evicts connections that send a message without end, or that are not heard.
 
     Args:
-        router: The ROUTER, whose connections these are.
-        counters: What the kernel counts of them.
-        unheard: Judges the connections from which nothing was read.
-        catch_up: Reads what has come; returns whether that was all.
+        router: The ROUTER and its connections.
+        counters: The kernel's counters of connections.
+        unheard: Decides about connections from which nothing was read.
+        catch_up: Reads the messages that have arrived; returns whether those were all.
     """
 
     def __init__(
@@ -54,15 +55,15 @@ class Guard:
         self._catch_up = catch_up
 
     async def run(self) -> NoReturn:
-        """Look, until cancelled."""
+        """Check, until cancelled."""
         router, counters = self._router, self._counters
         lowest = counters.memory()
         pause = PAUSE
         some: Sequence[Connection] = ()
-        others = iter(router.connections)  # whose turn is still to come
+        others = iter(router.connections)  # not checked yet in this round
         while True:
             if not len(router):
-                some, others = (), iter(())  # keep nothing of connections that are gone
+                some, others = (), iter(())  # keep no reference to connections that have closed
             await router.wait_occupied()
             await trio.sleep(pause)
             memory = counters.memory()
@@ -75,13 +76,14 @@ class Guard:
                 self.look(some)
                 if len(some) < SLICE:
                     others = iter(router.connections)
-                pause += 10 * (trio.current_time() - begun)  # not all the time, with many
+                # With many connections, check them for a tenth of the time at most.
+                pause += 10 * (trio.current_time() - begun)
                 await trio.lowlevel.checkpoint()
 
     async def wait_complete(self) -> None:
-        """Before the ZAP handler replies, wait for the last commands of handshakes; not for long.
+        """Before the ZAP handler replies, wait a short time for the last commands of handshakes.
 
-        Only while a connection has a routing id of its own: without one nothing is ignored.
+        Only while a connection has an explicit routing id: otherwise libzmq ignores no connection.
         """
         if not self._router.own_routing_ids:
             return
@@ -90,13 +92,13 @@ class Guard:
         while incomplete := self.look_at_handshakes():
             if trio.current_time() >= end:
                 for connection in incomplete:
-                    connection.slow = True  # no other waits for it again
+                    connection.slow = True  # it is not waited for again
                 return
-            await trio.sleep(pause)  # nothing tells when it has come: libzmq reads it
+            await trio.sleep(pause)  # there is no event: libzmq reads the command
             pause *= 2
 
     def look_at_handshakes(self) -> list[Connection]:
-        """Record what handshakes have taken; returns those that are about to be complete."""
+        """Record what handshakes have received; returns those that are almost complete."""
         now = trio.current_time()
         incomplete = []
         for connection in islice(self._router.handshakes.newest(), SLICE):
@@ -105,9 +107,9 @@ class Guard:
                 incomplete.append(connection)
         return incomplete
 
-    @trio.lowlevel.enable_ki_protection  # what is read may be answered at once
+    @trio.lowlevel.enable_ki_protection  # it may send replies
     def look(self, some: Sequence[Connection]) -> None:
-        """Look at some connections, and evict those whose message has no end, or is not heard."""
+        """Check some connections; evict those with a message without end, or that are not heard."""
         guard, counters = self._router.guard, self._counters
         self._router.read_monitor()
         now = trio.current_time()
@@ -116,8 +118,9 @@ class Guard:
         for connection in some:
             if self._is_mute(connection, now):
                 mute.append(connection)
-            # If it has gone just now, what is counted is another's: `evict` will find that out.
-            if not connection.gone and guard.is_notable(
+            # If it has just disconnected, these are the counters of the next connection on its
+            # descriptor. `evict` reads the monitor, and then does nothing.
+            if not connection.disconnected and guard.is_notable(
                 connection, counters.received(connection.descriptor)
             ):
                 least, most = counters.read_by_owner(connection.descriptor)
@@ -129,15 +132,15 @@ class Guard:
                 if guard.is_endless(connection, len(self._router), dry=dry):
                     self._router.evict(
                         connection,
-                        f"it has sent more than {guard.room} bytes and no whole message; if it is "
-                        "honest, raise max_message_size",
+                        f"it has sent more than {guard.room} bytes and no complete message; if it "
+                        "is legitimate, raise max_message_size",
                     )
             for connection in mute:
                 if dry and connection.peer is None:
                     self._router.evict(connection, UNHEARD)
 
     def _is_mute(self, connection: Connection, now: float) -> bool:
-        if connection.gone or connection.peer is not None:
+        if connection.disconnected or connection.peer is not None:
             return False
         if connection.silence is None and connection in self._router.handshakes:
             return False  # its handshake may be in progress

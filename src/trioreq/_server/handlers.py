@@ -1,4 +1,4 @@
-"""What a handler is, and what its results and exceptions mean."""
+"""Checks handlers, and interprets their results and exceptions."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CANCELLATIONS = (trio.Cancelled, RequestCancelled)
 
 
 def check_handler(handler: Handler) -> None:
-    """Refuse what cannot be a handler.
+    """Check that a handler can be called with a request.
 
     Raises:
-        TypeError: It is not a function of a request, or a generator function.
+        TypeError: It is not a function of one argument, or it is a generator function.
     """
     if callable(handler) and yields(handler):
         raise TypeError(
@@ -35,7 +35,7 @@ def check_handler(handler: Handler) -> None:
 
 
 def name_of(handler: Handler) -> str:
-    """What to call a handler in the names of tasks."""
+    """The name of a handler, for the names of tasks."""
     names = (getattr(layer, "__qualname__", None) for layer in layers(handler))
     return next(filter(None, names), type(handler).__qualname__)
 
@@ -45,7 +45,7 @@ class ResultError(TypeError):
 
 
 def close_unawaited(result: object) -> None:
-    """Close coroutines that do not run: else Python warns that they were never awaited."""
+    """Close coroutines that were not started: Python would warn that they were never awaited."""
     for part in result if type(result) in (list, tuple) else (result,):  # type: ignore[attr-defined]
         if inspect.iscoroutine(part) and inspect.getcoroutinestate(part) == inspect.CORO_CREATED:
             part.close()
@@ -58,11 +58,11 @@ AWAIT_IT = (
 
 
 def reply_body(result: object, awaitable: str = AWAIT_IT) -> Frames:
-    """The body that a handler's result makes.
+    """The body of the reply for a handler's result.
 
     Args:
-        result: What it has returned.
-        awaitable: What to do if that is an awaitable.
+        result: The result.
+        awaitable: The advice in the error if it is an awaitable.
 
     Raises:
         ResultError: It is not a reply.
@@ -74,24 +74,24 @@ def reply_body(result: object, awaitable: str = AWAIT_IT) -> Frames:
             f"an await is missing: {awaitable}"
         )
     try:
-        return body_of("its result", result, secret=True)  # the log never has a reply's content
+        return body_of("its result", result, secret=True)  # the log must not show a reply's content
     except TypeError as error:
         close_unawaited(result)
         raise ResultError(str(error)) from None
 
 
 def ends_program(error: BaseException) -> bool:
-    """Whether it is not a failure of the handler, but ends the server."""
+    """Whether an exception ends the program, and is not a failure of the handler."""
     return any(isinstance(one, FATAL) for one in _ungrouped(error))
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Whether it is, or has among others, a `trio.Cancelled`."""
+    """Whether an exception is or contains a `trio.Cancelled`."""
     return any(isinstance(one, trio.Cancelled) for one in _ungrouped(error))
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Whether it is nothing but what a handler whose request has ended is to raise."""
+    """Whether an exception contains nothing but the cancellation of a request."""
     return all(isinstance(one, CANCELLATIONS) for one in _ungrouped(error))
 
 

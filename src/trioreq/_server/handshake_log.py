@@ -8,7 +8,7 @@ from .._transport.limited_log import LimitedLog
 
 
 class HandshakeLog:
-    """Logs them at WARNING, and at DEBUG what is likely a health check or a port scan."""
+    """Logs failed handshakes at WARNING; likely health checks and port scans at DEBUG."""
 
     def __init__(self) -> None:
         self._log = LimitedLog()
@@ -18,8 +18,8 @@ class HandshakeLog:
         """A handshake failed.
 
         Args:
-            address: Where from. It is empty if the connection ended before that was looked up.
-            failure: Why.
+            address: The peer's; empty if the connection ended before it was looked up.
+            failure: The reason.
         """
         if failure is Failure.LEFT:
             log.debug("no handshake with %s: %s", self._name(address), failure.value)

@@ -1,9 +1,9 @@
-"""What a handler left open in its task: a cancel scope or a nursery.
+"""Closes the cancel scopes and nurseries that a handler left open in its task.
 
-An abandoned generator does that: ``async for x in numbers(): return x`` with a cancel scope in the
-generator. trio raises because of it when the task or an outer scope ends, in a place that is not
-the handler's, and until then the deadline of such a scope cancels whatever runs in the task. So the
-task is put back to where it was. trio has no public functions for this.
+An abandoned generator leaves them open: ``async for x in numbers(): return x`` with a cancel scope
+in the generator. trio raises an error for it when the task or an outer scope ends, outside the
+handler, and until then the deadline of such a scope cancels whatever runs in the task. So the state
+that the task had before the handler is restored. trio has no public functions for this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .._log import log
 
 
 class Baseline:
-    """The state of the current task, to be compared with after a handler has run in it."""
+    """The state of the current task before a handler runs in it."""
 
     __slots__ = ("_references", "_status", "_task")
 
@@ -30,7 +30,7 @@ class Baseline:
     def is_clean(self) -> bool:
         """Whether nothing was left open, and nothing new refers to the task, as a held lock does.
 
-        If it is not, no other request may run in the task.
+        Otherwise no other request may run in the task.
         """
         return (
             self._task._cancel_status is self._status  # noqa: SLF001
@@ -42,7 +42,7 @@ class Baseline:
         """Whether the task runs now."""
         try:
             return trio.lowlevel.current_task() is self._task
-        except RuntimeError:  # none does
+        except RuntimeError:  # no task runs
             return False
 
     @trio.lowlevel.enable_ki_protection
@@ -57,7 +57,7 @@ class Baseline:
             nursery._closed = True  # noqa: SLF001
         task._child_nurseries.clear()  # noqa: SLF001
         while task._cancel_status is not self._status:  # noqa: SLF001
-            # Else the scope around it would keep it, with its deadline, for as long as it lives.
+            # Otherwise the outer scope would keep it, and its deadline, until it is closed itself.
             task._cancel_status._scope.__exit__(None, None, None)  # noqa: SLF001
         log.error(
             "%s: the handler left %s open, as an abandoned generator does: close generators, for "

@@ -25,7 +25,7 @@ class Observer:
     """
 
     def batch_read(self) -> None:
-        """Messages were read, and are worked on now."""
+        """A batch of messages was read, and is processed now."""
 
     def arrived(self, request: PendingRequest) -> None:
         """A request was read."""
@@ -34,7 +34,7 @@ class Observer:
         """Its handler is about to be called. Plain functions: in the thread that calls it."""
 
     def failed(self, request: PendingRequest, error: BaseException) -> None:
-        """Its handler has failed. It ends next, if it has not ended before."""
+        """Its handler has failed. The request ends next, unless it has ended before."""
 
     def ended(self, request: PendingRequest, ending: Ending) -> None:
         """It has ended. Its handler may still run."""
@@ -63,9 +63,9 @@ class Counters(Observer):
 
 
 class RequestLog(Observer):
-    """Logs how requests end: each at level DEBUG, and a client's first fault at WARNING.
+    """Logs how requests end: each at DEBUG, and a client's first malformed one at WARNING.
 
-    Each handler that fails is logged at level ERROR.
+    The same holds for the first that was overloaded. Handlers that fail are logged at ERROR.
     """
 
     def __init__(self) -> None:
@@ -92,8 +92,8 @@ class RequestLog(Observer):
 
 
 def log_failure(what: str, error: BaseException) -> None:
-    """Log that the user's code has failed, with a traceback if that has anything of it."""
-    if isinstance(error, ResultError):
+    """Log that the user's code has failed, with a traceback if that code is in it."""
+    if isinstance(error, ResultError):  # raised here, after the handler has returned
         log.error("%s: TypeError: %s", what, error)
     else:
         advice = ": " + FOREIGN_CANCELLED if is_cancelled(error) else ""

@@ -21,8 +21,8 @@ def _takes_the_options_of(
 ) -> Callable[[Callable[..., T]], Callable[P, T]]:
     """Give a function the signature of `serve`, without `task_status`.
 
-    So there is one list of the options. A call that does not fit is refused at once, as Python
-    does, and not only when the block is entered.
+    So the options are listed once. A call with wrong arguments raises TypeError at once, as in
+    Python, and not when the block is entered.
     """
     signature = inspect.signature(function, eval_str=True)
     parameters = dict(signature.parameters)
@@ -53,8 +53,8 @@ def _takes_the_options_of(
 async def open_server(*args: Any, **options: Any) -> AsyncIterator[Server]:  # noqa: ANN401
     """Serve requests while a block runs. Leaving the block stops the server.
 
-    It is the twin of `open_client`, and takes what `serve` takes. The block begins when the
-    addresses are bound.
+    It is the counterpart of `open_client`, and takes the arguments of `serve`. The block begins
+    when the addresses are bound.
 
     Leaving the block stops the server at once, as cancelling `serve` does: clients with a request
     in flight are answered ``shutting-down``, and handlers are cancelled. To let them finish, await

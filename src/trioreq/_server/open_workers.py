@@ -27,9 +27,9 @@ class OpenWorkers(ABC):
 
     Attributes:
         run: The async handler.
-        killed: Workers that were killed, since their requests had ended early.
-        died: Those that ended by themselves.
-        retired: Those that were replaced between two requests.
+        killed: Workers that were killed, because their requests had ended early.
+        died: Workers that ended by themselves.
+        retired: Workers that were replaced between two requests.
     """
 
     def __init__(self, handler: Handler) -> None:

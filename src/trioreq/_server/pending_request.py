@@ -18,11 +18,11 @@ class PendingRequest(Request):
 
     Attributes:
         owner: Its client.
-        scope: The cancel scope of its own, if it has one: it can be cancelled alone, or it runs in
-            a reader's task. Else its client's scope is enough.
+        scope: Its own cancel scope, if it can be cancelled alone or runs in the reader's task.
+            Otherwise its client's scope cancels it.
         started: Whether its handler has been called.
         ended: Whether it has ended, which it does exactly once.
-        name: What its client names it by; unset without a header.
+        name: The name by which its client can cancel it; unset without a header.
         arrived_at: When it was read, on trio's clock. As for the next two, one reading of the clock
             serves for all requests of a batch whose handlers do not wait.
         started_at: When its handler was called; None before that.
@@ -53,7 +53,7 @@ class PendingRequest(Request):
         frames: Frames,
         arrived_at: float,
     ) -> None:
-        # What `Request` has is set here too: a call of its own costs as much as all of this.
+        # `Request`'s attributes are set here: to call its `__init__` costs as much as all of this.
         self._client = owner.peer
         self._frames = frames
         self._deadline = math.inf
@@ -73,7 +73,7 @@ class PendingRequest(Request):
     def cancel_reason(self) -> CancelReason | None:
         """As in `Request`.
 
-        trio may cancel the scope at its deadline before the server's own timer has its turn.
+        trio may cancel the scope at its deadline before the server's own timer runs.
         """
         if self._cancel_reason is None and self.timed_out:
             return CancelReason.DEADLINE
@@ -81,12 +81,12 @@ class PendingRequest(Request):
 
     @property
     def timed_out(self) -> bool:
-        """Whether its scope's deadline has passed, and nothing else has ended it before."""
+        """Whether its scope's deadline has passed, and it has not ended before."""
         if self.ended or self.timer is None or self.scope is None:
             return False
         try:
             return self.scope.cancel_called
-        except RuntimeError:  # in a thread, which has no clock: the server's timer will tell
+        except RuntimeError:  # in a thread, without trio's clock: the server's timer ends it
             return False
 
     @property

@@ -1,15 +1,14 @@
-"""What worker threads do: they take one granted request after the other, and run its handler.
+"""The loop of worker threads: take a granted request, run its handler, take the next.
 
-They take granted requests from the queue themselves; the event loop wakes one thread for any number
-of them. Before a thread runs a function, which may take its time, it wakes another for what is
-left, unless one is on its way already, and tells the event loop what is done, unless the event loop
-is awake, which will do both. So quick functions are run in a row by one thread, and functions that
-take their time soon have all threads. What is done is collected: the event loop looks at it when it
-has read a batch, and before it sleeps, and is woken from sleep, or from a short spin after each
+Threads take granted requests from the queue themselves; the event loop wakes one thread for any
+number of requests. Before a thread runs a function, which may be slow, it wakes another thread for
+the remaining requests, unless one was woken already, and wakes the event loop if requests are done.
+It does neither while the event loop is awake, which then does both. So one thread runs quick
+functions in a row, and slow functions soon have all threads. The event loop answers what is done
+after each batch and before it sleeps, and is woken from sleep, or from a short spin after each
 batch.
 
-All of this rests on one rule: whoever writes, writes first, and then looks whether a reader must be
-woken; whoever is about to park parks first, and then looks whether there is anything to read.
+There are no lost wake-ups: publish, then check for waiters; register as a waiter, then check again.
 """
 
 from __future__ import annotations
@@ -31,30 +30,30 @@ from .from_thread import adapt_thread
 from .handlers import Handler
 from .pending_request import PendingRequest
 
-SPIN: Final = 0.00005  # seconds that the event loop waits for a thread: what it takes to wake one
-SELDOM: Final = 255  # batches without a spin, at most, after spins in vain
+SPIN: Final = 0.00005  # seconds that the event loop spins: about the time in which a thread wakes
+MAX_SKIPS: Final = 255  # spins to skip, at most, after failed spins
 
 Queue = SharedFairQueue[Client, PendingRequest]
 Done = tuple[PendingRequest, object, BaseException | None]
-"""A request, what its handler has returned, and what it has raised."""
+"""A request, the result of its handler, and the exception that it raised."""
 
 
 class Pool:
-    """The threads of a server, or what they have in common: who starts them is not seen here.
+    """What the worker threads of a server share. `ThreadPool` starts them.
 
     Args:
         handler: A plain function.
-        queue: Where granted requests are taken, and slots released, in any thread.
-        begin: Called in its thread with a request that is to be run; raises if it has ended.
+        queue: Has the granted requests. Slots are released to it, in any thread.
+        begin: Called in the thread before a request's handler; raises if the request has ended.
         wake: Wakes the event loop; called in any thread.
         context: Handlers run in copies of it.
 
     Attributes:
-        workers: Those that were spawned; they end when the pool is closed.
-        done: What is to be answered.
-        awake: Whether the event loop will call `wake_thread` and look at `done` of its own accord.
-            Before it sleeps it unsets this first, and then does both.
-        closed: Whether the threads end.
+        workers: The workers that were spawned; they end when the pool is closed.
+        done: Requests that are done, and not answered yet.
+        awake: Whether the event loop will call `wake_thread` and answer `done` without a wake-up.
+            Before it sleeps it clears this first, and then does both.
+        closed: Whether the threads are to end.
     """
 
     def __init__(
@@ -71,14 +70,14 @@ class Pool:
         self._wake = wake
         self._context = context
         self.workers: set[Worker] = set()
-        self._parked: deque[Lock] = deque()  # the one that has run last at the end
-        self._coming = False  # whether one was woken that has not looked around yet
+        self._parked: deque[Lock] = deque()  # the last one that ran is woken first
+        self._coming = False  # whether a woken thread has not checked the queue yet
         self.closed = False
         self.done: deque[Done] = deque()
         self.awake = False
-        self._spinning: deque[Lock] = deque()  # the event loop, while it does
-        self._in_vain = 0  # how many batches go without a spin after the next one in vain
-        self._skip = 0  # how many go without from now on
+        self._spinning: deque[Lock] = deque()  # the event loop's, while it spins
+        self._backoff = 0  # spins to skip after the next failed spin
+        self._skip = 0  # spins to skip from now on
 
     @property
     def abandoned(self) -> int:
@@ -93,12 +92,21 @@ class Pool:
         spare = requests.count(None)
         return WorkerStatistics(alive=len(requests), spare=spare, busy=len(requests) - spare)
 
+    def started_before(self, time: float) -> bool:
+        """Whether a function runs that was called before that, by trio's clock."""
+        for worker in tuple(self.workers):
+            request = worker.request
+            started = None if request is None else request.started_at
+            if started is not None and started < time:
+                return True
+        return False
+
     def processor_times(self) -> dict[PendingRequest, float]:
-        """The requests whose functions run now, and what their threads have used (in any thread).
+        """The requests that run, with the processor time of their threads (in any thread).
 
         Returns:
-            Seconds of processor time, since the thread was started; nothing where the system does
-            not tell.
+            Seconds of processor time since the thread was started; empty where the system does not
+            report it.
         """
         times = {}
         for worker in tuple(self.workers):
@@ -109,16 +117,16 @@ class Pool:
         return times
 
     def spawn(self) -> Sequence[Worker]:
-        """See that there is a worker for each request that has a slot.
+        """Add workers until each request that has a slot has one.
 
         Returns:
-            New workers, for each of which a thread is to be started, to `work`.
+            The new workers. The caller starts a thread for each, which runs `work`.
         """
         queue = self._queue
         new = []
         if len(self.workers) < queue.slots:
-            # One for each request that is not done: none waits for another's thread. While requests
-            # wait, a slot that is free now may be theirs in a moment.
+            # A worker for each request that runs, so that none waits for another's thread. While
+            # requests are queued, one of them takes a free slot in a moment.
             busy = queue.slots if queue.waiting else queue.slots - queue.free
             while len(self.workers) < busy:
                 new.append(self.worker())
@@ -131,17 +139,16 @@ class Pool:
         return worker
 
     def wake_thread(self) -> None:
-        """See that a thread looks for what is granted, if there is anything."""
+        """Wake a thread if requests are granted, unless one is about to take them."""
         if not self._coming and self._queue.grant():
             self._unpark()
 
     def spin(self) -> None:
-        """Wake a thread for what is granted, and wait a moment for it (in the event loop).
+        """Wake a thread for granted requests, and wait up to `SPIN` for it (in the event loop).
 
-        A quick function has returned before the event loop would be asleep, and to put it to sleep
-        and wake it takes several times as long. A thread that runs has the GIL, for which the event
-        loop would have to wait in any case. If nothing is done in that moment, the event loop goes
-        on, and spins ever more rarely.
+        A quick function returns in less time than the event loop takes to sleep and wake up. A
+        thread that runs has the GIL, for which the event loop would wait in any case. After each
+        failed spin, in which no request was done, more of the next spins are skipped.
         """
         pause = Lock()
         pause.acquire()
@@ -151,20 +158,20 @@ class Pool:
         if self._coming and not self.done:
             if self._skip:
                 self._skip -= 1
-            elif pause.acquire(timeout=SPIN) or self.done:
-                self._in_vain = 0
+            elif pause.acquire(timeout=SPIN) or self.done:  # also if it waited long for the GIL
+                self._backoff = 0
             else:
-                self._skip, self._in_vain = self._in_vain, min(2 * self._in_vain + 1, SELDOM)
+                self._skip, self._backoff = self._backoff, min(2 * self._backoff + 1, MAX_SKIPS)
         self._spinning.clear()
 
     def close(self) -> None:
-        """Let threads end, each when it has finished its function."""
+        """End the threads, each when its function has returned."""
         self.closed = True
         for _ in self.workers:
             self._unpark()
 
     def _unpark(self) -> None:
-        """Wake a parked thread, if there is one. It looks around, at all that is here."""
+        """Wake a parked thread, if there is one. It checks the queue, `done` and `closed`."""
         try:
             wake = self._parked.pop()
         except IndexError:
@@ -173,7 +180,7 @@ class Pool:
         wake.release()
 
     def work(self, worker: Worker) -> None:
-        """Take requests whenever woken (in a thread)."""
+        """Run granted requests, until the pool is closed (in a thread)."""
         adapt_thread()
         queue, granted, done = self._queue, self._queue.granted, self.done
         new_context, run = self._context.copy, worker.run
@@ -186,39 +193,39 @@ class Pool:
             while granted or queue.grant():
                 try:
                     request = granted.popleft()
-                except IndexError:  # another thread was quicker
+                except IndexError:  # another thread has taken it
                     break
-                # The function may take its time. A woken thread sees what is left, or the event
-                # loop does.
+                # The function may be slow. So another thread takes the remaining requests, and the
+                # event loop answers what is done; if it is awake, it sees to both itself.
                 if not self.awake:
                     self.wake_thread()
                     if done:
-                        self._tell()
+                        self._notify()
                 done.append(new_context().run(run, request))
             if done:
-                self._tell()
+                self._notify()
             self._parked.append(wake)
-            if granted or self.closed:  # since it has looked
+            if granted or self.closed:  # registered as a waiter, it checks again
                 self._unpark()
             wake.acquire()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         """Wake the event loop if it sleeps or spins."""
         if not self.awake:
             self.awake = True
             self._wake()
         elif self._spinning:
-            with suppress(IndexError):  # another thread was quicker, or it spins no more
+            with suppress(IndexError):  # another thread has woken it, or the spin is over
                 self._spinning.pop().release()
 
 
 class Worker:
-    """What runs handlers, one at a time: a thread.
+    """Runs handlers in a thread, one at a time.
 
     Attributes:
-        request: Whose handler runs here.
+        request: The request whose handler runs; None while it is idle.
         has_thread: Whether its thread was started.
-        clock: Of the processor time of its thread, if the system has one.
+        clock: The clock of its thread's processor time, if the system has one.
     """
 
     __slots__ = ("_begin", "_handler", "_queue", "clock", "has_thread", "request")
@@ -234,7 +241,7 @@ class Worker:
         self.clock: int | None = None
 
     def run(self, request: PendingRequest) -> Done:
-        """Run the handler for a request, in a context of its own, and say how that ended."""
+        """Run the handler for a request; returns its result or exception."""
         current_request.set(request)
         self.request = request
         try:

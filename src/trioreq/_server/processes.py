@@ -1,14 +1,14 @@
-"""Plain functions in worker processes: an async handler for each.
+"""Plain functions in worker processes.
 
-To the server such a handler is an async one, which awaits an answer from a process: what cancels
-async handlers cancels it, and then the process is killed. So the rest of the server knows nothing
-of processes.
+The server runs them as async handlers, each of which awaits an answer from a process. When such a
+handler is cancelled, as any async handler is, it kills the process. So the rest of the server does
+not know of processes.
 
 trio-parallel starts a process, tells how it has ended, and reaps it. To trio-parallel a process has
 one call, `worker.work`, from its start to its end. Requests, answers and log records go through a
-socket of its own. Each process has a task, which starts it, reads what it sends, and replaces it.
-A handler that is cancelled kills the process, and does not wait for its end: the slot is the next
-request's at once, which takes another process.
+socket. Each process has a task, which starts it, reads the socket, and replaces the process. A
+handler that is cancelled does not wait for the end of its process: the slot is free at once, and
+the next request takes another process.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ except ModuleNotFoundError:  # pragma: no cover  # what is needed for processes 
         "ProcessWorkers needs trio-parallel: pip install 'trioreq[processes]'"
     ) from None
 
-TRIES: Final = 5  # starts in a row that may fail, until the server does
+TRIES: Final = 5  # failed starts in a row, after which the server fails
 PAUSE: Final = 0.1  # seconds after the first that failed; twice as long after each further one
-ALONE: Final = nullcontext()  # in the place of a limiter: a process has one call
+ALONE: Final = nullcontext()  # instead of a limiter: a process has one call
 CLOSING: Final = 5.0  # seconds that an idle process has to end by itself
 
 
@@ -62,8 +62,8 @@ class Job:
 
     Attributes:
         number: Which of all requests.
-        done: Whether it has ended.
-        answer: What the handler has returned or raised, then.
+        done: Set when it has ended.
+        answer: The handler's result or error, then.
     """
 
     __slots__ = ("answer", "done", "number")
@@ -84,10 +84,10 @@ class Process:
     """A process, from before its start until after its end.
 
     Args:
-        place: Which of the server's processes it is, or replaces.
+        place: Its index among the server's processes, which its replacement inherits.
 
     Attributes:
-        pid: Its number, which is that of its process group; 0 while it starts.
+        pid: Its process id, and the id of its process group; 0 while it starts.
         channel: The server's end.
         is_ready: Whether it was made ready for requests.
         job: What it does.
@@ -175,10 +175,9 @@ class Process:
         raise _not_started(self.cause)
 
     def kill_group(self) -> None:
-        """Kill it and all that it has started.
+        """Kill it, and all processes that it has started.
 
-        Also after its end: as long as there is a process in the group, its number is not given to
-        another one.
+        Also after its end: the kernel does not reuse the id while the group has a process.
         """
         with suppress(ProcessLookupError, PermissionError):  # macOS has the latter for zombies
             os.killpg(self.pid, signal.SIGKILL)
@@ -199,9 +198,9 @@ class Processes(OpenWorkers):
 
     Args:
         handler: A plain function.
-        workers: How many, and how they are to be.
-        nursery: Where the tasks are.
-        memory: Where it is written that requests have ended; None without a grace.
+        workers: The options.
+        nursery: Runs the tasks.
+        memory: Shared memory that says which requests have ended; None without a grace.
     """
 
     def __init__(
@@ -216,8 +215,8 @@ class Processes(OpenWorkers):
         self._workers = workers
         self._nursery = nursery
         self._memory = memory
-        self._idle: deque[Process] = deque()  # the one that has run last at the end
-        self._waiting = trio.lowlevel.ParkingLot()  # handlers that found none idle
+        self._idle: deque[Process] = deque()  # the last one that ran is used first
+        self._waiting = trio.lowlevel.ParkingLot()  # handlers that wait for an idle process
         self._alive: set[Process] = set()
         self._numbers = count(1)
         self._has_failed = False
@@ -253,7 +252,7 @@ class Processes(OpenWorkers):
                 return job.answer
 
     def _end_early(self, process: Process, job: Job, request: Request) -> None:
-        """A job's request has ended."""
+        """The request of a job has ended before the job."""
         if job.done.is_set():
             return
         is_sent = process.job is job
@@ -276,9 +275,9 @@ class Processes(OpenWorkers):
             self._count_kill()
 
     def kill_all(self) -> None:
-        """Kill what still runs when the program ends, which trio may have crashed in.
+        """Kill the processes that still run when the program ends, as after a crash of trio.
 
-        `multiprocessing` would wait for it.
+        `multiprocessing` would wait for them.
         """
         for process in self._alive:
             process.kill_group()
@@ -287,7 +286,7 @@ class Processes(OpenWorkers):
 
     @trio.lowlevel.enable_ki_protection
     async def keep(self, place: int, started: trio.Event) -> None:
-        """See that there is a process, until cancelled; the first must start without a failure."""
+        """Keep one process running, until cancelled. A first start that fails is not retried."""
         failures = 0
         while True:
             try:
@@ -297,17 +296,17 @@ class Processes(OpenWorkers):
                     await self._use(process)
             except WorkersFailed as error:
                 failures += 1
-                if self._has_failed:  # one error is enough, which cancels this task
+                if self._has_failed:  # another task raises, which cancels this one
                     await trio.sleep_forever()
                 if not started.is_set() or failures == TRIES:
                     self._has_failed = True
                     raise
-                log.error("%s; it is retried", error)  # noqa: TRY400  # its cause is logged at last
+                log.error("%s; it is retried", error)  # noqa: TRY400  # the last has its cause
                 await trio.sleep(PAUSE * 2**failures)
 
     @asynccontextmanager
     async def _open_process(self, place: int) -> AsyncIterator[Process]:
-        """Start a process, and see to its end."""
+        """Start a process, and kill its group at the end."""
         process = Process(place)
         cell = None if self._memory is None else (self._memory.name, place)
         try:

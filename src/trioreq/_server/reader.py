@@ -1,6 +1,6 @@
-"""The reader: batches of messages in, requests that may run out.
+"""The reader: reads batches of messages, and returns the requests that may run.
 
-There is one. Whoever needs the ROUTER read calls it, and starts what it returns.
+A server has one. Each task that needs the ROUTER to be read calls it, and starts what it returns.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .client import Client
 from .pending_request import PendingRequest
 from .requests import Requests
 
-CATCH_UP: Final = 8  # batches that are read before new connections are let in, at most
+CATCH_UP: Final = 8  # batches that are read before new connections are accepted, at most
 
 
 class Reader:
@@ -21,8 +21,8 @@ class Reader:
 
     Args:
         router: The ROUTER.
-        requests: Where requests begin.
-        rules: Which clients are accepted.
+        requests: Accepts the requests.
+        rules: The access rules.
         handler_name: Names the tasks of clients.
 
     Attributes:
@@ -39,15 +39,17 @@ class Reader:
         self.messages = 0
 
     def read(self, room: int) -> list[PendingRequest] | None:
-        """Read a batch, and then which clients have disconnected since.
+        """Read a batch of messages, then the monitor, and accept the requests.
 
         Args:
-            room: Bytes to read before the batch is worked on.
+            room: Bytes after which the batch ends.
 
         Returns:
             The requests that may run; None if there was nothing to read.
         """
         unattributed = self._router.unattributed
+        # It reads the monitor after the batch, so that requests whose client has disconnected by
+        # then are not started (G3).
         messages = self._router.read_batch(room)
         if messages is None:
             return None
@@ -61,8 +63,8 @@ class Reader:
             if client is None:
                 peer = connection.peer
                 assert peer is not None  # noqa: S101  # it has sent a message
-                if not connection.gone and not self._rules.still_accept(peer):
-                    # It was accepted, and has sent nothing since.
+                if not connection.disconnected and not self._rules.still_accept(peer):
+                    # The key was removed between its handshake and its first message.
                     self._router.evict(connection, "its key is no longer on the allow-list")
                 client = connection.client = Client(connection, peer, self._handler_name)
             request = requests.accept(client, frames, now)
@@ -73,10 +75,10 @@ class Reader:
         return runnable
 
     def catch_up(self) -> tuple[list[PendingRequest], bool]:
-        """Read what has come by now, within a bound.
+        """Read the messages that have arrived, up to `CATCH_UP` batches.
 
-        Until the ROUTER has been read dry, libzmq keeps the routing ids of connections that are
-        gone, and would ignore a new connection under one of them for good.
+        libzmq keeps the routing ids of closed connections until the ROUTER was read to its end, and
+        would ignore a new connection under one of them permanently.
 
         Returns:
             The requests that may run, and whether all was read.
@@ -89,11 +91,11 @@ class Reader:
             if batch is None:
                 break
             runnable.extend(batch)
-        self._router.wake()
+        self._router.wake()  # another task may wait for messages that are left
         return runnable, dry
 
     async def wait(self) -> None:
-        """Wait until there may be something to read. The last `read` has found nothing."""
+        """Wait until there may be something to read. The last `read` has returned None."""
         await self._router.wait()
 
     def readable(self) -> bool:

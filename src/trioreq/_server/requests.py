@@ -1,13 +1,13 @@
-"""Where requests begin and end.
+"""Requests begin and end here.
 
 A request ends exactly once, in one of the ways that `endings` lists: with its handler's reply, or
 before that, when its client disconnects, supersedes or cancels it, when it times out, or when the
-server shuts down. What ends it decides in the same step what is sent, so nothing is ever sent for
-it afterwards, whatever its handler still does. The handler learns of it by its cancel scope, or by
-the request's `cancel_reason` if it is a plain function.
+server shuts down. Its reply is decided in the same step, so nothing is ever sent for it afterwards,
+whatever its handler still does. An async handler is cancelled by its cancel scope; a plain function
+checks the request's `cancel_reason`.
 
-All of it is synchronous: state changes between checkpoints, never across one. And none of it
-raises because of what a handler returned or raised.
+All of it is synchronous: state changes between checkpoints, never across one. Whatever a handler
+returns or raises, nothing here fails, except by exceptions that end the program.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Requests:
     Args:
         options: The server's options.
         queue: The slots that handlers take.
-        outbox: Where replies go.
+        outbox: Sends the replies.
         own_max_pack_size: Bytes of the largest pack that the server accepts.
         observers: Receive each transition.
 
@@ -78,7 +78,7 @@ class Requests:
         deadlines: When requests time out.
         closing: Whether the server accepts no more requests.
         now: The last reading of the clock: one serves for all requests of a batch.
-        in_batch: Whether a batch is being worked on, in one step of the event loop.
+        in_batch: Whether a batch is being processed, in one step of the event loop.
         late_replies: Results of handlers whose client had disconnected.
     """
 
@@ -110,10 +110,10 @@ class Requests:
         self._failed = [o.failed for o in observers if _overrides(o, "failed")]
         self._ended = [o.ended for o in observers if _overrides(o, "ended")]
 
-    # How a request begins.
+    # A request begins.
 
     def begin_batch(self) -> float:
-        """Messages were read, and are worked on now; returns when that is."""
+        """A batch was read, and is processed now; returns the time."""
         self.in_batch = True
         self.now = self._clock()
         for batch_read in self._batch_read:
@@ -121,7 +121,7 @@ class Requests:
         return self.now
 
     def accept(self, client: Client, frames: list[bytes], now: float) -> PendingRequest | None:
-        """Take a message of a client's: a request, or what cancels one.
+        """Accept a message of a client: a request, or the cancellation of one.
 
         Args:
             client: The client.
@@ -129,12 +129,12 @@ class Requests:
             now: When it was read.
 
         Returns:
-            The request, if it has a slot and may run. Else it waits for one in its client's queue,
-            or it was answered at once, or the message was not a request.
+            The request, if it has a slot and may run. None if it is queued, or was answered at
+            once, or the message was not a request.
         """
         header = None
         body: Frames
-        if len(frames) == 2 and not frames[0]:  # what every REQ sends that has one frame
+        if len(frames) == 2 and not frames[0]:  # a REQ's request of one frame, the usual case
             envelope, body = BARE_ENVELOPE, (frames[1],)
         else:
             envelope, header, body = request_untrusted(frames)
@@ -145,7 +145,7 @@ class Requests:
         self.in_flight += 1
         for arrived in self._arrived:
             arrived(request)
-        if client.connection.gone:
+        if client.connection.disconnected:  # libzmq delivers messages after the disconnect (A7)
             self._end(request, NEVER_STARTED)
             return None
         if client.lock_step and client.requests:
@@ -173,9 +173,9 @@ class Requests:
         return runnable
 
     def _name_request(self, request: PendingRequest, header: Header) -> bool:
-        """Note what its client names it by; returns False if the header is malformed."""
+        """Set the name that its client cancels it by; returns False if the header is malformed."""
         request.name = _name(request.envelope, header)
-        # The reply to a correlation of 0 would be a hello.
+        # 0 is reserved: a reply with that correlation is a hello.
         return (
             header.kind == REQUEST
             and request.name[1] != 0
@@ -183,7 +183,7 @@ class Requests:
         )
 
     def _limit_time(self, request: PendingRequest) -> None:
-        """Its own time limit holds, or the server's if that is shorter."""
+        """Set its deadline by its own time limit, or by the server's if that is shorter."""
         left = self._timeout
         if request.header is not None and request.header.left:
             left = min(left, request.header.left / 1000)
@@ -191,17 +191,18 @@ class Requests:
         request.timer = self.deadlines.add(request.deadline, request)
 
     def _say_hello(self, request: PendingRequest) -> None:
-        """Tell the client, before its first reply, that it may cancel requests and send packs."""
+        """Send a hello before the first reply: the client may cancel requests and send packs."""
         hello = Header(REQUEST, WANTS_HELLO)
-        # A proxy between the two would put its frames before a pack, and not into it.
+        # No packs through a proxy: it would add its frames before the pack, and not to each message
+        # in it.
         direct = len(request.envelope) == 2
-        told = packs.HELLO.pack(self._own_max_pack_size) if direct else b""
+        body = packs.HELLO.pack(self._own_max_pack_size) if direct else b""
         connection = request.owner.connection
-        self._outbox.send(connection, answer(request.envelope, hello, OK, (told,)))
+        self._outbox.send(connection, answer(request.envelope, hello, OK, (body,)))
 
     def begin(self, request: PendingRequest) -> bool:
-        """Its handler is to be called now; returns False if the request has ended."""
-        if (request.ended or request.owner.connection.gone) and self.has_ended(request):
+        """Record that its handler is called now; returns False if the request has ended."""
+        if (request.ended or request.owner.connection.disconnected) and self.has_ended(request):
             return False
         request.started = True
         request.started_at = self.now
@@ -212,13 +213,13 @@ class Requests:
     def begin_in_thread(self, request: PendingRequest, now: float) -> None:
         """The same for a plain function, in its thread.
 
-        `cancel` sets the reason, and then looks whether the request has started. Here it is the
-        other way round. So a request that ends as never started is never started.
+        `cancel` sets the reason, and then checks `started`. This sets `started`, and then checks
+        the reason. So a request that ends as never started is never started.
 
         Raises:
             RequestCancelled: The request has ended.
         """
-        if request.owner.connection.gone:  # its disconnect is to be handled yet
+        if request.owner.connection.disconnected:  # its disconnect was read, and is not handled yet
             raise RequestCancelled(CancelReason.DISCONNECTED)
         request.started = True
         request.check_cancelled()
@@ -226,18 +227,18 @@ class Requests:
         for started in self._started:
             started(request)
 
-    # How it ends.
+    # A request ends.
 
     @trio.lowlevel.enable_ki_protection
     def finish(self, request: PendingRequest, result: object) -> None:
         """Its handler has returned."""
         if (
-            request.ended or request.owner.connection.gone or request.timer is not None
+            request.ended or request.owner.connection.disconnected or request.timer is not None
         ) and self.has_ended(request):
             if request.cancel_reason is CancelReason.DISCONNECTED:
                 self.late_replies += 1
             close_unawaited(result)
-        elif type(result) is bytes:  # what most return
+        elif type(result) is bytes:  # the usual case
             self._end(request, REPLIED, (result,))
         else:
             try:
@@ -251,7 +252,7 @@ class Requests:
 
     @trio.lowlevel.enable_ki_protection
     def fail(self, request: PendingRequest, error: BaseException) -> None:
-        """Its handler has raised what does not end the program."""
+        """Its handler has raised an exception that does not end the program."""
         if self.has_ended(request):
             if not is_cancellation(error):
                 self._report_failure(request, error)
@@ -282,7 +283,7 @@ class Requests:
     def _error_body(self, request: PendingRequest, code: str, text: str) -> Frames:
         """The body of an error reply: by the user's `error_reply`, or the standard one.
 
-        A client that uses the header reads the standard one, which it is sure to understand.
+        A client that uses the header gets the standard one, which it can parse.
         """
         standard = error_body(code, text)
         if self._error_reply is None or request.header is not None:
@@ -291,7 +292,7 @@ class Requests:
             return reply_body(self._error_reply(str(code), text), "error_reply must be plain")
         except BaseException as error:
             if ends_program(error):
-                self._error_reply = None  # all clients are told next that the server ends
+                self._error_reply = None  # all requests are answered next, as the server ends
                 raise
             if not self._error_reply_failed:
                 self._error_reply_failed = True
@@ -310,7 +311,7 @@ class Requests:
         """
         if request.ended:
             return
-        # In this order: a thread that begins it sets `started`, and then looks for the reason.
+        # The reason first, then check `started`: `begin_in_thread` does it the other way round.
         request._cancel_reason = ending.reason  # noqa: SLF001  # its own class
         scope = request.scope
         if ending is DISCONNECTED and not request.started:
@@ -335,21 +336,21 @@ class Requests:
         self.cancel(request, self._time_out(request))
 
     def _time_out(self, request: PendingRequest) -> Ending:
-        """The client that set the time limit waits no more, and is not told."""
+        """Its ending at its deadline. A client that set the limit itself is not sent a reply."""
         left = 0 if request.header is None else request.header.left / 1000
         return EXPIRED if 0 < left <= self._timeout else TIMED_OUT
 
     def has_ended(self, request: PendingRequest) -> bool:
-        """Whether it has ended, or what ends it has happened and is to be handled yet."""
+        """Whether it has ended. A disconnect or timeout that is not handled yet is handled now."""
         if not request.ended:
-            if request.owner.connection.gone:
+            if request.owner.connection.disconnected:
                 self.cancel(request, DISCONNECTED)
             elif request.timer is not None and request.timed_out:
                 self.cancel(request, self._time_out(request))
         return request.ended
 
     def _refuse(self, request: PendingRequest, ending: Ending) -> None:
-        """End it with the error that the ending has for its client, if it has one."""
+        """End it with the error reply of its ending, if there is one."""
         if ending.code is None:
             self._end(request, ending)
         else:
@@ -393,7 +394,7 @@ class Requests:
 
 
 def _name(envelope: Frames, header: Header) -> Name:
-    """What names a request on its connection, which many clients may share behind a proxy."""
+    """The name of a request, unique on its connection, which clients behind a proxy share."""
     return envelope[:-2], header.correlation & CORRELATION
 
 

@@ -1,4 +1,4 @@
-"""`serve`: options in, a server in a nursery of its own, which is told to stop before it ends."""
+"""`serve`: checks the options, binds the addresses, and runs a server in its own nursery."""
 
 from __future__ import annotations
 
@@ -51,51 +51,53 @@ async def serve(
     """Serve requests over ZeroMQ until cancelled, or drained with `Server.drain`.
 
     Any REQ or DEALER client can send requests, in any language (ZMTP 3, RFC 28). When a client
-    disconnects, its work is cancelled, and nothing is sent or kept for it.
+    disconnects, its requests are cancelled, and no reply is sent or stored.
 
     Args:
         handler: Called with each `Request`; returns the reply: bytes-like for one frame, a
             sequence of them for several. An async function runs in a trio task, and is cancelled
-            when its request ends. A plain function runs in a worker thread, and learns that its
-            request has ended from `check_cancelled`. An exception is answered with an error and
-            logged; raise `ReplyError` to choose the error.
+            when its request ends. A plain function runs in a worker thread, and checks
+            with `check_cancelled` whether its request was cancelled. An exception is answered with
+            an error and logged; raise `ReplyError` to choose the error.
         addr: An endpoint, or several: ``tcp://127.0.0.1:5555``, ``tcp://*:0`` (a free port, on
             all interfaces, IPv4), ``tcp://[::]:5555`` (IPv6 and IPv4),
             ``ipc:///run/my-service.sock``, ``ipc://*`` (a new path).
         workers: Plain functions that run at once, each in a thread; or `ProcessWorkers`, to run
             them in processes, which are killed when their request ends early; or `RayWorkers`, to
             run them on a cluster.
-        max_in_flight: Handlers that run at once. More requests wait, in turn by client.
-        max_queued_per_client: Requests of one client that may wait. More are answered
-            ``overloaded`` at once.
+        max_in_flight: Handlers that run at once. Further requests are queued, and clients take
+            turns.
+        max_queued_per_client: Maximum queued requests per connection; 0 disables queueing. Further
+            ones are answered ``overloaded`` at once.
         timeout: Seconds that a request may take from when it was read, its wait for a slot
             included; then its handler is cancelled, and the client is answered ``timed-out``.
             None for no limit.
         heartbeat: Seconds after which a client that is stopped or cut off is disconnected, by ZMTP
-            heartbeats; one that closes or dies is noticed at once anyway. None sends none, for
-            REQ clients older than libzmq 4.3.0, which break on them.
+            heartbeats. (A client that closes its connection or is killed is detected at once.)
+            None sends none, for REQ clients older than libzmq 4.3.0, which fail on heartbeats.
         max_message_size: Bytes that a frame may have; a client that sends more is disconnected. On
             tcp a message may have 512 KiB more than that in all its frames together. At least 41,
             44 with `plain_insecure`, and 259 with CURVE, for the handshake.
-        send_queue: Replies that may wait for a client that does not read. If there are more, it is
-            disconnected.
-        stall_timeout: Seconds after which a client is disconnected that has replies waiting and
+        send_queue: Maximum replies that wait for a slow client; with more it is evicted.
+        stall_timeout: Seconds after which a slow client is evicted: replies wait for it, and it
             reads none of them. None for no limit.
         watchdog: Seconds that a handler may block the event loop before the log names it and shows
-            its stack. None for no watchdog; there is none with a `Network` either.
-        curve: The server's keys and its allow-list: everything is encrypted then, and clients
-            are authenticated. None for neither.
+            its stack. None for no watchdog; a `Network` never has one.
+        curve: The server's keys and its allow-list, for encryption and authentication. None for
+            neither.
         plain_insecure: Let clients authenticate with a user name and a password, which are sent
             in clear text; `admit` checks them.
         admit: An async function, called with each `Applicant` that no allow-list decides about;
             returns its user id, which may be empty, or None to refuse it. It has 5 seconds.
-        max_connections: Connections there may be; more are closed at once. None for no limit.
+        max_connections: Maximum open connections; further ones are closed at once. None for no
+            limit.
         max_connections_per_address: The same for one IP address and, on ipc, for one user of the
             machine.
         error_reply: A plain function that makes the body of an error reply, for clients that have
             an error format of their own: called with the code and the text, it returns bytes, or a
-            list of them. It runs in trio's loop, and must be quick. Clients that use the header of
-            docs/protocol.md, as `open_client` does, are sent the standard error. None for that.
+            list of them. It runs in the event loop, and must be quick. Clients that use the header
+            of docs/protocol.md, as `open_client` does, are sent the standard error. None for the
+            standard error.
         task_status: `trio.Nursery.start` returns the `Server` when it is bound.
 
     Raises:
@@ -103,7 +105,7 @@ async def serve(
         TypeError: An option is of the wrong type, or the handler or `admit` is not a function of
             one argument that returns.
         ValueError: An option is out of its range, or cannot be combined with another.
-        RuntimeError: It is not trio that runs it.
+        RuntimeError: It does not run in trio.
         WorkersFailed: Worker processes cannot be started, or Ray cannot.
 
     Example:
@@ -123,7 +125,9 @@ async def serve(
         max_message_size=max_message_size,
         send_queue=send_queue,
         stall_timeout=stall_timeout,
-        watchdog=None if isinstance(addr, Network) else watchdog,  # its time is not real
+        watchdog=None
+        if isinstance(addr, Network)
+        else watchdog,  # a Network's clock is not real time
         curve=curve,
         plain_insecure=plain_insecure,
         admit=admit,
@@ -137,7 +141,9 @@ async def serve(
     bind: Callable[..., Sockets]
     if isinstance(addr, Network):
         if mechanism != "NULL":
-            raise ValueError("a network in memory has no mechanism but NULL: leave the option out")
+            raise ValueError(
+                "a Network supports the NULL mechanism only: leave curve and plain_insecure out"
+            )
         bind, thread_pool, observers = addr.bind, addr.thread_pool, addr.observers
         open_workers = addr.open_workers
     else:
@@ -186,7 +192,7 @@ def _open_workers(
     return open_ray_tasks(handler, workers)
 
 
-@trio.lowlevel.enable_ki_protection  # what is shielded must be told to end
+@trio.lowlevel.enable_ki_protection  # an interrupt must not leave the shielded nursery open
 async def _serve(
     new_server: Callable[[trio.Nursery], Server],
     sockets: Sockets,
@@ -194,14 +200,14 @@ async def _serve(
 ) -> None:
     """Run a server until it is cancelled or drained, and close its sockets.
 
-    The server's own nursery is shielded, so that clients are told before handlers are cancelled,
-    whatever ends the server: a cancel, Ctrl-C, or a crash.
+    The server's own nursery is shielded, so that requests in flight are answered before handlers
+    are cancelled, whatever ends the server: a cancel, Ctrl-C, or a crash.
     """
     servers: list[Server] = []
 
     async def run(task_status: trio.TaskStatus[Server]) -> None:
-        # From here to `started` is one step: trio ignores a start that is cancelled by then, and
-        # what is shielded would never end.
+        # No checkpoint from here to `started`: trio ignores a start that was cancelled meanwhile,
+        # and the shielded nursery would never end.
         await trio.lowlevel.checkpoint_if_cancelled()
         async with trio.open_nursery() as nursery:
             nursery.cancel_scope.shield = True  # it ends by `Server.stop`

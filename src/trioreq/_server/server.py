@@ -115,7 +115,12 @@ class Server:
         )
         self._counted = open_workers or self._workers
         self._admission = Admission(
-            ZapHandler(sockets.zap), rules, self._wait_complete, self._epoch, self._start_task
+            ZapHandler(sockets.zap),
+            rules,
+            self._wait_complete,
+            self._epoch,
+            self._router.closed_routing_ids.all_free,
+            self._start_task,
         )
         self._guard: Guard | None = None
         if sockets.counters is not None:
@@ -139,8 +144,8 @@ class Server:
         trio's a request that ends at that moment may be counted both as ended and as in flight, or
         as neither; for an exact snapshot call it with `trio.from_thread.run_sync` there.
         """
-        # For other threads: what grows or shrinks is iterated over in one step of the interpreter,
-        # and what must fit together is read once.
+        # For calls in other threads: a collection that changes is iterated in one step of the
+        # interpreter, and values that must be consistent are read once.
         outbox, queue = self._router.outbox, self._queue
         in_flight = self._requests.in_flight
         outcomes = self._counters.outcomes()
@@ -160,7 +165,7 @@ class Server:
             abandoned_threads=self._workers.abandoned,
             refused=self._admission.refused,
             handshakes_failed=self._router.handshakes.failed,
-            thrown_out=self._router.evicted,
+            evicted=self._router.evicted,
             evicted_slow=self._slow_clients.evicted,
             workers=self._counted.statistics(),
             killed=self._counted.killed,
@@ -169,7 +174,7 @@ class Server:
         )
 
     async def drain(self, grace: float) -> None:
-        """Shut down gently: accept no connections and no requests, and let those in flight finish.
+        """Shut down gracefully: refuse connections and requests, and let those in flight finish.
 
         New connections are refused, so a load balancer sends clients elsewhere. New requests
         are answered ``shutting-down``. Requests in flight have `grace` seconds, and so have replies
@@ -214,9 +219,9 @@ class Server:
     def _start_task(self, name: str, run: Callable[..., Any], *args: object) -> None:
         self._nursery.start_soon(self._run_task, run, *args, name=name)
 
-    @trio.lowlevel.enable_ki_protection  # half a message or event would begin the next one
+    @trio.lowlevel.enable_ki_protection  # an interrupt must not leave half a message or event
     async def _run_task(self, run: Callable[..., Any], *args: object) -> None:
-        """Run one of the server's tasks. If it fails, clients are told before all is cancelled."""
+        """Run one of the server's tasks. If it fails, requests are answered before the cancel."""
         try:
             await run(*args)
         except BaseException:
@@ -224,15 +229,15 @@ class Server:
             raise
 
     def _crashed(self) -> None:
-        """A task of the server has failed, and its exception is what `serve` is to raise."""
+        """A task of the server has failed. `serve` raises its exception."""
         try:
             self.stop()
         except Exception:
-            log.exception("not all clients could be told that the server shuts down")
+            log.exception("not all requests could be answered at the shutdown")
 
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
-        """End what is in flight, with an error for each client, and then cancel everything."""
+        """End the requests in flight, each with an error reply, and then cancel everything."""
         if self._stopped:
             return
         self._stopped = True
@@ -259,31 +264,31 @@ class Server:
         self._closed.set()
         log.info("stopped: %s", self.statistics())
 
-    # Connections that come and go.
+    # Connections.
 
     async def _wait_complete(self) -> None:
         if self._guard is not None:
             await self._guard.wait_complete()
 
     def _epoch(self) -> int:
-        """Catch up with what has come, and with which connections are gone."""
-        self._catch_up()
+        """Read the messages and events that have arrived; returns the epoch."""
+        self._catch_up()  # first, so that the routing ids of closed connections are free
         epoch = self._router.epoch_of_replies()
         if self._guard is not None:
             self._guard.look_at_handshakes()
         return epoch
 
     def _catch_up(self) -> bool:
-        """Read what has come by now, and start it; returns whether that was all."""
+        """Read the messages that have arrived, and start requests; returns whether it read all."""
         runnable, dry = self._reader.catch_up()
         self._workers.start(runnable)
         return dry
 
     def _disconnected(self, connections: list[Connection]) -> None:
-        """Connections are gone (the router calls this, whoever reads the monitor).
+        """Clients have disconnected (the router calls this in each task that reads the monitor).
 
-        Nothing is sent to them from now on. Their scopes are cancelled at once, unless very many
-        are: then some are cancelled in each pass of the event loop, so that others have their turn.
+        Nothing is sent to them from now on. Their scopes are cancelled at once. If there are very
+        many, `AT_ONCE` are cancelled in each pass of the event loop, to delay no other client.
         """
         self._departed.extend([c.client for c in connections if c.client is not None])
         if not self._has_departed.value:
@@ -307,7 +312,7 @@ class Server:
         self._admission.count_refused(address, reason)
 
     def _evict_revoked(self) -> None:
-        """The allow-list has changed."""
+        """Evict clients whose keys were removed from the allow-list."""
         for connection in self._router.connections:
             if connection.peer is not None and not self._rules.still_accept(connection.peer):
                 self._router.evict(connection, "its key is no longer on the allow-list")
@@ -320,7 +325,7 @@ def access_rules(options: Options) -> AccessRules:
 
 
 def unheard_guard(options: Options, rules: AccessRules) -> UnheardGuard:
-    """What judges the connections from which nothing was read."""
+    """Decides about the connections from which nothing was read."""
     if options.heartbeat is None:
         return UnheardGuard(rules.mechanism, None, UNHEARD_PATIENCE)
     interval, _ = heartbeat_times(options.heartbeat)

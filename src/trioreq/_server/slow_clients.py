@@ -1,10 +1,10 @@
 """Evicts clients that do not read their replies.
 
-What libzmq does not accept for such a client waits in the outbox: no reply is lost while its
-connection lives. libzmq reports when it accepts more, as an event on the ROUTER, and each read
-follows that up. Another call on the socket can consume the event, so this tries again at intervals
-while anything waits. It closes the connection of a client that has accepted nothing for too long,
-or has too much waiting.
+Replies that libzmq does not accept for such a client wait in the outbox: none is lost while its
+connection is open. libzmq signals on the ROUTER when it accepts more, and each read retries them.
+Another call on the socket can consume that signal, so this task retries too, at intervals while
+replies wait. It evicts a client that has read nothing for `stall_timeout`, or for which more than
+`send_queue` replies wait.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from .._transport.linux import KernelCounters
 from .._transport.outbox import Unsent
 from .._transport.router import Router
 
-PAUSE: Final = 0.02  # seconds between two tries
+PAUSE: Final = 0.02  # seconds between two retries
 
 
 class SlowClients:
     """Watches the connections whose messages wait in the outbox.
 
     Args:
-        router: The ROUTER, whose connections these are.
-        counters: What the kernel counts of them, if anything.
-        stall_timeout: Seconds that a client may accept nothing; None for no limit.
+        router: The ROUTER and its connections.
+        counters: The kernel's counters of connections, where the system has them.
+        stall_timeout: Seconds that a client may read nothing; None for no limit.
     """
 
     def __init__(
@@ -58,15 +58,15 @@ class SlowClients:
                 self._evict(connection, f"it has read none of its replies for {seconds:.1f} s")
 
     def _evict(self, connection: Connection, reason: str) -> None:
-        if not connection.gone:
+        if not connection.disconnected:
             self.evicted += 1
             self._router.evict(connection, reason)
 
     def _has_stalled(self, connection: Connection, unsent: Unsent) -> bool:
-        """Whether a client has accepted nothing for too long.
+        """Whether a client has read nothing for too long.
 
-        libzmq accepts more when half of its own queue has gone out, which can take long with large
-        replies and a slow network. So what the kernel has sent meanwhile counts too.
+        libzmq accepts more when it has sent half of its own queue, which can take long with large
+        replies and a slow network. So bytes that the kernel has delivered count as progress too.
         """
         if self._stall_timeout is None:
             return False

@@ -1,9 +1,8 @@
 """Plain functions in worker threads, each of which is one long call of `trio.to_thread.run_sync`.
 
-A thread cannot be stopped. A request that ends lets its client go, but keeps its slot until its
-function has returned, and there are as many threads as slots at most: the pool is bounded by its
-construction. A function learns that its request has ended in `check_cancelled`. What the threads do
-is in `pool`.
+A thread cannot be stopped. When a request ends early, its slot stays taken until its function has
+returned. There are at most as many threads as slots, so the pool is bounded. A function detects the
+end of its request with `check_cancelled`. `pool` has the loop of the threads.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Final
+from typing import Final, NoReturn
 
 import trio
+from trio_util import AsyncBool
 
 from .._log import log
 from .._protocol.fair_queue import SharedFairQueue
@@ -31,13 +31,14 @@ from .requests import Requests
 from .switch_interval import short_switch_interval
 
 FIRST: Final = 64 * 1024  # bytes of the first batch after a wait: some thirty messages
-RETRY: Final = 1.0  # seconds until another try, if a thread cannot be started
+RETRY: Final = 1.0  # seconds between two attempts to start a thread
+LONG: Final = 0.05  # seconds after which a function is not slowed down by a short switch interval
 
 
 class ThreadPool:
     """Runs plain functions.
 
-    The arguments are those of `HandlerTasks`, but for the handler and the queue.
+    The arguments are those of `HandlerTasks`, except the handler and the queue.
 
     Args:
         handler: A plain function.
@@ -66,6 +67,7 @@ class ThreadPool:
         self._token = trio.lowlevel.current_trio_token()
         self._clock_offset = trio.current_time() - time.perf_counter()
         self._out_of_threads = False
+        self._in_use = AsyncBool(False)  # whether functions may run
         self._context = copy_context()
         self._context.run(current_request.set, None)
         self._pool = Pool(handler, queue, self._begin, self._wake, self._context)
@@ -86,6 +88,7 @@ class ThreadPool:
     def start(self, requests: Sequence[PendingRequest]) -> None:
         """Let threads run requests that have a slot."""
         self._queue.granted.extend(requests)
+        self._in_use.value = True
         self._spawn()
         self._pool.wake_thread()
 
@@ -93,7 +96,9 @@ class ThreadPool:
     async def lead(self) -> None:
         """Read, and hand requests to the threads, until cancelled."""
         try:
-            await self._read()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._follow_long_functions, name="switch interval")
+                await self._read()
         except BaseException:
             self._crashed()
             raise
@@ -106,13 +111,15 @@ class ThreadPool:
             batch = reader.read(room)
             if batch is None:
                 room = FIRST
-                # What it sends can eat the edge of a message that has come.
+                # A send can consume the signal for a message that has arrived (A11 in
+                # docs/design.md).
                 if not self._prepare_to_sleep() or not reader.readable():
                     await reader.wait()
                     rested = True
                 continue
             room = min(2 * room, BATCH)
             self._queue.granted.extend(batch)
+            self._in_use.value = True
             self._spawn()
             self._pool.spin()
             self._collect()
@@ -121,20 +128,22 @@ class ThreadPool:
             rested = False
 
     def _prepare_to_sleep(self) -> bool:
-        """See to what is done and what is left; from now on the event loop has to be woken.
+        """Wake a thread for remaining requests, and answer what is done.
+
+        From now on threads wake the event loop for what is done.
 
         Returns:
             Whether anything was done.
         """
-        self._pool.awake = False
+        self._pool.awake = False  # first, so that no wake-up is lost
         self._pool.wake_thread()
-        if not self._pool.done:  # one look: what is done after it wakes the event loop
+        if not self._pool.done:  # what is done after this check wakes the event loop
             return False
         self._collect()
         return True
 
     def _collect(self) -> None:
-        """Answer what is done."""
+        """Answer the requests that are done."""
         done = self._pool.done
         self._outbox.cork()
         try:
@@ -157,24 +166,23 @@ class ThreadPool:
         self._nursery.start_soon(self._thread, worker, name="worker thread")
 
     async def _thread(self, worker: Worker) -> None:
-        """Start a thread, as soon as that is possible, and wait for its end."""
+        """Start a thread, retry until that succeeds, and wait for its end."""
         while True:
             try:
-                with short_switch_interval():
-                    await trio.to_thread.run_sync(
-                        self._pool.work,
-                        worker,
-                        limiter=self._limiter,
-                        abandon_on_cancel=True,
-                        thread_name="trioreq",
-                    )
+                await trio.to_thread.run_sync(
+                    self._pool.work,
+                    worker,
+                    limiter=self._limiter,
+                    abandon_on_cancel=True,
+                    thread_name="trioreq",
+                )
             except RuntimeError as error:
                 if worker.has_thread:
                     self._crashed()
                     raise
                 if not self._out_of_threads:
                     self._out_of_threads = True
-                    log.error(  # noqa: TRY400  # no fault of the code here
+                    log.error(  # noqa: TRY400  # a limit of the system: no traceback
                         "cannot start a worker thread, and retry every %g s; requests wait for "
                         "threads that run already: %s",
                         RETRY,
@@ -187,21 +195,39 @@ class ThreadPool:
             else:
                 return
 
+    async def _follow_long_functions(self) -> NoReturn:
+        """Shorten the switch interval while any function runs for long.
+
+        A short interval makes quick functions slower. No event reports that a function still
+        runs, so this checks at intervals, while any function runs.
+        """
+        while True:
+            await self._in_use.wait_value(True)
+            await trio.sleep(LONG)
+            if self._run_long():
+                with short_switch_interval():
+                    while self._run_long():  # noqa: ASYNC110  # there is no event for it
+                        await trio.sleep(LONG)
+            self._in_use.value = self._queue.free < self._queue.slots
+
+    def _run_long(self) -> bool:
+        return self._pool.started_before(trio.current_time() - LONG)
+
     def _begin(self, request: PendingRequest) -> None:
-        """A request is to be run (in its thread, where trio's clock cannot be read)."""
+        """A request begins (in its thread, where trio's clock cannot be read)."""
         now = time.perf_counter() + self._clock_offset
         self._requests.begin_in_thread(request, now)
 
     def _wake(self) -> None:
-        """Wake the event loop to see to what is done (in any thread)."""
+        """Wake the event loop to answer what is done (in any thread)."""
         with suppress(trio.RunFinishedError):  # the thread was abandoned, and trio has ended since
             self._token.run_sync_soon(self._woken)
 
     def _woken(self) -> None:
-        """See to what is done, in the event loop. An exception here would end trio itself."""
+        """Answer what is done, in the event loop."""
         try:
             self._prepare_to_sleep()
-        except BaseException as error:
+        except BaseException as error:  # an exception here would crash trio
             if self._pool.closed:
                 log.exception("a plain function failed after the server had stopped")
             else:

@@ -1,15 +1,15 @@
-"""Notices that the event loop is blocked or delayed, and names the handlers that do it.
+"""Detects that the event loop is blocked or delayed, and logs by which handlers.
 
-A handler that does not give control back to trio, because of a blocking call or a long computation,
-holds up everything: no client is accepted, and no disconnect is noticed. trio cannot tell, since it
-does not run. So a thread asks the event loop for a sign of life, now and then, while requests are
+A handler that runs without a checkpoint, because of a blocking call or a long computation, blocks
+the event loop: no client is accepted, and no disconnect is detected. trio cannot report it, since
+it does not run. So a thread checks at intervals whether the event loop responds, while requests are
 processed. When none are, the thread sleeps until the next batch is read, and wakes neither itself
 nor the event loop.
 
 Plain functions that compute do not block the event loop, but they delay it: all of them wait for
 the GIL as it does. The same thread counts them.
 
-It costs a request nothing: the event loop looks at one flag for each batch that it has read.
+The cost is one flag that the event loop checks for each batch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Watchdog(Observer):
     """Watches the event loop of one server.
 
     Args:
-        patience: Seconds that the event loop may be blocked. It is noticed after one and a half
+        patience: Seconds that the event loop may be blocked. That is detected after one and a half
             times as long, at the latest.
         busy: Returns whether any request is processed. Called in the thread.
         processor_times: As `Pool.processor_times`. Called in the thread.
@@ -91,14 +91,14 @@ class Watchdog(Observer):
         get = self._orders.get
         while start := get():
             while True:
-                # First, a pause: else each single request would wake this thread.
+                # A pause first: otherwise each single request would wake this thread twice.
                 with suppress(Empty):
                     if get(timeout=self._patience / 2) is None:
                         return
                 self._warn_of_computing()
-                sleeps = self._falls_asleep()
-                if sleeps or not self._finds_it_standing():
-                    self._look_back(start)
+                sleeps = self._may_sleep()
+                if sleeps or not self._is_blocked():
+                    self._report_blocked_threads(start)
                 if sleeps:
                     break
                 start = _now()
@@ -117,8 +117,8 @@ class Watchdog(Observer):
     def _count_computing(self) -> int:
         """How many plain functions have run since the last look, and used the processor.
 
-        Functions that compute have equal parts of it, because they share the GIL. Half a part is
-        more than what functions use that wait.
+        Functions that compute have equal shares of the time, because they share the GIL. Functions
+        that wait use less than half a share.
         """
         (then, before), now = self._last_look, time.monotonic()
         times = self._processor_times()
@@ -126,34 +126,34 @@ class Watchdog(Observer):
         least = (now - then) / max(2 * len(times), 1)
         return sum(times[one] - before[one] >= least for one in times.keys() & before.keys())
 
-    def _falls_asleep(self) -> bool:
+    def _may_sleep(self) -> bool:
         self.asleep = True
-        if self._busy():  # asked last: what is started from now on wakes this thread
+        if self._busy():  # checked last: requests that start from now on wake this thread
             self.asleep = False
         return self.asleep
 
-    def _finds_it_standing(self) -> bool:
-        """Ask for a sign of life. If none comes, log that, and log when it does."""
+    def _is_blocked(self) -> bool:
+        """Check that the event loop responds. If not, log that, and log when it does."""
         start = time.monotonic()
-        turned = threading.Event()
+        responded = threading.Event()
         with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(turned.set)
+            self._token.run_sync_soon(responded.set)
             # If the whole process was stopped, the second wait finds the event loop responsive.
-            if turned.wait(self._patience) or turned.wait(GRACE):
+            if responded.wait(self._patience) or responded.wait(GRACE):
                 return False
             log.warning("%s", self._finding(time.monotonic() - start))
             while not self._ended:
-                if turned.wait(self._patience):
+                if responded.wait(self._patience):
                     log.warning(
                         "event loop responsive again after %.1f s", time.monotonic() - start
                     )
                     break
         return True
 
-    def _look_back(self, start: Times) -> None:
-        """A call that keeps the GIL holds up this thread too, which then can only report it later.
+    def _report_blocked_threads(self, start: Times) -> None:
+        """Report a call that kept the GIL and blocked this thread too, after the fact.
 
-        If the process has used hardly any of the time, it was itself stopped.
+        If the process used hardly any processor time meanwhile, it was stopped itself.
         """
         took, used = (now - then for now, then in zip(_now(), start, strict=True))
         if took > 2 * self._patience and used > took / 10:

@@ -1,7 +1,7 @@
-"""What runs in a worker process: `work`, as one call of trio-parallel's, until the server ends it.
+"""The code of a worker process: `work`, one call of trio-parallel's until the server ends it.
 
-A worker leads a session and so a process group of its own. The group is killed as a whole, and is
-not reached by Ctrl-C in the server's terminal.
+A worker leads its own session, and so its own process group. The group is killed as a whole, and
+Ctrl-C in the server's terminal does not reach it.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ REASONS: Final = tuple(CancelReason)
 CELL: Final = struct.Struct("=Q")
 
 PeerFields = tuple[int, str, str, str, int | None, int | None, str]
-"""What a `Peer` is made of, which is sent in its place: to pickle a dataclass is slow."""
+"""The fields of a `Peer`, sent in its place because pickling a dataclass is slow."""
 peer_fields: Callable[[Peer], PeerFields] = attrgetter(*Peer.__dataclass_fields__)
 Call = tuple[PeerFields, Frames, float, int]
 """A request, as the server sends it: the client, the frames, the deadline, and its number."""
 Answer = Frames | Error
-"""The body of a reply, or what the handler has raised."""
+"""The body of a reply, or the error of the handler."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a worker is told when it starts.
+    """The settings with which a worker starts.
 
     Attributes:
         functions: The handler and the initializer, pickled.
@@ -71,12 +71,12 @@ class Setup:
 class Cell:
     """Eight bytes of shared memory, in which the server writes which request has ended, and why.
 
-    It is the worker's for good, and requests have numbers: what is written late for one request is
-    not read by the next.
+    A worker keeps its cell, and requests are numbered: a late write for one request is not read by
+    the next.
 
     Args:
-        name: The shared memory's.
-        index: Which of its cells.
+        name: The name of the shared memory.
+        index: The index of the cell.
     """
 
     def __init__(self, name: str, index: int) -> None:
@@ -109,7 +109,7 @@ class WorkerRequest(Request):
     """A request, as a handler in a worker process sees it.
 
     Args:
-        number: Tells it from all other requests of the server.
+        number: Unique among the requests of the server.
         cell: Where the server writes that it has ended; None without a grace.
     """
 
@@ -208,9 +208,9 @@ def _call(handler: Handler, request: Request) -> Frames:
 def portable(
     error: BaseException, dumps: Callable[[object], bytes] = pickle.dumps
 ) -> BaseException:
-    """The exception with its traceback, or another one that says the same, as the server can read.
+    """The exception with its traceback, or a stand-in if it cannot be pickled.
 
-    Pickle makes an exception anew from its `args`, which fails for many with an `__init__`.
+    Pickle rebuilds an exception from its `args`, which fails for many that have an `__init__`.
     """
     try:
         install(error)
@@ -224,11 +224,11 @@ def portable(
 
 
 def _end_with_server() -> None:
-    """Be killed when the server ends, with all that was started here.
+    """Make the kernel kill this process group when the server ends.
 
     `multiprocessing` gives each child the reading end of a pipe whose writing end is the server's
     alone. On Linux the kernel sends SIGKILL when it closes, also while a call into C keeps the GIL.
-    PR_SET_PDEATHSIG does not serve: it fires when the thread ends that has started this process.
+    PR_SET_PDEATHSIG cannot be used: it fires when the thread that started this process ends.
     """
     server: Any = multiprocessing.parent_process()
     pipe: int = server.sentinel
@@ -248,9 +248,9 @@ def _die_after(pipe: int) -> None:
 
 
 def _leave_signals_to_server() -> None:
-    """Take no notice of SIGINT and SIGTERM, which systemd sends to each process of a service.
+    """Do nothing at SIGINT and SIGTERM, which systemd sends to each process of a service.
 
-    They are not ignored: what is ignored here would be in programs that the handler starts.
+    They are not set to SIG_IGN, which programs that the handler starts would inherit.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
@@ -258,6 +258,6 @@ def _leave_signals_to_server() -> None:
 
 
 def _write_whole_lines() -> None:
-    """Else what is printed to a pipe or a file is cut anywhere, and lost in a kill."""
+    """Flush stdout at each line: a kill would lose buffered output, or cut it anywhere."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True, write_through=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 
 import trio
@@ -103,8 +104,9 @@ class AllowList(Mapping[str, str]):
         try:
             if self.directory is None:
                 await trio.sleep_forever()
-            async for _ in periodic(LOOK):
-                await self.reload()
+            async with aclosing(periodic(LOOK)) as times:
+                async for _ in times:
+                    await self.reload()
         finally:
             self._listeners.discard(changed)
 

@@ -45,7 +45,7 @@ class HeldConnections:
     def keep(self, connection: Connection, hold: HeldConnection) -> None:
         """Hold a connection until it ends, if there are descriptors enough; else release it."""
         few = len(self._table) <= self._few and hold.descriptor < self._plenty
-        if few and not connection.gone:
+        if few and not connection.disconnected:
             self._holds[connection] = hold
         else:
             hold.close()

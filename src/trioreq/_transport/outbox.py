@@ -107,7 +107,7 @@ class Outbox:
         """Hand a message to its own connection, or to none; `nudge` follows."""
         if not connection.automatic:
             self._read_monitor()  # another connection may have the routing id by now
-        if connection.gone:
+        if connection.disconnected:
             self.dropped += packs.messages_in(frames)
         elif connection in self.unsent or not self._accepts(connection, frames):
             self._keep(connection, frames)  # behind those that wait already
@@ -158,7 +158,7 @@ class Outbox:
 
     def _retry(self, connection: Connection, unsent: Unsent) -> None:
         messages = unsent.messages
-        while messages and not connection.gone and self._accepts(connection, messages[0]):
+        while messages and not connection.disconnected and self._accepts(connection, messages[0]):
             messages.popleft()
             unsent.since = trio.current_time()
             unsent.acked = None

@@ -26,6 +26,7 @@ from .handshake_events import EVENT, failure_of
 from .held_connections import HeldConnections
 from .messages import Origin
 from .outbox import Outbox
+from .routing_ids import RoutingIds
 from .server_sockets import HeldConnection, Sockets
 from .zap_handler import EPOCH, PUBLIC_KEY
 
@@ -61,6 +62,7 @@ class Router:
         unattributed: Messages that were read after their connection had gone, and was forgotten.
         evicted: Connections that were closed by the server.
         own_routing_ids: Connections now that have a routing id which the client has set.
+        closed_routing_ids: Such routing ids of connections that have disconnected.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Router:
         self.unattributed = 0
         self.evicted = 0
         self.own_routing_ids = 0
+        self.closed_routing_ids = RoutingIds(sockets.router)
         self._occupied = AsyncBool(False)
         self._new: deque[Connection] = deque()  # accepted, and not looked at
         self._first_heard: list[Connection] = []  # since the monitor was last read
@@ -129,16 +132,18 @@ class Router:
 
     def read_monitor(self) -> int:
         """Record which connections came and went; returns the epoch of that."""
-        gone: list[Connection] = []
-        self._read_events(gone)
+        disconnected: list[Connection] = []
+        self._read_events(disconnected)
         while self._new:
             # One is held at a time: a burst of connections takes no more than one descriptor.
             connection = self._new.popleft()
             self._held.make_room()
-            hold = None if connection.gone else self._sockets.hold(connection.descriptor)
+            hold = None if connection.disconnected else self._sockets.hold(connection.descriptor)
             if hold is not None:
                 spoke = self._has_received(connection)
-                self._read_events(gone)  # so if it still has its descriptor, it is what is held
+                # A connection that is not disconnected after this is the one that is held: its
+                # descriptor was not free for another one in between.
+                self._read_events(disconnected)
                 self._look_at(connection, hold, spoke=spoke)
         if self._first_heard:
             for connection in self._first_heard:
@@ -147,8 +152,8 @@ class Router:
         if self.handshakes.undecided:
             begun = trio.current_time() - 2 * server_sockets.HANDSHAKE  # libzmq may be late
             self._report("", self.handshakes.outlasted(begun))
-        if gone:
-            self._disconnected(gone)
+        if disconnected:
+            self._disconnected(disconnected)
         return self._table.epoch
 
     def epoch_of_replies(self) -> int:
@@ -156,7 +161,7 @@ class Router:
         self._newest_reply = self.read_monitor()
         return self._newest_reply
 
-    def _read_events(self, gone: list[Connection]) -> None:
+    def _read_events(self, disconnected: list[Connection]) -> None:
         """Read the monitor until it is empty."""
         receive, handshakes = self._monitor.receive, self.handshakes
         now = trio.current_time()
@@ -189,7 +194,7 @@ class Router:
                 continue
             if before is not None:
                 self._forget(before)
-                gone.append(before)
+                disconnected.append(before)
 
     def _ended(self, connection: Connection) -> None:
         """A connection was disconnected: log why, if libzmq has ended it; once."""
@@ -223,10 +228,11 @@ class Router:
             del self._automatic[connection.routing_id]  # type: ignore[arg-type]
         elif connection.routing_id is not None:
             self.own_routing_ids -= 1
+            self.closed_routing_ids.closed(connection.routing_id)
 
     def _look_at(self, connection: Connection, hold: HeldConnection, *, spoke: bool) -> None:
         """Record a new connection's address, or close it if it would exceed a limit."""
-        if not connection.gone:
+        if not connection.disconnected:
             connection.address = hold.address
             connection.spoke = spoke
             reason: str | None
@@ -265,7 +271,7 @@ class Router:
         """
         hold = self._sockets.hold(connection.descriptor)
         self.read_monitor()
-        if not connection.gone:
+        if not connection.disconnected:
             self._table.evicted(connection)
             self.handshakes.forget(connection)
             self._forget(connection)
@@ -336,6 +342,7 @@ class Router:
                 self._automatic[routing_id] = connection
             else:
                 self.own_routing_ids += 1
+                self.closed_routing_ids.heard(routing_id)
         return connection
 
 

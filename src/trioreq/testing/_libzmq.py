@@ -117,12 +117,12 @@ class RouterSocket(MemorySocket):
     """A ROUTER with ROUTER_MANDATORY.
 
     Attributes:
-        refused: The routing ids of all messages that were for nobody.
+        refused: All messages that no connection was there for.
     """
 
     def __init__(self, send_queue: int) -> None:
         super().__init__()
-        self.refused: list[bytes] = []
+        self.refused: list[tuple[bytes, ...]] = []
         self._send_queue = send_queue
         self._table: dict[bytes, Connection] = {}
         self._turns: deque[Connection] = deque()  # who has something to read
@@ -177,7 +177,7 @@ class RouterSocket(MemorySocket):
         self._edge = False
         connection = self._table.get(routing_id)
         if connection is None or connection.ended:
-            self.refused.append(routing_id)
+            self.refused.append(tuple(frames))
             return EHOSTUNREACH
         if connection.to_client.blocked and len(connection.held) >= self._send_queue:
             connection.full = True

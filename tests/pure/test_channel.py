@@ -58,8 +58,8 @@ def test_a_signal_handler_that_sends_cuts_no_message(
     reader = threading.Thread(target=read_all, args=(ours, stream))
 
     def interrupt(*_: object) -> None:
-        worker.send(b"from the handler")
         reader.start()  # nothing was read until then
+        worker.send(b"from the handler")
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:

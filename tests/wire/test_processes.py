@@ -262,7 +262,7 @@ async def test_a_deliberate_kill_is_logged_at_debug_alone(
     async with working(One()) as (server, client):
         await give_up(client, b"compute it", reports, "computes it")
         await until(lambda: server.statistics().killed == 1)
-    (record,) = [record for record in caplog.records if "worker" in record.message]
+    (record,) = [record for record in caplog.records if "a worker is killed" in record.message]
     assert record.levelno == logging.DEBUG
 
 

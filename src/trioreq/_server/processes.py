@@ -134,7 +134,7 @@ class Process:
             try:
                 await context.run_sync(work, path, kill_on_cancel=True, limiter=ALONE)
                 self.cause = "its connection was closed"
-            except (trio_parallel.BrokenWorkerError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # what an import raises there too
                 self.cause = cause_of_death(error)
         self.ended.set()
         connecting.cancel()
@@ -422,9 +422,9 @@ def _pidfd(pid: int) -> Iterator[int]:
 
 
 def cause_of_death(error: BaseException) -> str:
-    """The signal or the exit code of a process, from the error that trio-parallel has raised."""
+    """The signal or the exit code of a process, or why it has none, from trio-parallel's error."""
     if not isinstance(error, trio_parallel.BrokenWorkerError):
-        return str(error)
+        return f"{type(error).__name__}: {error}"
     code: int = error.args[-1].exitcode
     if code >= 0:
         return f"exit code {code}"

@@ -360,10 +360,8 @@ class Processes(OpenWorkers):
                 await trio.lowlevel.checkpoint()  # there may be many
             elif process.job is not None:
                 process.called += 1
-                if not process.was_killed:
-                    process.end(process.job, said)
-                    return True
-                process.job.end(said)  # it is both answered and killed: its end comes next
+                process.end(process.job, said)
+                return not process.was_killed  # it may be both answered and killed
         return False
 
     def _offer(self, process: Process) -> None:

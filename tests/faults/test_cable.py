@@ -1,4 +1,4 @@
-"""A cable that is cut, and a bad one: who is gone is noticed in time, and who is well is left be.
+"""A cut cable, and a bad one: lost clients are detected in time, and others stay connected.
 
 Time is real. What makes it deterministic: the cable loses every twentieth packet, not one by
 chance, and bounds on time are those that are promised, with room for a machine that is busy.
@@ -49,7 +49,7 @@ async def test_a_cut_cable_ends_the_work_within_the_heartbeat() -> None:
 
 
 @pytest.mark.usefixtures("machines")
-async def test_a_cut_that_is_mended_in_time_is_no_end() -> None:
+async def test_a_connection_that_is_restored_in_time_stays_open() -> None:
     with trio.fail_after(LIMIT):
         async with (
             cable.open_cable() as line,
@@ -67,7 +67,7 @@ async def test_a_cut_that_is_mended_in_time_is_no_end() -> None:
 
 
 @pytest.mark.usefixtures("machines")
-async def test_loss_and_delay_end_nobody() -> None:
+async def test_packet_loss_and_delay_disconnect_no_client() -> None:
     """Every twentieth packet is lost, each takes 200 ms; heartbeats get through."""
     clients = range(5)
     with trio.fail_after(LIMIT):

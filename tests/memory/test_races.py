@@ -1,7 +1,7 @@
 """What happens between two steps of the server, where its order of steps is what makes it right.
 
 Deterministic: no kernel, no threads, an autojump clock, and what comes in between is called by the
-test, in the place of a function of the server or in a handler.
+test, instead of a function of the server or in a handler.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ async def test_g6_a_catch_up_is_bounded_and_the_rest_is_read(autojump_clock: Moc
         assert net.server.statistics().requests == 1 + 2 * most
 
 
-async def test_g6_who_asks_while_admit_decides_about_another_is_answered(
+async def test_g6_zap_requests_are_answered_while_admit_decides_about_another(
     autojump_clock: MockClock,
 ) -> None:
     """The reply to the one eats the edge of the other's request."""
@@ -138,7 +138,7 @@ async def test_a_connection_that_goes_while_it_is_held_is_not_counted(
 async def test_g2_a_connection_that_gets_the_descriptor_of_one_beyond_a_limit_is_not_closed(
     autojump_clock: MockClock,
 ) -> None:
-    """What is held may be another connection already: the monitor tells, and is read after it."""
+    """Another connection may be held already: the monitor reports it, and is read after that."""
     async with serving(echo, max_connections=1) as net:
         first = net.connect()
         assert await first.request(b"x") == [b"x"]
@@ -177,7 +177,9 @@ async def test_a_client_whose_key_is_revoked_before_its_first_message_is_not_ser
         assert net.server.statistics().evicted == 1
 
 
-async def test_g5_the_message_guard_keeps_nothing_of_the_gone(autojump_clock: MockClock) -> None:
+async def test_g5_the_message_guard_keeps_nothing_for_closed_connections(
+    autojump_clock: MockClock,
+) -> None:
     async with serving(echo) as net:
         client = net.connect()
         await client.request(b"x")
@@ -304,7 +306,7 @@ async def test_a_request_that_ends_when_its_thread_has_just_looked_counts_as_sta
 
 
 class StartsMeanwhile:
-    """In the place of `PendingRequest.started`: a thread begins right after the loop has looked.
+    """Instead of `PendingRequest.started`: a thread begins right after the loop has looked.
 
     Args:
         request: The request that the thread begins.
@@ -632,7 +634,7 @@ MANY = 20
 
 
 async def check_told(worker: Worker, clients: list[MemoryClient]) -> None:
-    """Each client was told of the end, and its handler knew the reason when it was cancelled."""
+    """Each client was answered, and its handler knew the reason when it was cancelled."""
     for client in clients:
         assert (await client.receive())[1] == b"shutting-down"
     assert worker.log.count("cancelled wait: shutdown") == len(clients)
@@ -640,7 +642,7 @@ async def check_told(worker: Worker, clients: list[MemoryClient]) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("task", ["reader", "ZAP handler"])
-async def test_a_fault_of_the_server_itself_ends_it_and_each_client_is_told(
+async def test_a_fault_of_the_server_itself_ends_it_and_each_client_is_answered(
     autojump_clock: MockClock, task: str, seed: int
 ) -> None:
     def break_down(*_: object) -> None:
@@ -666,7 +668,7 @@ async def test_a_fault_of_the_server_itself_ends_it_and_each_client_is_told(
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("own_task", [False, True])
-async def test_what_ends_the_program_tells_each_client_wherever_it_is_raised(
+async def test_an_exception_that_ends_the_program_answers_each_client_wherever_it_is_raised(
     autojump_clock: MockClock, own_task: bool, seed: int
 ) -> None:
     worker = Worker()
@@ -732,7 +734,7 @@ async def test_g6_empty_packs_do_not_hide_what_comes_behind_them(
             assert await client.receive() == [b"behind them"]
 
 
-async def test_g6_messages_of_connections_that_are_gone_are_read_few_at_a_time(
+async def test_g6_messages_of_closed_connections_are_read_few_at_a_time(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(echo) as net:

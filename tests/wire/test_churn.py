@@ -2,7 +2,7 @@
 
 Time is real, and the order of things the machine's. What makes it deterministic: nothing is said
 of the order, only of the end, and of who had said what. The number of peers is fixed; each goes
-its way by its number; the end is when the server says that all have gone.
+its way by its number; the end is when the server reports no connections.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Zoo:
                 peer.send(message(b"", b"wait " + name))
 
 
-async def test_nothing_is_left_of_two_thousand_who_died(addr: str) -> None:
+async def test_two_thousand_killed_clients_leave_no_resources_behind(addr: str) -> None:
     heard: dict[int, bytes] = {}
     log = Log()
 

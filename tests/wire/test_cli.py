@@ -94,7 +94,7 @@ async def on_terminal(
 
 
 async def cancelled(shop: Shop) -> None:
-    """The server has stopped working: told so, or because the connection went first."""
+    """The server has stopped working: by a cancel, or by the disconnect."""
     await shop.log.wait("ended wait")
     reasons = [entry for entry in shop.log.entries if entry.startswith("cancelled")]
     assert reasons in (["cancelled wait: cancelled"], ["cancelled wait: disconnected"])
@@ -246,7 +246,7 @@ async def test_ctrl_c_is_quiet_and_cancels_on_the_server() -> None:
 
 
 async def test_a_reader_that_goes_ends_it_and_cancels_on_the_server() -> None:
-    """While it waits, too: nobody is there for the reply."""
+    """While it waits, too: there is no client for the reply."""
     worker = Shop()
     async with serving(worker) as server:
         process = await trio.lowlevel.open_process(
@@ -302,7 +302,7 @@ async def test_ctrl_c_in_a_repeat_shows_the_summary() -> None:
         assert code == 130
 
 
-async def test_verbose_tells_the_times() -> None:
+async def test_verbose_shows_the_times() -> None:
     async with serving(Shop()) as server:
         done = await run("-v", server.endpoints[0], "echo")
         text = done.stderr.decode()
@@ -325,7 +325,7 @@ async def test_bench_counts_and_has_figures_for_machines() -> None:
         await until(lambda: server.statistics().connections == 0)
 
 
-async def test_bench_tells_errors_by_kind() -> None:
+async def test_bench_counts_errors_by_kind() -> None:
     async def handler(request: trioreq.Request) -> bytes:
         raise trioreq.ReplyError("busy")
 

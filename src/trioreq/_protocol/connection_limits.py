@@ -1,4 +1,4 @@
-"""How many connections there may be, in all and from one address."""
+"""Limits the number of connections, in all and from one address."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ConnectionLimits:
         self._connections = 0
 
     def enter(self, connection: Connection, address: str) -> str | None:
-        """Count a connection; returns the reason if a limit forbids it, and None if none does."""
+        """Count a connection; returns the reason to refuse it if a limit is reached."""
         if self._connections >= self._most:
             return "max_connections is reached"
         if self._counts[address] >= self._most_per_address:
@@ -35,7 +35,7 @@ class ConnectionLimits:
         return None
 
     def leave(self, connection: Connection) -> None:
-        """A connection is gone; it need not have been counted."""
+        """A connection has closed. It may be one that was not counted."""
         if connection.counted:
             address = connection.address
             connection.counted = False

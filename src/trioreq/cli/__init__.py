@@ -1,4 +1,4 @@
-"""The command line: `trioreq-client` and `trioreq-keygen`. They call the public API alone."""
+"""The command line: `trioreq-client` and `trioreq-keygen`. They use only the public API."""
 
 from __future__ import annotations
 

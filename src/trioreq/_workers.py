@@ -138,7 +138,7 @@ Workers = ThreadWorkers | KillableWorkers
 
 
 def check_plain(handler: Callable[..., object], workers: KillableWorkers) -> None:
-    """Refuse a handler that cannot run elsewhere than in trio's loop.
+    """Refuse a handler that cannot run elsewhere than in the event loop.
 
     Raises:
         TypeError: It is async, or cannot be pickled.

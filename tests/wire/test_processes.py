@@ -551,7 +551,7 @@ async def test_a_record_that_cannot_be_read_is_a_warning(
     assert "a record that a worker process logged cannot be read: no" in caplog.messages
 
 
-async def test_what_was_logged_before_a_death_and_before_a_kill_is_handled(
+async def test_records_from_before_a_death_and_before_a_kill_are_handled(
     reports: Reports, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "jobs")
@@ -564,7 +564,7 @@ async def test_what_was_logged_before_a_death_and_before_a_kill_is_handled(
         await until(lambda: server.statistics().killed == 1)
 
 
-async def test_a_server_that_does_not_read_holds_no_worker_up_and_what_was_dropped_is_counted(
+async def test_a_server_that_does_not_read_delays_no_worker_and_dropped_records_are_counted(
     reports: Reports, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "jobs")

@@ -73,7 +73,7 @@ async def test_a_death_is_handler_failed_with_its_cause_and_nothing_runs_twice(
     assert reports.rest() == ["dies"]
 
 
-async def test_what_is_sent_and_returned_is_released(path: str) -> None:
+async def test_bodies_are_released(path: str) -> None:
     from ray._private.worker import global_worker
 
     def references() -> set[Any]:
@@ -101,7 +101,7 @@ async def test_records_come_with_the_reply(
     assert int(line.split()[0]) == jobs.FLOOD - 1000
 
 
-async def test_what_cannot_be_pickled_is_a_type_error(path: str) -> None:
+async def test_a_handler_that_cannot_be_pickled_is_a_type_error(path: str) -> None:
     import threading
 
     lock = threading.Lock()
@@ -114,7 +114,7 @@ async def test_what_cannot_be_pickled_is_a_type_error(path: str) -> None:
         await trioreq.serve(handler, "tcp://127.0.0.1:0", workers=Ray())
 
 
-async def test_what_ray_says_when_it_cannot_be_started_is_an_error_of_serve(
+async def test_a_failed_start_of_ray_is_an_error_of_serve(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # then it complains

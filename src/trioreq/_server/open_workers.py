@@ -58,7 +58,7 @@ class OpenWorkers(ABC):
         log.debug("a worker is killed, since its request has ended")
 
     def _count_death(self, cause: str) -> ReplyError:
-        """A worker has ended by itself; returns what the client is told."""
+        """A worker has ended by itself; returns the error for the client."""
         self.died += 1
         log.error("worker died: %s", cause)
         return ReplyError(Code.HANDLER_FAILED, f"worker died: {cause}")

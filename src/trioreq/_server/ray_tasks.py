@@ -183,7 +183,7 @@ async def open_ray_tasks(handler: Handler, workers: RayWorkers) -> AsyncIterator
 
 
 def _options(workers: RayWorkers) -> dict[str, Any]:
-    """What `ray.init` is told."""
+    """The arguments of `ray.init`."""
     if workers.address is not None or "RAY_ADDRESS" in os.environ:
         return {"address": workers.address}
     cpus = (workers.resources or {}).get("CPU", 1)

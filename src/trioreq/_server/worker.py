@@ -92,7 +92,7 @@ class Cell:
 
 
 def call_of(request: Request, number: int) -> Call:
-    """What a worker is told of a request (in the server)."""
+    """The message for a request (in the server)."""
     deadline = request.deadline
     if deadline != math.inf:
         deadline += time.monotonic() - trio.current_time()

@@ -4,7 +4,7 @@ The server runs them as async handlers, each of which awaits an answer from a pr
 handler is cancelled, as any async handler is, it kills the process. So the rest of the server does
 not know of processes.
 
-trio-parallel starts a process, reports how it has ended, and reaps it. To trio-parallel a process has
+trio-parallel starts a process, reports how it has ended, and reaps it. To trio-parallel it has
 one call, `worker.work`, from its start to its end. Requests, answers and log records go through a
 socket. Each process has a task, which starts it, reads the socket, and replaces the process. A
 handler that is cancelled does not wait for the end of its process: the slot is free at once, and

@@ -194,7 +194,7 @@ async def test_each_failure_has_its_code(tmp_path: Path) -> None:
             (["--interval", "nan", endpoint, "x"], 2, "nan is not a number of seconds"),
             (["--hex", "--json", endpoint, "x"], 2, "choose one"),
             (["--file", "/no/such/file", endpoint], 2, "does not exist"),
-            (["--file", __file__, endpoint, "x"], 2, "no BODY beside it"),
+            (["--file", __file__, endpoint, "x"], 2, "--file and BODY cannot be combined"),
             (["--timeout", "0.1", endpoint, "wait"], 3, "has not answered within 0.1 s"),
             (["--connect-timeout", "0.1", f"ipc://{tmp_path}/none", "x"], 4, "no connection"),
         ):

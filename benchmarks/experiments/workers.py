@@ -1,6 +1,8 @@
 """Worker processes: how soon one is killed with its client, and what a call costs.
 
     python -m benchmarks workers [--kills 300] [--mixed 200] [--others 2000]
+    python -m benchmarks workers --parts mixed --mixed 10000 --others 100000 --longest 3600
+    python -m benchmarks workers --parts ray [--kills 30]
 
 A client, a process of its own, asks for a power, which is computed in one call into C, and is
 killed. The end of its worker is seen by a pidfd. Another client's request has waited for the slot
@@ -18,7 +20,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -107,17 +108,25 @@ async def spares_are_ready(server: trioreq.Server, many: int) -> None:
         await trio.sleep(0.005)
 
 
-async def measure_kills(kills: int) -> dict[str, list[float]]:
-    """Seconds from a client's SIGKILL to the end of its worker, and to the next one's reply."""
+async def all_are_alive(server: trioreq.Server, many: int) -> None:
+    """Wait until all killed processes have been replaced, busy or not."""
+    while server.statistics().workers.alive < many:  # noqa: ASYNC110  # no event tells
+        await trio.sleep(0.005)
+
+
+async def measure_kills(workers: Any, kills: int) -> dict[str, list[float]]:
+    """Seconds from a client's SIGKILL to the end of its worker, and to the next one's reply.
+
+    The workers have one slot.
+    """
     deaths, slots = list[float](), list[float]()
     with reports() as receiver:
-        workers = trioreq.ProcessWorkers(1, spares=1)
         async with (
             trioreq.open_server(work, "tcp://127.0.0.1:0", workers=workers) as server,
             trioreq.open_client(server.endpoints[0]) as other,
         ):
             for _ in range(kills):
-                await spares_are_ready(server, 2)
+                await spares_are_ready(server, 1 + getattr(workers, "spares", 0))
                 async with open_client_process() as client, trio.open_nursery() as nursery:
                     await client.connect(server.endpoints[0])
                     await client.send("compute")
@@ -138,62 +147,116 @@ async def measure_kills(kills: int) -> dict[str, list[float]]:
     return {"death": deaths, "slot": slots}
 
 
-async def measure_mixed(kills: int, others: int) -> dict[str, Any]:
-    """Kills among requests of others: what becomes of these, and what stays of those."""
+def shared_memory() -> set[Path]:
+    """All there is on this machine, of this kind of Python's."""
+    return set(Path("/dev/shm").glob("psm_*"))
+
+
+class Others:
+    """Requests of others, which go on while kills do.
+
+    Args:
+        many: How many there are.
+    """
+
+    def __init__(self, many: int) -> None:
+        self.runs = bytearray(many)  # how often each was run
+        self.answered = 0
+        self.asked = 0
+        self.slowest = 0.0
+        self._allowed = trio.Semaphore(0)
+
+    def allow(self, many: int) -> None:
+        """Let so many more be asked."""
+        for _ in range(many):
+            self._allowed.release()
+
+    async def ask(self, client: trioreq.Client) -> None:
+        """Ask one after the other."""
+        while self.asked < len(self.runs):
+            await self._allowed.acquire()
+            number, self.asked = self.asked, self.asked + 1
+            start = time.monotonic()
+            if await client.request(b"count %d" % number) == b"count %d" % number:
+                self.answered += 1
+            self.slowest = max(self.slowest, time.monotonic() - start)
+
+
+async def measure_mixed(kills: int, others: int, longest: float) -> dict[str, Any]:
+    """Kills among requests of others: what becomes of these, and what stays of those.
+
+    All of it ends after so many seconds, if not before.
+    """
     me = psutil.Process()
-    counts, outcomes, computing = Counter[str](), Counter[str](), trio.Event()
+    asking, computing = Others(others), trio.Event()
+    shared = shared_memory()
+    done = 0
     with reports() as receiver:
         workers = trioreq.ProcessWorkers(2, spares=2)
-        before = descriptors = memory = 0
         before = len(me.children(recursive=True))
         async with trioreq.open_server(work, "tcp://127.0.0.1:0", workers=workers) as server:
             endpoint = server.endpoints[0]
 
-            async def ask(client: trioreq.Client, numbers: Iterator[int]) -> None:
-                for number in numbers:
-                    reply = await client.request(b"count %d" % number)
-                    outcomes["answered" if reply == b"count %d" % number else "wrong"] += 1
-
             async def kill() -> None:
                 nonlocal computing
+                await all_are_alive(server, 4)
                 computing = trio.Event()
-                async with trioreq.open_client(endpoint) as client, trio.open_nursery() as asking:
-                    asking.start_soon(client.request, b"compute")
+                async with trioreq.open_client(endpoint) as client, trio.open_nursery() as nursery:
+                    nursery.start_soon(client.request, b"compute")
                     await computing.wait()
-                    asking.cancel_scope.cancel()
+                    nursery.cancel_scope.cancel()
 
             async def count() -> None:
                 while True:
                     await trio.lowlevel.wait_readable(receiver)
-                    text, _, _ = receiver.recv(100).decode().rpartition(" ")
-                    counts[text] += 1
-                    if text == "compute":
-                        computing.set()
+                    match receiver.recv(100).split():
+                        case [b"compute", _]:
+                            computing.set()
+                        case [b"count", number, _]:
+                            asking.runs[int(number)] += 1
+
+            async def kept() -> tuple[int, int]:
+                await spares_are_ready(server, 4)
+                return me.num_fds(), resident_memory()
 
             async with trioreq.open_client(endpoint) as client, trio.open_nursery() as nursery:
                 nursery.start_soon(count)
-                await kill()
-                await spares_are_ready(server, 4)
-                descriptors, memory = me.num_fds(), resident_memory()
-                numbers = iter(range(others))
-                async with trio.open_nursery() as asking:
-                    asking.start_soon(ask, client, numbers)
-                    for _ in range(kills):
+                for _ in range(min(kills, 20)):  # what is kept for good is allocated
+                    await kill()
+                marks = [await kept()]
+                end = time.monotonic() + longest
+                async with trio.open_nursery() as asks:
+                    asks.start_soon(asking.ask, client)
+                    asks.start_soon(asking.ask, client)
+                    while done < kills and time.monotonic() < end:
+                        asking.allow(others * (done + 1) // kills - others * done // kills)
                         await kill()
-                await spares_are_ready(server, 4)
-                descriptors, memory = me.num_fds() - descriptors, resident_memory() - memory
-                killed = server.statistics().killed
+                        done += 1
+                        if done % 500 == 0:
+                            marks.append(await kept())
+                            print(f"{done} kills, {marks[-1]}", file=sys.stderr, flush=True)
+                    while asking.answered < others * done // kills:  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+                    asks.cancel_scope.cancel()
+                marks.append(await kept())
+                killed, died = server.statistics().killed, server.statistics().died
                 nursery.cancel_scope.cancel()
         left = len(me.children(recursive=True)) - before
-    runs = [counts[f"count {number}"] for number in range(others)]
+    middle = marks[len(marks) // 2]
     return {
-        "kills": killed,
-        "others answered": outcomes["answered"],
-        "others lost": others - outcomes["answered"],
-        "others run twice": sum(run > 1 for run in runs),
+        "kills": done,
+        "workers killed, with the first 20": killed,
+        "workers that died": died,
+        "others asked": asking.asked,
+        "others answered": asking.answered,
+        "others lost": asking.asked - asking.answered,
+        "others run twice": sum(run > 1 for run in asking.runs),
+        "slowest of others, ms": round(asking.slowest * 1000),
         "processes left": max(left - 1, 0),  # one is Python's tracker
-        "descriptors more": descriptors,
-        "memory more, KiB": memory // 1024,
+        "shared memory left": len(shared_memory() - shared),
+        "descriptors more": marks[-1][0] - marks[0][0],
+        "memory more, KiB": (marks[-1][1] - marks[0][1]) // 1024,
+        "of that in the second half, KiB": (marks[-1][1] - middle[1]) // 1024,
     }
 
 
@@ -203,6 +266,23 @@ async def mean(call: Callable[[], Awaitable[object]], calls: int) -> float:
     for _ in range(calls):
         await call()
     return (time.perf_counter() - start) / calls
+
+
+async def compare(
+    other: Callable[[], Awaitable[object]],
+    ours: Callable[[], Awaitable[object]],
+    calls: int,
+    rounds: int,
+) -> dict[str, float]:
+    """Medians of the seconds of a call in rounds that alternate, and of the ratios of a round."""
+    await other()
+    await ours()
+    pairs = [(await mean(other, calls), await mean(ours, calls)) for _ in range(rounds)]
+    return {
+        "other": statistics.median(pair[0] for pair in pairs),
+        "trioreq": statistics.median(pair[1] for pair in pairs),
+        "ratio": statistics.median(pair[1] / pair[0] for pair in pairs),
+    }
 
 
 async def measure_calls(rounds: int) -> dict[str, dict[str, float]]:
@@ -216,7 +296,7 @@ async def measure_calls(rounds: int) -> dict[str, dict[str, float]]:
         trio_parallel.open_worker_context() as context,
         open_processes(work, trioreq.ProcessWorkers(1, spares=0)) as processes,
     ):
-        for name, body, calls in ("empty", b"", 300), ("16 MiB", os.urandom(LARGE), 3):
+        for name, body, calls, times in ("empty", b"", 50, 40), ("16 MiB", os.urandom(LARGE), 3, 1):
             request = trioreq.Request(peer, (body,))
 
             async def bare(body: bytes = body) -> None:
@@ -225,14 +305,27 @@ async def measure_calls(rounds: int) -> dict[str, dict[str, float]]:
             async def ours(request: trioreq.Request = request) -> None:
                 await processes.run(request)
 
-            await bare()
-            pairs = [(await mean(bare, calls), await mean(ours, calls)) for _ in range(rounds)]
-            figures[name] = {
-                "trio-parallel": statistics.median(pair[0] for pair in pairs),
-                "trioreq": statistics.median(pair[1] for pair in pairs),
-                "ratio": statistics.median(pair[1] / pair[0] for pair in pairs),
-            }
+            figures[name] = await compare(bare, ours, calls, rounds * times)
     return figures
+
+
+async def measure_ray_calls(rounds: int) -> dict[str, dict[str, float]]:
+    """The same of Ray's own call, which blocks, and of a server's handler."""
+    import ray
+
+    from trioreq._server.ray_tasks import open_ray_tasks
+
+    request = trioreq.Request(trioreq.Peer(1, "127.0.0.1", "DEALER"), (b"",))
+    async with open_ray_tasks(work, trioreq.RayWorkers(2)) as tasks:
+        remote = ray.remote(max_retries=0)(same)
+
+        async def bare() -> None:
+            ray.get(remote.remote(b""))
+
+        async def ours() -> None:
+            await tasks.run(request)
+
+        return {"empty": await compare(bare, ours, 20, rounds * 10)}
 
 
 class Executor:
@@ -308,43 +401,79 @@ async def measure_throughput(rounds: int, seconds: float) -> dict[str, dict[str,
     return figures
 
 
+PARTS = ("kills", "mixed", "calls", "throughput", "ray")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS[:-1], help="which (all but ray)"
+    )
     parser.add_argument("--kills", type=int, default=300, help="clients that are killed (300)")
     parser.add_argument("--mixed", type=int, default=200, help="kills among requests (200)")
     parser.add_argument("--others", type=int, default=2000, help="requests of others (2000)")
+    parser.add_argument("--longest", type=float, default=3600, help="seconds of these (3600)")
     parser.add_argument("--rounds", type=int, default=5, help="for calls and throughput (5)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each throughput (2)")
     report.add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure all."""
+    """Measure the parts."""
     figures: dict[str, Any] = {}
-    times = report.Table(["milliseconds", "n", "median", "p99", "max"], title="Kills")
-    mixed = report.Table(["kills among requests", "number"], title="Others")
-    calls = report.Table(["a call", "trio-parallel, us", "trioreq, us", "ratio"], title="Calls")
-    rates = report.Table(["throughput", "other", "processes", "ratio"], title="Requests a second")
-    print("kills", file=sys.stderr)
-    kills = figures["kills"] = trio.run(measure_kills, options.kills)
+    tables = []
+    for part in options.parts:
+        print(part, file=sys.stderr)
+        match part:
+            case "kills":
+                workers = trioreq.ProcessWorkers(1, spares=1)
+                figures[part] = trio.run(measure_kills, workers, options.kills)
+                tables.append(_table_of_kills(figures[part]))
+            case "mixed":
+                args = options.mixed, options.others, options.longest
+                figures[part] = trio.run(measure_mixed, *args)
+                table = report.Table(["kills among requests", "number"], title="Others")
+                table.rows += [[name, str(value)] for name, value in figures[part].items()]
+                tables.append(table)
+            case "calls":
+                figures[part] = trio.run(measure_calls, options.rounds)
+                tables.append(_table_of_calls(figures[part]))
+            case "throughput":
+                figures[part] = trio.run(measure_throughput, options.rounds, options.seconds)
+                tables.append(_table_of_throughput(figures[part]))
+            case "ray":
+                kills = trio.run(measure_kills, trioreq.RayWorkers(1), options.kills)
+                calls = trio.run(measure_ray_calls, options.rounds)
+                figures[part] = {"kills": kills, "calls": calls}
+                tables += [_table_of_kills(kills), _table_of_calls(calls, "ray.get")]
+    report.show(options, "workers", f"{options.kills} kills.", tables, figures)
+    return 0
+
+
+def _table_of_kills(kills: dict[str, list[float]]) -> report.Table:
+    table = report.Table(["milliseconds", "n", "median", "p99", "max"], title="Kills")
     for title, name in ("worker is dead", "death"), ("a spare has answered the next", "slot"):
         ordered = sorted(kills[name])
         values = (percentile(ordered, share) * 1000 for share in (0.5, 0.99, 1))
-        times.rows.append([title, str(len(ordered)), *(f"{value:.2f}" for value in values)])
-    print("kills among requests", file=sys.stderr)
-    figures["mixed"] = trio.run(measure_mixed, options.mixed, options.others)
-    mixed.rows += [[name, str(value)] for name, value in figures["mixed"].items()]
-    print("calls", file=sys.stderr)
-    figures["calls"] = trio.run(measure_calls, options.rounds)
-    for name, row in figures["calls"].items():
-        micros = (f"{row[of] * 1e6:,.0f}" for of in ("trio-parallel", "trioreq"))
-        calls.rows.append([name, *micros, f"{row['ratio']:.2f}"])
-    print("throughput", file=sys.stderr)
-    figures["throughput"] = trio.run(measure_throughput, options.rounds, options.seconds)
-    for name, row in figures["throughput"].items():
+        table.rows.append([title, str(len(ordered)), *(f"{value:.2f}" for value in values)])
+    return table
+
+
+def _table_of_calls(
+    calls: dict[str, dict[str, float]], other: str = "trio-parallel"
+) -> report.Table:
+    head = ["a call", f"{other}, us", "trioreq, us", "ratio"]
+    table = report.Table(head, title="Calls")
+    for name, row in calls.items():
+        micros = (f"{row[of] * 1e6:,.0f}" for of in ("other", "trioreq"))
+        table.rows.append([name, *micros, f"{row['ratio']:.2f}"])
+    return table
+
+
+def _table_of_throughput(rates: dict[str, dict[str, float]]) -> report.Table:
+    head = ["throughput", "other", "processes", "ratio"]
+    table = report.Table(head, title="Requests a second")
+    for name, row in rates.items():
         numbers = (f"{row[of]:,.0f}" for of in ("other", "processes"))
-        rates.rows.append([name, *numbers, f"{row['ratio']:.2f}"])
-    report.show(
-        options, "workers", f"{options.kills} kills.", [times, mixed, calls, rates], figures
-    )
-    return 0
+        table.rows.append([name, *numbers, f"{row['ratio']:.2f}"])
+    return table

@@ -34,7 +34,7 @@ from ._transport import messages
 from ._transport.allow_list import AllowList
 from ._transport.curve import CurveClient, CurveServer
 from ._transport.curve_keys import KeyPair, load_public_key
-from ._workers import ProcessWorkers, ThreadWorkers
+from ._workers import ProcessWorkers, RayWorkers, ThreadWorkers
 
 __all__ = [
     "AllowList",
@@ -53,6 +53,7 @@ __all__ = [
     "NotConnected",
     "Peer",
     "ProcessWorkers",
+    "RayWorkers",
     "Refused",
     "ReplyError",
     "Request",

@@ -15,6 +15,12 @@ from typing import Any
 _reporter = logging.Handler()
 
 
+def _report(fields: dict[str, Any]) -> None:
+    """Report what was raised as a record with these fields was handled."""
+    with suppress(Exception):  # stderr may be closed
+        _reporter.handleError(logging.makeLogRecord(fields))
+
+
 class _Logger(logging.LoggerAdapter[logging.Logger]):
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:  # noqa: ANN401
         """Log a line. All other methods call this one."""
@@ -24,9 +30,19 @@ class _Logger(logging.LoggerAdapter[logging.Logger]):
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:  # noqa: BLE001  # a kept `trio.Cancelled` would end a task too
-            record = logging.makeLogRecord({"msg": msg, "args": args})
-            with suppress(Exception):  # stderr may be closed
-                _reporter.handleError(record)
+            _report({"msg": msg, "args": args})
 
 
 log = _Logger(logging.getLogger("trioreq"))
+
+
+def handle_record(record: logging.LogRecord) -> None:
+    """Have a record of another process handled by the logger of its name in this one."""
+    try:
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001  # as above
+        _report(vars(record))

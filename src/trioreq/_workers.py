@@ -1,10 +1,11 @@
-"""The values of `serve(workers=...)`: plain functions run in threads or in processes."""
+"""The values of `serve(workers=...)`: plain functions run in threads, in processes or on Ray."""
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
@@ -91,7 +92,65 @@ class ProcessWorkers:
                 raise wrong("initializer", "a plain function", self.initializer)
 
 
-Workers = ThreadWorkers | ProcessWorkers
+@dataclass(frozen=True, slots=True)
+class RayWorkers:
+    """Run plain functions as tasks of a Ray cluster, which are cancelled when their request ends.
+
+    For functions that compute, and need more than one machine. It needs
+    ``pip install 'trioreq[ray]'`` here, and trioreq on each machine of the cluster.
+
+    When a client disconnects, when a request is cancelled or times out, and when the server shuts
+    down, its task is cancelled. No task is retried. If the program is connected to Ray already,
+    that connection is used, and stays open; else the server connects, and disconnects as it ends.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument is out of its range.
+    """
+
+    n: int
+    """Functions that run at once, each in a task."""
+    _: KW_ONLY
+    address: str | None = None
+    """The cluster's address, as for ``ray.init``; None for the environment's ``RAY_ADDRESS``, or
+    else a local Ray with room for `n` tasks, which ends with the server."""
+    force: bool = True
+    """Whether the process of a task is killed when its request ends. Otherwise
+    ``KeyboardInterrupt`` is raised in the function."""
+    resources: Mapping[str, float] | None = None
+    """What a task needs, such as ``{"CPU": 2, "GPU": 1}``; None for one CPU."""
+
+    def __post_init__(self) -> None:
+        check_count("n", self.n, 1)
+        if self.address is not None:
+            check_instance("address", self.address, str, "a str or None")
+        check_instance("force", self.force, bool, "a bool")
+        if self.resources is not None:
+            check_instance("resources", self.resources, Mapping, "a mapping or None")
+            for name, amount in self.resources.items():
+                check_instance("each name of resources", name, str, "a str")
+                check_instance(f"resources[{name!r}]", amount, (int, float), "a number")
+                if not 0 <= amount < math.inf:
+                    raise ValueError(f"resources[{name!r}] must be at least 0, got {amount}")
+
+
+KillableWorkers = ProcessWorkers | RayWorkers
+Workers = ThreadWorkers | KillableWorkers
+
+
+def check_plain(handler: Callable[..., object], workers: KillableWorkers) -> None:
+    """Refuse a handler that cannot run elsewhere than in the event loop.
+
+    Raises:
+        TypeError: It is async, yields, or cannot be pickled.
+    """
+    kind = type(workers).__name__
+    if is_async(handler):
+        raise wrong("handler", f"a plain function with {kind}", handler, ASYNC)
+    if yields(handler):
+        raise wrong("handler", f"a function that returns with {kind}", handler, YIELDS)
+    if isinstance(workers, ProcessWorkers):
+        pickled(handler, workers)
 
 
 def pickled(handler: Callable[..., object], workers: ProcessWorkers) -> bytes:
@@ -100,10 +159,6 @@ def pickled(handler: Callable[..., object], workers: ProcessWorkers) -> bytes:
     Raises:
         TypeError: One of them cannot run in a process.
     """
-    if is_async(handler):
-        raise wrong("handler", "a plain function with ProcessWorkers", handler, ASYNC)
-    if yields(handler):
-        raise wrong("handler", "a function that returns with ProcessWorkers", handler, YIELDS)
     for name, function in (("handler", handler), ("initializer", workers.initializer)):
         try:
             pickle.dumps(function)
@@ -112,3 +167,8 @@ def pickled(handler: Callable[..., object], workers: ProcessWorkers) -> bytes:
                 name, "a function that can be pickled", function, f"{error}; {DEF}"
             ) from error
     return pickle.dumps((handler, workers.initializer))
+
+
+def cannot_be_pickled(name: str, function: object, error: Exception) -> TypeError:
+    """The error for a function that cannot be sent to another process."""
+    return wrong(name, "a function that can be pickled", function, f"{error}; {DEF}")

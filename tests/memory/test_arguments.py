@@ -229,6 +229,16 @@ ROWS: dict[str, Row] = {
         lambda _, value: trioreq.ProcessWorkers(1, retire_above=value),
         {"None", "int", "huge"},
     ),
+    "RayWorkers.n": (lambda _, value: trioreq.RayWorkers(value), {"int"}),
+    "RayWorkers.address": (
+        lambda _, value: trioreq.RayWorkers(1, address=value),
+        {"None"} | TEXT,
+    ),
+    "RayWorkers.force": (lambda _, value: trioreq.RayWorkers(1, force=value), {"bool"}),
+    "RayWorkers.resources": (
+        lambda _, value: trioreq.RayWorkers(1, resources=value),
+        {"None", "dict"},
+    ),
     "ProcessWorkers.initializer": (
         lambda _, value: trioreq.ProcessWorkers(1, initializer=value),
         {"None", "function of none", "class"},

@@ -9,8 +9,8 @@ import trioreq
 
 SOURCE = Path(trioreq.__file__).parent
 FORBIDDEN = {"cloudpickle", "dill", "jsonpickle", "marshal", "pickle", "shelve", "yaml"}
-# A server and the processes that it has started itself talk through pipes.
-OWN_PROCESSES = {"_workers.py", "processes.py", "worker.py"}
+# A server and its own workers talk through sockets of this machine, or through Ray.
+OWN_PROCESSES = {"_workers.py", "processes.py", "worker.py", "worker_log.py", "ray_tasks.py"}
 CALLS = {"recv_pyobj", "send_pyobj", "eval", "exec"}
 
 

@@ -11,10 +11,12 @@ import ctypes
 import functools
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,12 +26,13 @@ from typing import Any, NoReturn
 import trio
 
 import trioreq
+from trioreq._server import worker_log
 from trioreq.testing import sleep
 
 PATH = "TRIOREQ_TEST_REPORTS"
 STUBBORN = 20  # seconds after which what ignores its end does end
 ORPHANED = 60  # seconds after which a program ends that should have been killed
-EXPONENT = 10**8  # of a power that takes longer to compute than any test, in one call into C
+FLOOD = 5000  # records of a kilobyte
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 loaded: list[str] = []  # what the initializer has loaded
@@ -67,8 +70,13 @@ class Reports:
     async def wait(self, report: str) -> int:
         """Wait for a report, which must be the next; returns the number of the process."""
         text, _, pid = (await self.next()).rpartition(" ")
-        assert text == report
+        assert text == report, text
         return int(pid)
+
+    def block_until(self, report: str) -> None:
+        """Wait for a report, and let nothing else in this thread run meanwhile."""
+        assert select.select([self._receiver], [], [], STUBBORN)[0]
+        assert self._receiver.recv(1000).decode().rpartition(" ")[0] == report
 
     def rest(self) -> list[str]:
         """Those that have come and were not waited for."""
@@ -91,6 +99,7 @@ def open_reports(path: str) -> Iterator[Reports]:
             yield Reports(receiver)
         finally:
             del os.environ[PATH]
+            os.unlink(path)  # noqa: PTH108  # a str, as the environment has
 
 
 def report(text: str) -> None:
@@ -155,11 +164,11 @@ def until(_: trioreq.Request, path: str) -> str:
 
 
 def finish(request: trioreq.Request, arguments: str) -> str:
-    """Until there is a file, in a block that must finish within a limit."""
+    """Until its request has ended and there is a file, in a block that must finish."""
     limit, _, path = arguments.partition(" ")
     with trioreq.finishing(limit=float(limit)), trioreq.finishing(limit=0):
         report("in the block")
-        while not os.path.exists(path):  # noqa: PTH110  # a loop in a hurry
+        while request.cancel_reason is None or not os.path.exists(path):  # noqa: PTH110
             trioreq.check_cancelled()
             sleep(0.001)
         report(f"done: {request.cancel_reason}")
@@ -171,7 +180,7 @@ def finish(request: trioreq.Request, arguments: str) -> str:
 def compute(_: trioreq.Request, name: str) -> str:
     """In one call into C, which keeps the GIL."""
     report(f"computes {name}")
-    pow(7, EXPONENT)
+    ctypes.PyDLL(None).sleep(STUBBORN)
     report(f"computed {name}")
     return ""
 
@@ -198,6 +207,30 @@ def die(_: trioreq.Request, how: str) -> NoReturn:
         os.kill(os.getpid(), getattr(signal, how))
         time.sleep(STUBBORN)
     os._exit(int(how))
+
+
+def report_and_die(request: trioreq.Request, how: str) -> NoReturn:
+    report("dies")
+    die(request, how)
+
+
+def fork_and_die(_: trioreq.Request, __: str) -> NoReturn:
+    """Leave a copy of the process behind, with all its descriptors."""
+    if not os.fork():
+        time.sleep(ORPHANED)
+    os._exit(3)
+
+
+def interruptible(_: trioreq.Request, name: str) -> str:
+    """Until ``KeyboardInterrupt``."""
+    try:
+        report(f"waits {name}")
+        for _second in range(STUBBORN * 100):
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        report(f"interrupted {name}")
+        raise
+    return "ended"
 
 
 def fail(_: trioreq.Request, how: str) -> NoReturn:
@@ -268,6 +301,44 @@ def say_and_die(_: trioreq.Request, text: str) -> NoReturn:
     os._exit(1)
 
 
+class Unreadable:
+    """It can be pickled, and not unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise, ("no",)
+
+
+def _raise(text: str) -> NoReturn:
+    raise LookupError(text)
+
+
+def log(request: trioreq.Request, kind: str) -> str:
+    logger = logging.getLogger("jobs")
+    match kind.split():
+        case ["level"]:
+            return str(logger.getEffectiveLevel())
+        case ["exception"]:
+            try:
+                _ = 1 // 0
+            except ZeroDivisionError:
+                extra = {"order": 17, "lock": threading.Lock()}
+                logger.exception("failed: %d", 3, extra=extra)
+        case ["unreadable"]:
+            logger.error("unreadable", extra={"thing": Unreadable()})
+        case ["die"]:
+            logger.info("the last words")
+            os._exit(1)
+        case ["compute"]:
+            logger.info("then it computes")
+            return compute(request, "it")
+        case ["flood", many]:
+            report("floods")
+            for number in range(int(many)):
+                logger.info("%d %s", number, "x" * 1000)
+            report("flooded")
+    return ""
+
+
 def what_is_loaded(_: trioreq.Request, __: str) -> str:
     return ",".join(loaded)
 
@@ -297,6 +368,9 @@ JOBS: dict[str, Callable[[trioreq.Request, str], Any]] = {
         spawn,
         leave,
         die,
+        report_and_die,
+        fork_and_die,
+        interruptible,
         fail,
         result,
         remember,
@@ -304,6 +378,7 @@ JOBS: dict[str, Callable[[trioreq.Request, str], Any]] = {
         run_asyncio,
         say,
         say_and_die,
+        log,
         what_is_loaded,
         big,
         grow,
@@ -351,6 +426,10 @@ def decorated(request: trioreq.Request) -> Any:
 
 def load() -> None:
     loaded.append("model")
+
+
+def be_impatient() -> None:
+    worker_log.PATIENCE = 0.01  # type: ignore[misc]
 
 
 def fail_to_load() -> None:

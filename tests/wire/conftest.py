@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.local_ray import HAS_RAY
 from support.serving import spy_on_sends
 
 from trioreq._transport.server_sockets import BoundSockets
+
+collect_ignore = [] if HAS_RAY else ["test_ray.py"]
 
 
 @pytest.fixture(params=["tcp", "ipc"])

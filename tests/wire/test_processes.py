@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,19 @@ from typing import Any
 import psutil
 import pytest
 import trio
-import trio_parallel
 from support import jobs
 from support.jobs import Reports, open_reports
 from support.serving import LIMIT, until
+from support.working import give_up, gone, working
 
 import trioreq
 from harness.children import open_child, open_process
 from harness.clients import open_client_process
 from trioreq._server import processes
-from trioreq._server.worker import call
+from trioreq._server.channel import ServerEnd
 
 pytestmark = pytest.mark.slow
 
-SOON = 10  # seconds, on a busy machine
 One = partial(trioreq.ProcessWorkers, 1, spares=0)
 
 
@@ -42,43 +42,6 @@ def reports(tmp_path: Path) -> Iterator[Reports]:
         yield opened
 
 
-@asynccontextmanager
-async def working(
-    workers: Any, **options: Any
-) -> AsyncIterator[tuple[trioreq.Server, trioreq.Client]]:
-    """A server with processes, and a client."""
-    with trio.fail_after(LIMIT):
-        async with (
-            trioreq.open_server(
-                jobs.work, "tcp://127.0.0.1:0", workers=workers, **options
-            ) as server,
-            trioreq.open_client(server.endpoints[0]) as client,
-        ):
-            yield server, client
-
-
-async def gone(pid: int, pidfd_open: Callable[[int], int] = os.pidfd_open) -> None:
-    """Wait until a process has ended, as it soon must; it need not be a child of this one."""
-    try:
-        descriptor = pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        with trio.fail_after(SOON):
-            await trio.lowlevel.wait_readable(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-async def give_up(client: trioreq.Client, body: bytes, reports: Reports, first: str) -> int:
-    """Send a request, and cancel it when its function has reported; returns what it was run by."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.request, body)
-        pid = await reports.wait(first)
-        nursery.cancel_scope.cancel()
-    return pid
-
-
 def children() -> set[int]:
     """The processes that this one has started, but for the tracker of shared memory."""
     found = psutil.Process().children(recursive=True)
@@ -86,8 +49,12 @@ def children() -> set[int]:
 
 
 def shared_memory() -> set[Path]:
-    """All there is on this machine, of this kind of Python's."""
-    return set(Path("/dev/shm").glob("psm_*"))
+    """What this process has open."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one by which it is listed
+            found.add(descriptor.readlink())
+    return {path for path in found if path.name.startswith("psm_")}
 
 
 # Kills.
@@ -151,20 +118,21 @@ async def test_a_kill_affects_no_other_request(reports: Reports, tmp_path: Path)
 async def test_a_worker_that_is_killed_as_its_answer_comes_gets_no_other_request(
     reports: Reports, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_sync = trio_parallel.WorkerContext.run_sync
+    receive = ServerEnd.receive
     answered = trio.Event()
-    calls = []
+    answers = []
 
-    async def late(self: Any, function: Any, *args: Any, **options: Any) -> Any:
-        answer = await run_sync(self, function, *args, **options)
-        if function is call:
-            calls.append(answer)
-        if function is call and not answered.is_set():
-            answered.set()
-            await gone(int(answer[0]))
-        return answer
+    async def late(self: Any) -> bytes | None:
+        message = await receive(self)
+        if message is not None and isinstance(answer := pickle.loads(message), tuple):
+            answers.append(answer)
+            if not answered.is_set():
+                answered.set()
+                with trio.CancelScope(shield=True):
+                    await gone(int(answer[0]))
+        return message
 
-    monkeypatch.setattr(trio_parallel.WorkerContext, "run_sync", late)
+    monkeypatch.setattr(ServerEnd, "receive", late)
     async with working(One()) as (server, client):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.request, b"pid")
@@ -173,7 +141,7 @@ async def test_a_worker_that_is_killed_as_its_answer_comes_gets_no_other_request
         assert await client.request(b"check") == b"goes on"
         counted = server.statistics()
         assert (counted.killed, counted.died) == (1, 0)
-    assert calls[1:] == [(b"goes on",)]
+    assert answers[1:] == [(b"goes on",)]
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -181,15 +149,15 @@ async def test_a_spare_takes_the_next_request_while_the_killed_one_is_replaced(
     reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = []
-    start = processes.Processes._start
+    start = processes.Process.start
 
-    async def never_again(self: Any, *args: Any) -> processes.Process:
+    async def never_again(self: Any, *args: Any) -> None:
         starts.append(args)
         if len(starts) > 2:
             await trio.sleep_forever()
-        return await start(self, *args)
+        await start(self, *args)
 
-    monkeypatch.setattr(processes.Processes, "_start", never_again)
+    monkeypatch.setattr(processes.Process, "start", never_again)
     async with working(trioreq.ProcessWorkers(1, spares=1)) as (server, client):
         counted = server.statistics().workers
         assert (counted.alive, counted.spare, counted.busy) == (2, 2, 0)
@@ -204,6 +172,7 @@ async def test_kills_leave_no_process_and_no_descriptor(reports: Reports) -> Non
     before, shared = children(), shared_memory()
     async with working(One(grace=0.01)) as (server, client):
         assert len(children() - before) == 1
+        (memory,) = shared_memory() - shared
         descriptors = set()
         for number in range(5):
             pid = await give_up(client, b"deaf %d" % number, reports, f"waits {number}")
@@ -214,6 +183,7 @@ async def test_kills_leave_no_process_and_no_descriptor(reports: Reports) -> Non
     assert len(descriptors) == 1
     assert children() <= before
     assert shared_memory() <= shared
+    assert not memory.exists()
 
 
 # Grace.
@@ -288,6 +258,13 @@ async def test_a_death_is_handler_failed_with_its_cause_and_the_worker_is_replac
         assert (counted.failed, counted.died, counted.killed) == (1, 1, 0)
 
 
+async def test_the_death_of_a_worker_that_has_forked_is_noticed(reports: Reports) -> None:
+    async with working(One()) as (_, client):
+        with pytest.raises(trioreq.ReplyError, match="worker died: exit code 3"):
+            await client.request(b"fork_and_die")
+        assert await client.request(b"check") == b"goes on"
+
+
 async def test_a_deliberate_kill_is_logged_at_debug_alone(
     reports: Reports, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -295,7 +272,7 @@ async def test_a_deliberate_kill_is_logged_at_debug_alone(
     async with working(One()) as (server, client):
         await give_up(client, b"compute it", reports, "computes it")
         await until(lambda: server.statistics().killed == 1)
-    (record,) = [record for record in caplog.records if "worker process" in record.message]
+    (record,) = [record for record in caplog.records if "a worker is killed" in record.message]
     assert record.levelno == logging.DEBUG
 
 
@@ -530,6 +507,84 @@ async def test_output_and_log_lines_of_workers_reach_the_servers_streams_whole(
         if line.startswith("jobs says ")
     ]
     assert sorted(logged) == sorted(f"jobs says logged {n}" for n in range(many))
+
+
+# What a worker logs.
+
+
+async def test_a_record_is_handled_in_the_server_before_the_reply_is_sent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "jobs")
+    async with working(One()) as (_, client):
+        pid = int(await client.request(b"pid"))
+        for number in range(20):
+            await client.request(b"say %d" % number)
+            assert caplog.messages[-1] == f"logged {number}"
+    (record,) = [record for record in caplog.records if record.getMessage() == "logged 7"]
+    assert record.process == pid
+    assert record.levelno == logging.INFO
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.ERROR])
+async def test_a_worker_logs_at_the_servers_levels(
+    level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(level, "jobs")
+    async with working(One()) as (_, client):
+        assert await client.request(b"log level") == b"%d" % level
+        await client.request(b"say it")
+    assert ("logged it" in caplog.messages) is (level == logging.DEBUG)
+
+
+async def test_a_record_has_its_traceback_and_what_of_its_extra_can_be_sent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with working(One()) as (_, client):
+        await client.request(b"log exception")
+    (record,) = [record for record in caplog.records if record.name == "jobs"]
+    assert record.getMessage() == "failed: 3"
+    assert "ZeroDivisionError" in str(record.exc_text)
+    assert vars(record)["order"] == 17
+    assert "lock" in vars(record)["lock"]
+
+
+async def test_a_record_that_cannot_be_read_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with working(One()) as (_, client):
+        await client.request(b"log unreadable")
+    assert "a record that a worker process logged cannot be read: no" in caplog.messages
+
+
+async def test_records_from_before_a_death_and_before_a_kill_are_handled(
+    reports: Reports, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "jobs")
+    async with working(One()) as (server, client):
+        with pytest.raises(trioreq.ReplyError, match="worker died"):
+            await client.request(b"log die")
+        assert "the last words" in caplog.messages
+        await give_up(client, b"log compute", reports, "computes it")
+        await until(lambda: "then it computes" in caplog.messages)
+        await until(lambda: server.statistics().killed == 1)
+
+
+async def test_a_server_that_does_not_read_delays_no_worker_and_dropped_records_are_counted(
+    reports: Reports, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "jobs")
+    async with working(One(initializer=jobs.be_impatient)) as (_, client):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.request, f"log flood {jobs.FLOOD}".encode())
+            await reports.wait("floods")
+            reports.block_until("flooded")
+        ours = [record for record in caplog.records if record.name == "jobs"]
+        (line,) = [message for message in caplog.messages if "were dropped" in message]
+        assert len(ours) + int(line.split()[0]) == jobs.FLOOD
+        assert [record.args or record.msg for record in ours] == [
+            f"{number} " + "x" * 1000 for number in range(len(ours))
+        ]
 
 
 async def test_large_bodies_go_both_ways() -> None:

@@ -1,47 +1,51 @@
-"""Plain functions in worker processes, by trio-parallel.
+"""Plain functions in worker processes.
 
-The server runs them as async handlers, each of which awaits a call in a process. When such a
+The server runs them as async handlers, each of which awaits an answer from a process. When such a
 handler is cancelled, as any async handler is, it kills the process. So the rest of the server does
 not know of processes.
 
-Each process has a `WorkerContext` and a task of its own, which starts, calls, reaps and replaces
-it. A handler that is cancelled does not wait for the end of its process: the slot is free at once,
-and the next request takes another process.
+trio-parallel starts a process, reports how it has ended, and reaps it. To trio-parallel it has
+one call, `worker.work`, from its start to its end. Requests, answers and log records go through a
+socket. Each process has a task, which starts it, reads the socket, and replaces the process. A
+handler that is cancelled does not wait for the end of its process: the slot is free at once, and
+the next request takes another process.
 """
 
 from __future__ import annotations
 
 import atexit
-import logging
 import math
 import os
 import pickle
 import signal
+import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
-from functools import update_wrapper
 from itertools import count
 from multiprocessing.shared_memory import SharedMemory
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final
+from tempfile import TemporaryDirectory
+from typing import Final
 
 import trio
-from outcome import Error, Outcome
+from outcome import Error, Value
 
-from .._errors import Code, ReplyError, WorkersFailed
+from .._errors import WorkersFailed
 from .._finishing import current_place
 from .._log import log
 from .._nursery import open_own_nursery
 from .._protocol.envelope import Frames
-from .._request import Peer, Request
+from .._request import Request
 from .._statistics import WorkerStatistics
 from .._workers import ProcessWorkers, pickled
+from .channel import ServerEnd
 from .finishing import Blocks, log_not_ended
-from .handlers import Handler, name_of
-from .worker import CELL_SIZE, Answer, Cell, Setup, call, start
+from .handlers import Handler
+from .open_workers import OpenWorkers
+from .worker import CELL_SIZE, Answer, Cell, Setup, call_of, read_message, work
+from .worker_log import Levels, log_of_worker
 
 try:
     import trio_parallel
@@ -52,34 +56,33 @@ except ModuleNotFoundError:  # pragma: no cover  # what is needed for processes 
 
 TRIES: Final = 5  # failed starts in a row, after which the server fails
 PAUSE: Final = 0.1  # seconds after the first that failed; twice as long after each further one
-ALONE: Final = nullcontext()  # instead of a limiter: a process has one call at a time
+ALONE: Final = nullcontext()  # instead of a limiter: a process has one call
 CLOSING: Final = 5.0  # seconds that an idle process has to end by itself
-peer_fields: Callable[[Peer], Any] = attrgetter(*Peer.__dataclass_fields__)
 
 
 class Job:
-    """One call of the handler.
+    """A request in a process.
 
     Attributes:
-        args: The arguments of `worker.call`.
-        done: Set when the call has ended.
-        answer: Its result or error; None if the handler was not called.
+        number: Which of all requests.
+        done: Set when it has ended.
+        answer: The handler's result or error, then.
         ended_early: Whether its request has ended before it.
-        put_off: Whether its finishing block is counted by the server.
     """
 
-    __slots__ = ("answer", "args", "done", "ended_early", "number", "put_off")
+    __slots__ = ("answer", "done", "ended_early", "number")
 
-    def __init__(self, request: Request, number: int) -> None:
-        deadline = request.deadline
-        if deadline != math.inf:
-            deadline += time.monotonic() - trio.current_time()
+    answer: Answer
+
+    def __init__(self, number: int) -> None:
         self.number = number
-        self.args = (peer_fields(request.client), request.frames, deadline, number)
         self.done = trio.Event()
-        self.answer: Answer = None
         self.ended_early = False
-        self.put_off = False
+
+    def end(self, answer: Answer) -> None:
+        """It has ended."""
+        self.answer = answer
+        self.done.set()
 
 
 class PutOff:
@@ -98,30 +101,98 @@ class PutOff:
 
 
 class Process:
-    """A worker process that runs.
+    """A process, from before its start until after its end.
+
+    Args:
+        cell: Its memory, and the server's. Its replacement inherits it.
 
     Attributes:
-        pid: Its process id, and the id of its process group.
-        cell: The memory that it shares with the server.
-        job: Its next job; None if that has begun, or the process is idle.
-        running: The job that it does now.
-        called: How many calls it has had.
-        was_killed: Whether the server has killed it.
+        pid: Its process id, and the id of its process group; 0 while it starts.
+        channel: The server's end.
+        is_ready: Whether it was made ready for requests.
+        job: What it does.
+        called: How many requests it has answered.
+        was_killed: Whether the server has killed it, since a request had ended.
+        reading: The scope in which it is read; shielded while it has a job.
+        ended: Whether it has ended.
+        cause: Why it has ended.
     """
 
-    def __init__(self, pid: int, cell: Cell) -> None:
-        self.pid = pid
+    channel: ServerEnd
+
+    def __init__(self, cell: Cell) -> None:
         self.cell = cell
+        self.pid = 0
+        self.is_ready = False
         self.job: Job | None = None
-        self.running: Job | None = None
         self.called = 0
         self.was_killed = False
-        self.wake = trio.Event()
+        self.reading = trio.CancelScope()
+        self.ended = trio.Event()
+        self.cause = ""
+        self._call = trio.CancelScope(shield=True)  # trio-parallel kills the process at its cancel
+
+    async def start(self, context: trio_parallel.WorkerContext, nursery: trio.Nursery) -> None:
+        """Start it, and accept its connection.
+
+        Raises:
+            WorkersFailed: It has ended before it has connected.
+        """
+        with _listener() as (path, listener), trio.CancelScope() as connecting:
+            nursery.start_soon(self._live, context, path, connecting)
+            await trio.lowlevel.wait_readable(listener)
+            self.channel = ServerEnd(listener.accept()[0])
+        if connecting.cancelled_caught:
+            raise _not_started(self.cause)
+        self.pid = await self.receive_start()
+
+    async def _live(
+        self, context: trio_parallel.WorkerContext, path: str, connecting: trio.CancelScope
+    ) -> None:
+        """Its life: one call."""
+        with self._call:
+            try:
+                await context.run_sync(work, path, kill_on_cancel=True, limiter=ALONE)
+                self.cause = "its connection was closed"
+            except Exception as error:  # noqa: BLE001  # what an import raises there too
+                self.cause = cause_of_death(error)
+        self.ended.set()
+        connecting.cancel()
+
+    async def make_ready(self, setup: Setup) -> None:
+        """Let it import and initialize what requests need.
+
+        Raises:
+            WorkersFailed: That has failed.
+        """
+        with suppress(trio.BrokenResourceError):  # its end is received
+            await self.channel.send(pickle.dumps(setup))
+        await self.receive_start()
+        self.is_ready = True
 
     def begin(self, job: Job) -> None:
-        """Give it a job, which its task runs."""
+        """It does a job from now on. It is read until it has answered, or has ended."""
         self.job = job
-        self.wake.set()
+        self.reading.shield = True
+
+    def end(self, job: Job, answer: Answer) -> None:
+        """Its job has ended."""
+        job.end(answer)
+        self.job = None
+        self.reading.shield = False
+
+    async def receive_start(self) -> int:
+        """Receive its number, which it sends as it starts and when it is ready."""
+        while (message := await self.channel.receive()) is not None:
+            match pickle.loads(message):  # noqa: S301  # by our own worker
+                case Value(pid):
+                    return int(pid)
+                case Error(error):
+                    raise _not_started(f"{type(error).__name__}: {error}") from error
+                case record:
+                    log_of_worker(record)
+        await self.ended.wait()
+        raise _not_started(self.cause)
 
     def kill_group(self) -> None:
         """Kill it, and all processes that it has started.
@@ -131,20 +202,25 @@ class Process:
         with suppress(ProcessLookupError, PermissionError):  # macOS has the latter for zombies
             os.killpg(self.pid, signal.SIGKILL)
 
+    async def close(self) -> None:
+        """Let it end by itself if it is idle, and else kill it."""
+        if self.pid:
+            self.channel.close()
+            if self.is_ready:
+                with trio.move_on_after(CLOSING, shield=True):
+                    await self.ended.wait()
+            self.kill_group()
+        self._call.cancel()
 
-class Processes:
+
+class Processes(OpenWorkers):
     """The worker processes of a server; `open_processes` makes them.
 
     Args:
         handler: A plain function.
         workers: The options.
         nursery: Runs the tasks.
-
-    Attributes:
-        run: The async handler.
-        killed: Processes that were killed, because their requests had ended early.
-        died: Processes that ended by themselves.
-        retired: Processes that were replaced between two requests, as `ProcessWorkers` says.
+        memory: Shared memory with a cell for each process.
     """
 
     def __init__(
@@ -152,26 +228,18 @@ class Processes:
         handler: Handler,
         workers: ProcessWorkers,
         nursery: trio.Nursery,
+        memory: SharedMemory,
     ) -> None:
+        super().__init__(handler)
         self._functions = pickled(handler, workers)
         self._workers = workers
         self._nursery = nursery
+        self._memory = memory
         self._idle: deque[Process] = deque()  # the last one that ran is used first
         self._waiting = trio.lowlevel.ParkingLot()  # handlers that wait for an idle process
         self._alive: set[Process] = set()
         self._numbers = count(1)
         self._has_failed = False
-        self.killed: int = 0
-        self.died: int = 0
-        self.retired: int = 0
-
-        @trio.lowlevel.enable_ki_protection
-        async def run(request: Request) -> Frames:
-            return await self._run(request)
-
-        update_wrapper(run, handler)
-        run.__qualname__ = name_of(handler)
-        self.run: Callable[[Request], Awaitable[Frames]] = run
 
     def statistics(self) -> WorkerStatistics:
         """The processes now (in any thread)."""
@@ -180,77 +248,81 @@ class Processes:
 
     @property
     def finishing(self) -> int:
-        """Finishing blocks of requests that have not ended (in any thread)."""
-        found = 0
-        for process in tuple(self._alive):
-            job = process.running
-            if job is not None and not job.put_off:
-                with suppress(ValueError):  # the process has ended, and its memory was closed
-                    found += process.cell.limit(job.number) is not None
-        return found
+        """As in `OpenWorkers`."""
+        jobs = ((process, process.job) for process in tuple(self._alive))
+        return sum(
+            not job.ended_early and process.cell.limit(job.number) is not None
+            for process, job in jobs
+            if job is not None
+        )
 
     # In the handlers' tasks.
 
     async def _run(self, request: Request) -> Frames:
         """Handle a request in a process."""
+        number = next(self._numbers)
+        message = pickle.dumps(call_of(request, number))
         while True:
             while not self._idle:  # more were killed than there are spares
                 await self._waiting.park()
             process = self._idle.pop()
-            job = Job(request, next(self._numbers))
-            process.begin(job)
+            job = Job(number)
             try:
+                await process.channel.send(message)
+                process.begin(job)
                 await job.done.wait()
+            except trio.BrokenResourceError:  # it has ended, and has not got all of the message
+                continue
             except trio.Cancelled:
-                self._end_early(process, job, request)
+                await self._end_early(process, job, request)
                 raise
-            answer = job.answer
-            if isinstance(answer, Error):
-                answer.unwrap()
-            elif answer is not None:
-                return answer
-
-    def _end_early(self, process: Process, job: Job, request: Request) -> None:
-        """The request of a job has ended before the job."""
-        if process.job is job:  # it has not begun
-            process.job = None
-        elif job.done.is_set():
-            pass  # the process is idle again, or has another job
-        elif request.cancel_reason is None:
-            self._kill(process, job)
-        else:
-            job.ended_early = True
-            process.cell.end(job.number, request.cancel_reason, time.monotonic())
-            limit = process.cell.limit(job.number)
-            blocks = current_place.get()
-            if limit is not None and isinstance(blocks, Blocks) and not blocks.over:
-                self._nursery.start_soon(self._put_off, process, job, request, limit, blocks)
-            elif self._workers.grace:
-                self._nursery.start_soon(self._kill_later, process, job)
+            if isinstance(job.answer, Error):
+                job.answer.unwrap()
             else:
-                self._kill(process, job)
+                return job.answer
+
+    async def _end_early(self, process: Process, job: Job, request: Request) -> None:
+        """The request of a job has ended before the job."""
+        if job.done.is_set():
+            return
+        reason = request.cancel_reason
+        if process.job is not job or reason is None:  # it has not got all of the message
+            self._kill(process, job)
+            return
+        job.ended_early = True
+        process.cell.end(job.number, reason, time.monotonic())
+        limit = process.cell.limit(job.number)
+        if limit is not None:
+            await self._put_off(process, job, request, limit)
+        elif self._workers.grace:
+            self._nursery.start_soon(self._kill_later, process, job)
+        else:
+            self._kill(process, job)
+
+    async def _put_off(self, process: Process, job: Job, request: Request, limit: float) -> None:
+        """Kill it when the limit of its finishing block is over; it does so itself before that."""
+        blocks = current_place.get()
+        assert isinstance(blocks, Blocks)  # noqa: S101  # this is the task of a handler
+        put_off = PutOff(max(limit, self._workers.grace))
+        if not blocks.over:
+            with blocks.counted(put_off), put_off.scope:
+                await job.done.wait()
+        is_in_block = process.cell.limit(job.number) is not None
+        if is_in_block and not (job.done.is_set() or blocks.over):
+            log_not_ended(request, limit)
+        self._kill(process, job)
 
     async def _kill_later(self, process: Process, job: Job) -> None:
         with trio.move_on_after(self._workers.grace, shield=True):
             await job.done.wait()
         self._kill(process, job)
 
-    async def _put_off(
-        self, process: Process, job: Job, request: Request, limit: float, blocks: Blocks
-    ) -> None:
-        """Kill it when the limit of its finishing block is over; it does so itself before that."""
-        put_off = PutOff(max(limit, self._workers.grace))
-        job.put_off = True
-        with blocks.counted(put_off), put_off.scope:
-            await job.done.wait()
-        if not (job.done.is_set() or blocks.over) and process.cell.limit(job.number) is not None:
-            log_not_ended(request, limit)
-        self._kill(process, job)
-
     def _kill(self, process: Process, job: Job) -> None:
         if not job.done.is_set():
             process.was_killed = True
             process.kill_group()
+            self._alive.discard(process)
+            self._count_kill()
 
     def kill_all(self) -> None:
         """Kill the processes that still run when the program ends, as after a crash of trio.
@@ -263,15 +335,15 @@ class Processes:
     # In the processes' tasks.
 
     @trio.lowlevel.enable_ki_protection
-    async def keep(self, started: trio.Event) -> None:
+    async def keep(self, index: int, started: trio.Event) -> None:
         """Keep one process running, until cancelled. A first start that fails is not retried."""
         failures = 0
         while True:
             try:
-                async with self._open_process() as (context, process):
+                async with self._open_process(index) as process:
                     started.set()
                     failures = 0
-                    await self._work(context, process)
+                    await self._use(process)
             except WorkersFailed as error:
                 failures += 1
                 if self._has_failed:  # another task raises, which cancels this one
@@ -283,66 +355,78 @@ class Processes:
                 await trio.sleep(PAUSE * 2**failures)
 
     @asynccontextmanager
-    async def _open_process(
-        self,
-    ) -> AsyncIterator[tuple[trio_parallel.WorkerContext, Process]]:
+    async def _open_process(self, index: int) -> AsyncIterator[Process]:
         """Start a process, and kill its group at the end."""
-        process: Process | None = None
-        try:
-            async with trio_parallel.open_worker_context(
-                idle_timeout=math.inf, grace_period=CLOSING
-            ) as context:
-                process = await self._start(context)
-                self._alive.add(process)
-                yield context, process
-        except trio_parallel.BrokenWorkerError as error:  # it was not idle when its context ended
-            log.debug("a worker process did not end by itself: %s", error)
-        finally:
-            if process is not None:
-                self._alive.discard(process)
-                process.cell.close()
-                process.kill_group()
-
-    async def _start(self, context: trio_parallel.WorkerContext) -> Process:
-        memory = SharedMemory(create=True, size=CELL_SIZE)
-        try:
-            pid = await self._call_start(context, memory.name)
-        finally:
-            memory.unlink()  # both have it by now, and it ends with them
-        return Process(pid, Cell(memory))
-
-    async def _call_start(self, context: trio_parallel.WorkerContext, cell: str) -> int:
+        process = Process(Cell(self._memory, index))
         setup = Setup(
             functions=self._functions,
-            cell=cell,
+            cell=(self._memory.name, index),
             grace=self._workers.grace,
-            log_level=logging.root.level if logging.root.handlers else None,
-            log_format=_log_format(),
+            levels=Levels(),
         )
         try:
-            started: Outcome[int] = await context.run_sync(
-                start, setup, kill_on_cancel=True, limiter=ALONE
-            )
-        except (trio_parallel.BrokenWorkerError, OSError) as error:
-            raise WorkersFailed(
-                f"a worker process cannot be started: {cause_of_death(error)}"
-            ) from error
-        if isinstance(started, Error):
-            cause = started.error
-            raise WorkersFailed(
-                f"a worker process cannot be started: {type(cause).__name__}: {cause}"
-            ) from cause
-        return started.unwrap()
+            async with (
+                trio_parallel.open_worker_context(
+                    idle_timeout=math.inf, grace_period=CLOSING
+                ) as context,
+                open_own_nursery() as nursery,
+            ):
+                try:
+                    await process.start(context, nursery)
+                    await process.make_ready(setup)
+                    nursery.start_soon(_watch, process)
+                    self._alive.add(process)
+                    yield process
+                finally:
+                    self._alive.discard(process)
+                    await process.close()
+        except trio_parallel.BrokenWorkerError as error:
+            log.debug("a worker process did not end by itself: %s", error)
 
-    async def _work(self, context: trio_parallel.WorkerContext, process: Process) -> None:
-        """Do the jobs of a process until it ends, or is to be replaced."""
-        async with open_own_nursery() as nursery:
-            nursery.start_soon(self._watch, process, nursery.cancel_scope)
-            while not self._is_used_up(process):
-                job = await self._next_job(process)
-                if job is not None and not await self._do(context, process, job):
+    async def _use(self, process: Process) -> None:
+        """Let a process handle requests until it ends, or is to be replaced."""
+        with process.reading:
+            try:
+                while not self._is_used_up(process):
+                    self._offer(process)
+                    if not await self._finish_job(process):
+                        break
+                else:
+                    self.retired += 1
                     return
-            self.retired += 1
+            finally:
+                if process in self._idle:
+                    self._idle.remove(process)
+            process.kill_group()  # it may have closed the connection, and run on
+            await process.ended.wait()
+            if process.was_killed:
+                return
+            job = process.job
+            if job is not None and job.ended_early and process.cause == "SIGKILL":
+                self._count_kill()  # by itself, where its finishing block ended
+                job.done.set()
+                return
+            error = self._count_death("between two requests" if job is None else process.cause)
+            if job is not None:
+                process.end(job, Error(error))
+
+    async def _finish_job(self, process: Process) -> bool:
+        """Read what a process sends until it can do another job; returns whether it can."""
+        while (message := await process.channel.receive()) is not None:
+            said = read_message(message)
+            if isinstance(said, (bytes, int)):
+                log_of_worker(said)
+                await trio.lowlevel.checkpoint()  # there may be many
+            elif process.job is not None:
+                process.called += 1
+                process.end(process.job, said)
+                return not process.was_killed  # it may be both answered and killed
+        return False
+
+    def _offer(self, process: Process) -> None:
+        """Offer a process to the requests."""
+        self._idle.append(process)
+        self._waiting.unpark()
 
     def _is_used_up(self, process: Process) -> bool:
         """Whether it is to be replaced between two requests."""
@@ -351,59 +435,30 @@ class Processes:
             return True
         return above is not None and process.called > 0 and resident_memory(process.pid) > above
 
-    async def _next_job(self, process: Process) -> Job | None:
-        """Wait for a job; returns None if its request has ended meanwhile."""
-        self._idle.append(process)
-        self._waiting.unpark()
-        try:
-            await process.wake.wait()
-        except trio.Cancelled:
-            if process in self._idle:
-                self._idle.remove(process)
-            elif process.job is not None:  # given in the same moment; another process takes it
-                process.job.done.set()
-            raise
-        process.wake = trio.Event()
-        job, process.job = process.job, None
-        return job
 
-    async def _do(self, context: trio_parallel.WorkerContext, process: Process, job: Job) -> bool:
-        """Do a job; returns whether the process can do another."""
-        process.called += 1
-        process.running = job
-        cause = "between two requests"
-        try:
-            job.answer = await context.run_sync(call, *job.args, limiter=ALONE)
-        except (trio_parallel.BrokenWorkerError, OSError) as error:
-            cause = cause_of_death(error)
-            if not process.was_killed:
-                job.answer = Error(ReplyError(Code.HANDLER_FAILED, f"worker died: {cause}"))
-        else:
-            if job.answer is not None and not process.was_killed:  # it may be both
-                return True
-        finally:
-            process.running = None
-            job.done.set()
-        if process.was_killed or (job.ended_early and cause == "SIGKILL"):  # by itself
-            self.killed += 1
-            log.debug("a worker process was killed, since its request had ended")
-        else:
-            self._report_death(cause)
-        return False
+async def _watch(process: Process) -> None:
+    """Detect the death of a process, where the system has pidfds.
 
-    def _report_death(self, cause: str) -> None:
-        self.died += 1
-        log.error("worker died: %s", cause)
-
-    async def _watch(self, process: Process, scope: trio.CancelScope) -> None:
-        """Detect the death of an idle process, where the system has pidfds."""
-        if not hasattr(os, "pidfd_open"):
-            return
-        with _pidfd(process.pid) as descriptor:
+    What it has forked may hold the connection open, and is killed.
+    """
+    if hasattr(os, "pidfd_open"):
+        with suppress(ProcessLookupError), _pidfd(process.pid) as descriptor:
             await trio.lowlevel.wait_readable(descriptor)
-        if process in self._idle:
-            self._report_death("between two requests")
-            scope.cancel()
+        process.kill_group()
+
+
+def _not_started(cause: str) -> WorkersFailed:
+    return WorkersFailed(f"a worker process cannot be started: {cause}")
+
+
+@contextmanager
+def _listener() -> Iterator[tuple[str, socket.socket]]:
+    """A socket to connect to, and its path, which is this user's alone."""
+    with TemporaryDirectory(prefix="trioreq-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = f"{folder}/worker"
+        listener.bind(path)
+        listener.listen(1)
+        yield path, listener
 
 
 def resident_memory(pid: int) -> int:
@@ -412,15 +467,6 @@ def resident_memory(pid: int) -> int:
         pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
     return 0
-
-
-def _log_format() -> logging.Formatter | None:
-    """The first formatter of the root logger that can be pickled."""
-    for handler in logging.root.handlers:
-        with suppress(Exception):  # a formatter may raise anything when it is pickled
-            pickle.dumps(handler.formatter)
-            return handler.formatter
-    return None
 
 
 @contextmanager
@@ -433,11 +479,10 @@ def _pidfd(pid: int) -> Iterator[int]:
 
 
 def cause_of_death(error: BaseException) -> str:
-    """The signal or the exit code of a process, from the error that trio-parallel has raised."""
-    process = error.args[-1] if isinstance(error, trio_parallel.BrokenWorkerError) else None
-    code = getattr(process, "exitcode", None)
-    if code is None:  # trio-parallel has killed it, because it read half a reply
-        return "while it sent its reply"
+    """The signal or the exit code of a process, or why it has none, from trio-parallel's error."""
+    if not isinstance(error, trio_parallel.BrokenWorkerError):
+        return f"{type(error).__name__}: {error}"
+    code: int = error.args[-1].exitcode
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -453,16 +498,17 @@ async def open_processes(handler: Handler, workers: ProcessWorkers) -> AsyncIter
     Raises:
         WorkersFailed: A process cannot be started, now or later; then the block is cancelled.
     """
-    numbers = range(workers.n + workers.spares)
-    async with open_own_nursery() as nursery:
-        processes = Processes(handler, workers, nursery)
-        with _at_exit(processes.kill_all):
-            starts = [trio.Event() for _ in numbers]
-            for number, started in zip(numbers, starts, strict=True):
-                nursery.start_soon(processes.keep, started, name=f"worker {number}")
-            for started in starts:
-                await started.wait()
-            yield processes
+    indexes = range(workers.n + workers.spares)
+    with _shared_memory(CELL_SIZE * len(indexes)) as memory:
+        async with open_own_nursery() as nursery:
+            processes = Processes(handler, workers, nursery, memory)
+            with _at_exit(processes.kill_all):
+                starts = [trio.Event() for _ in indexes]
+                for index, started in zip(indexes, starts, strict=True):
+                    nursery.start_soon(processes.keep, index, started, name=f"worker {index}")
+                for started in starts:
+                    await started.wait()
+                yield processes
 
 
 @contextmanager
@@ -471,3 +517,14 @@ def _at_exit(function: Callable[[], None]) -> Iterator[None]:
     atexit.register(function)
     yield
     atexit.unregister(function)
+
+
+@contextmanager
+def _shared_memory(size: int) -> Iterator[SharedMemory]:
+    """Shared memory. If the server is killed, Python's tracker removes it."""
+    memory = SharedMemory(create=True, size=size)
+    try:
+        yield memory
+    finally:
+        memory.close()
+        memory.unlink()

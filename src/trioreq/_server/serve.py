@@ -18,13 +18,13 @@ from .._transport.curve import CurveServer
 from .._transport.endpoints import is_exposed
 from .._transport.network import Network
 from .._transport.server_sockets import BoundSockets, Sockets
-from .._workers import ProcessWorkers, Workers, pickled
+from .._workers import KillableWorkers, ProcessWorkers, Workers, check_plain
 from .handlers import Handler, check_handler, only_error
 from .server import Server
 from .threads import ThreadPool
 
 if TYPE_CHECKING:
-    from .processes import Processes
+    from .open_workers import OpenWorkers
 
 
 async def serve(
@@ -64,7 +64,8 @@ async def serve(
             all interfaces, IPv4), ``tcp://[::]:5555`` (IPv6 and IPv4),
             ``ipc:///run/my-service.sock``, ``ipc://*`` (a new path).
         workers: Plain functions that run at once, each in a thread; or `ProcessWorkers`, to run
-            them in processes, which are killed when their request ends early.
+            them in processes, which are killed when their request ends early; or `RayWorkers`, to
+            run them on a cluster.
         max_in_flight: Handlers that run at once. Further requests are queued, and clients take
             turns.
         max_queued_per_client: Maximum queued requests per connection; 0 disables queueing. Further
@@ -110,7 +111,7 @@ async def serve(
             one argument that returns.
         ValueError: An option is out of its range, or cannot be combined with another.
         RuntimeError: It does not run in trio.
-        WorkersFailed: Worker processes cannot be started.
+        WorkersFailed: Worker processes cannot be started, or Ray cannot.
 
     Example:
         >>> async def shout(request):
@@ -140,8 +141,8 @@ async def serve(
         max_connection_age=max_connection_age,
         error_reply=error_reply,
     )
-    if isinstance(workers, ProcessWorkers):
-        pickled(handler, workers)
+    if isinstance(workers, KillableWorkers):
+        check_plain(handler, workers)
     mechanism = options.mechanism
     bind: Callable[..., Sockets]
     if isinstance(addr, Network):
@@ -150,23 +151,22 @@ async def serve(
                 "a Network supports the NULL mechanism only: leave curve and plain_insecure out"
             )
         bind, thread_pool, observers = addr.bind, addr.thread_pool, addr.observers
-        open_processes = addr.open_processes
+        open_workers = addr.open_workers
     else:
         addresses = check_endpoints("addr", addr)
         keys = None if curve is None else curve.keys
         bind = partial(BoundSockets, addresses, curve=keys, plain=plain_insecure)
         thread_pool, observers = ThreadPool, ()
-        open_processes = _open_processes
+        open_workers = _open_workers
     bind = partial(
         bind, heartbeat=heartbeat, max_message_size=max_message_size, send_queue=send_queue
     )
     try:
         async with AsyncExitStack() as stack:
-            processes = None
-            if isinstance(workers, ProcessWorkers):
-                opening = open_processes(handler, workers)
-                processes = await stack.enter_async_context(opening)
-                handler = processes.run
+            opened = None
+            if isinstance(workers, KillableWorkers):
+                opened = await stack.enter_async_context(open_workers(handler, workers))
+                handler = opened.run
             sockets = bind()
             if mechanism != "CURVE":
                 _warn_of_exposed(sockets.endpoints, mechanism)
@@ -177,7 +177,7 @@ async def serve(
                 options,
                 thread_pool,
                 observers,
-                processes=processes,
+                open_workers=opened,
             )
             await _serve(new_server, sockets, task_status)
     except BaseExceptionGroup as group:
@@ -185,13 +185,17 @@ async def serve(
         raise error from error.__cause__
 
 
-def _open_processes(
-    handler: Handler, workers: ProcessWorkers
-) -> AbstractAsyncContextManager[Processes]:
-    """`open_processes`, imported late: it needs packages that other servers do not need."""
-    from .processes import open_processes
+def _open_workers(
+    handler: Handler, workers: KillableWorkers
+) -> AbstractAsyncContextManager[OpenWorkers]:
+    """Open what needs packages that other servers do without."""
+    if isinstance(workers, ProcessWorkers):
+        from .processes import open_processes
 
-    return open_processes(handler, workers)
+        return open_processes(handler, workers)
+    from .ray_tasks import open_ray_tasks
+
+    return open_ray_tasks(handler, workers)
 
 
 @trio.lowlevel.enable_ki_protection  # an interrupt must not leave the shielded nursery open

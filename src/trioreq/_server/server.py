@@ -48,7 +48,7 @@ from .threads import ThreadPool
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from .processes import Processes
+    from .open_workers import OpenWorkers
 
 UNHEARD_PATIENCE: Final = 15.0  # seconds, without heartbeats
 PARTING: Final = 10.0  # seconds for clients to close their connections after a go-away
@@ -67,11 +67,11 @@ class Server:
         thread_pool: Callable[..., Any],
         observers: Sequence[Observer],
         nursery: trio.Nursery,
-        processes: Processes | None = None,
+        open_workers: OpenWorkers | None = None,
     ) -> None:
         handler_name, streams = name_of(handler), yields(handler)
         slots, per_client = options.max_in_flight, options.max_queued_per_client
-        if processes is not None or not is_async(handler):
+        if open_workers is not None or not is_async(handler):
             slots = min(slots, options.plain_functions)
         queue: FairQueue[Client, PendingRequest]
         workers: Callable[..., HandlerTasks | ThreadPool]
@@ -132,8 +132,8 @@ class Server:
             nursery,
             self._crashed,
         )
-        self._processes = processes
-        self._counted = processes or self._workers
+        self._open_workers = open_workers
+        self._counted = open_workers or self._workers
         self._admission = Admission(
             ZapHandler(sockets.zap),
             rules,
@@ -175,7 +175,8 @@ class Server:
             requests=sum(outcomes.values()) + in_flight,
             **outcomes,
             in_flight=in_flight,
-            finishing=len(self._blocks) + (self._processes.finishing if self._processes else 0),
+            finishing=len(self._blocks)
+            + (self._open_workers.finishing if self._open_workers else 0),
             waiting=queue.waiting,
             running=queue.slots - queue.free,
             connections=len(self._router),

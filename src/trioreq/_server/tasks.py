@@ -88,7 +88,7 @@ class HandlerTasks:
         return {}
 
     def statistics(self) -> WorkerStatistics:
-        """As `Processes.statistics`: async handlers have neither threads nor processes."""
+        """As `OpenWorkers.statistics`: async handlers have no workers."""
         return WorkerStatistics(alive=0, spare=0, busy=0)
 
     def start(self, requests: Sequence[PendingRequest]) -> None:

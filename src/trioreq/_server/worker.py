@@ -1,4 +1,4 @@
-"""The code of a worker process: `start` once, and then `call` for each request.
+"""The code of a worker process: `work`, one call of trio-parallel's until the server ends it.
 
 A worker leads its own session, and so its own process group. The group is killed as a whole, and
 Ctrl-C in the server's terminal does not reach it.
@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import fcntl
 import io
-import logging
+import math
 import multiprocessing
 import os
 import pickle
 import select
 import signal
+import socket
 import struct
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.shared_memory import SharedMemory
+from operator import attrgetter
 from typing import Any, Final
 
-from outcome import Error, Outcome, Value
+import trio
+from outcome import Error, Value
 from tblib.pickling_support import install
 
 from .._errors import CancelReason, RequestCancelled
@@ -42,8 +45,10 @@ from .._request import (
     is_finishing,
     without_session,
 )
+from .channel import WorkerEnd
 from .from_thread import adapt_thread
 from .handlers import Handler, reply_body
+from .worker_log import Levels, log_as_server
 
 REASONS: Final = tuple(CancelReason)
 NUMBER: Final = struct.Struct("=Q")
@@ -52,9 +57,11 @@ CELL_SIZE: Final = 32  # the end of a request, its time, a finishing block, its 
 
 PeerFields = tuple[int, str, str, str, int | None, int | None, str]
 """The fields of a `Peer`, sent in its place because pickling a dataclass is slow."""
-Answer = Frames | Error | None
-"""The body of a reply, or the error of the handler. None if this process was not started as a
-worker: trio-parallel has replaced a worker that had died, and no handler was called."""
+peer_fields: Callable[[Peer], PeerFields] = attrgetter(*Peer.__dataclass_fields__)
+Call = tuple[PeerFields, Frames, float, int]
+"""A request, as the server sends it: the client, the frames, the deadline, and its number."""
+Answer = Frames | Error
+"""The body of a reply, or the error of the handler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,41 +70,37 @@ class Setup:
 
     Attributes:
         functions: The handler and the initializer, pickled.
-        cell: The name of the memory that the server and the worker share.
+        cell: The name of the shared memory, and the index of the worker's cell in it.
         grace: As of `ProcessWorkers`.
-        log_level: The level of the server's root logger; None if nothing is configured there.
-        log_format: The formatter of the server's root logger.
+        levels: Those of the server's loggers.
     """
 
     functions: bytes
-    cell: str
+    cell: tuple[str, int]
     grace: float
-    log_level: int | None
-    log_format: logging.Formatter | None
+    levels: Levels
 
 
 class Cell:
-    """Shared memory of one worker and the server.
+    """The part of a shared memory in which a worker and the server write.
 
     The server writes which request has ended, when and why. The worker writes which request is in a
     finishing block, and with which limit. Both write first, and then look. So if both do so at the
     same time, the server sees the block, or the worker sees that the request has ended, or both.
 
-    Requests are numbered: a late write for one request is not read by the next.
+    A worker keeps its cell, and requests are numbered: a late write for one request is not read by
+    the next.
 
     Args:
         memory: The shared memory.
+        index: The index of the cell.
     """
 
-    _ended, _ended_at, _block, _limit = range(0, CELL_SIZE, 8)
-
-    def __init__(self, memory: SharedMemory) -> None:
+    def __init__(self, memory: SharedMemory, index: int) -> None:
         self._memory = memory  # kept, since it is closed when it is collected
         self._buffer: Any = memory.buf
-
-    def close(self) -> None:
-        """Close the memory (in the server)."""
-        self._memory.close()
+        start = index * CELL_SIZE
+        self._ended, self._ended_at, self._block, self._limit = range(start, start + CELL_SIZE, 8)
 
     def end(self, number: int, reason: CancelReason, now: float) -> None:
         """Write that a request has ended (in the server)."""
@@ -144,18 +147,26 @@ def _fence() -> None:
         pass
 
 
+def call_of(request: Request, number: int) -> Call:
+    """The message for a request (in the server)."""
+    deadline = request.deadline
+    if deadline != math.inf:
+        deadline += time.monotonic() - trio.current_time()
+    return peer_fields(request.client), request.frames, deadline, number
+
+
 class WorkerRequest(Request):
     """A request, as a handler in a worker process sees it.
 
     Args:
         number: Unique among the requests of the server.
-        cell: Where the server writes that it has ended.
+        cell: Where the server writes that it has ended; None on Ray.
     """
 
     __slots__ = ("_cell", "_number")
 
     def __init__(
-        self, client: Peer, frames: Frames, deadline: float, number: int, cell: Cell
+        self, client: Peer, frames: Frames, deadline: float, number: int, cell: Cell | None
     ) -> None:
         super().__init__(client, frames, deadline)
         self._number = number
@@ -164,7 +175,7 @@ class WorkerRequest(Request):
     @property
     def cancel_reason(self) -> CancelReason | None:
         """As in `Request`."""
-        return self._cell.reason(self._number)
+        return None if self._cell is None else self._cell.reason(self._number)
 
     def check_cancelled(self) -> None:
         """As in `Request`."""
@@ -227,53 +238,76 @@ class WorkerPlace:
             os.killpg(0, signal.SIGKILL)
 
 
-@dataclass(frozen=True, slots=True)
-class _Worker:
-    """What this process keeps between two requests."""
+def work(path: str) -> None:
+    """Be a worker: answer requests until the server closes its end.
 
-    handler: Handler
-    cell: Cell
-    grace: float
-
-
-_worker: _Worker | None = None  # of this process
-
-
-def start(setup: Setup) -> Outcome[int]:
-    """Make this process a worker.
-
-    Returns:
-        Its process id; or the error of the initializer, or of the import of the handler's module.
+    Args:
+        path: The socket that the server listens on.
     """
-    global _worker  # a process is one worker
+    os.setsid()
+    _end_with_server()
+    _leave_signals_to_server()
+    _write_whole_lines()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        _work(WorkerEnd(connection))
+
+
+def _work(channel: WorkerEnd) -> None:
+    started = pickle.dumps(Value(os.getpid()))
+    channel.send(started)
+    message = channel.receive()
+    if message is None:
+        return
     try:
-        os.setsid()
-        _end_with_server()
-        _leave_signals_to_server()
-        _write_whole_lines()
-        handler, initializer = pickle.loads(setup.functions)  # noqa: S301  # by our own server
+        setup: Setup = pickle.loads(message)  # noqa: S301  # by our own server
+        forwarder = log_as_server(setup.levels, channel)
+        handler, initializer = pickle.loads(setup.functions)  # noqa: S301
         if initializer is not None:
             initializer()
-        _log_as_server(setup)
         adapt_thread()
-        cell = Cell(SharedMemory(setup.cell))
+        name, index = setup.cell
+        cell = Cell(SharedMemory(name), index)
     except BaseException as error:  # noqa: BLE001  # raised in the server
-        return Error(_portable(error))
-    _worker = _Worker(handler, cell, setup.grace)
-    return Value(os.getpid())
+        channel.send(pickle.dumps(Error(portable(error))))
+        return
+    channel.send(started)
+    while (message := channel.receive()) is not None:
+        peer, frames, deadline, number = pickle.loads(message)  # noqa: S301
+        client = without_session(Peer(*peer))
+        request = WorkerRequest(client, frames, deadline, number, cell)
+        answer = answer_to(request, handler, WorkerPlace(cell, setup.grace, number))
+        forwarder.tell_dropped()
+        channel.send(pickle.dumps(answer))
 
 
-def call(peer: PeerFields, frames: Frames, deadline: float, number: int) -> Answer:
-    """Call the handler."""
-    if _worker is None:
-        return None
-    client = without_session(Peer(*peer))
-    request = WorkerRequest(client, frames, deadline, number, _worker.cell)
+def answer_to(
+    request: Request,
+    handler: Handler,
+    place: Place,
+    dumps: Callable[[object], bytes] = pickle.dumps,
+) -> Answer:
+    """Call the handler.
+
+    Args:
+        request: What it is called with.
+        handler: The handler.
+        place: Where it runs.
+        dumps: How the answer will be pickled.
+    """
     try:
-        place = WorkerPlace(_worker.cell, _worker.grace, number)
-        return copy_context().run(_call, _worker.handler, request, place)
+        return copy_context().run(_call, handler, request, place)
     except BaseException as error:  # noqa: BLE001  # raised in the server
-        return Error(_portable(error))
+        return Error(portable(error, dumps))
+
+
+def read_message(message: bytes) -> Answer | bytes | int:
+    """An answer, a log record, or the number of records that were dropped (in the server)."""
+    try:
+        read: Answer | bytes | int = pickle.loads(message)  # noqa: S301  # by our own worker
+    except Exception as error:  # noqa: BLE001  # what the user's own classes raise
+        return Error(RuntimeError(f"what a worker has sent cannot be read: {error!r}"))
+    return read
 
 
 def _call(handler: Handler, request: Request, place: Place) -> Frames:
@@ -282,14 +316,16 @@ def _call(handler: Handler, request: Request, place: Place) -> Frames:
     return reply_body(handler(request))
 
 
-def _portable(error: BaseException) -> BaseException:
+def portable(
+    error: BaseException, dumps: Callable[[object], bytes] = pickle.dumps
+) -> BaseException:
     """The exception with its traceback, or a stand-in if it cannot be pickled.
 
     Pickle rebuilds an exception from its `args`, which fails for many that have an `__init__`.
     """
     try:
         install(error)
-        pickle.loads(pickle.dumps(error))  # noqa: S301  # it is our own
+        pickle.loads(dumps(error))  # noqa: S301  # it is our own
     except Exception:  # noqa: BLE001  # whatever the exception's own code raises
         name = type(error).__qualname__
         stand_in = RuntimeError(f"the handler raised {name}, which cannot be pickled")
@@ -336,12 +372,3 @@ def _write_whole_lines() -> None:
     """Flush stdout at each line: a kill would lose buffered output, or cut it anywhere."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True, write_through=False)
-
-
-def _log_as_server(setup: Setup) -> None:
-    """Log to stderr as the server does, unless the initializer or a module has configured this."""
-    if setup.log_level is not None and not logging.root.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(setup.log_format)
-        logging.root.addHandler(handler)
-        logging.root.setLevel(setup.log_level)

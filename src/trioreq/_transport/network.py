@@ -31,8 +31,8 @@ class Network(ABC):
         """Makes that server's `ThreadPool`, a type that this layer does not import."""
 
     @abstractmethod
-    def open_processes(self, handler: Any, workers: Any) -> AbstractAsyncContextManager[Any]:  # noqa: ANN401
-        """Open the replacement of that server's worker `Processes`."""
+    def open_workers(self, handler: Any, workers: Any) -> AbstractAsyncContextManager[Any]:  # noqa: ANN401
+        """Open the replacement of that server's `OpenWorkers`."""
 
     @property
     @abstractmethod

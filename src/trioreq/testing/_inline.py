@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from functools import update_wrapper
 from typing import Any
 
 import trio
@@ -13,11 +12,12 @@ from .._checks import check_duration
 from .._finishing import Place, current_place
 from .._request import Request, without_session
 from .._server.handlers import Handler
+from .._server.open_workers import OpenWorkers, RayPlace
 from .._server.pending_request import PendingRequest
 from .._server.thread_streams import Permit
 from .._server.threads import ThreadPool
 from .._statistics import WorkerStatistics
-from .._workers import ProcessWorkers
+from .._workers import ProcessWorkers, RayWorkers
 
 try:
     import greenback
@@ -91,42 +91,34 @@ class _InlineProcess:
         return greenback.async_context(self._place.async_block(limit))
 
 
-class InlineProcesses:
-    """Tasks instead of processes: a function that is killed ends in `sleep`.
+class InlineWorkers(OpenWorkers):
+    """Tasks instead of workers that are killed: such a function ends in `sleep`."""
 
-    It has the interface of `Processes`.
-    """
+    def __init__(self, handler: Handler, workers: ProcessWorkers | RayWorkers) -> None:
+        super().__init__(handler)
+        self._handler = handler
+        self._alive = workers.n + getattr(workers, "spares", 0)
+        self._is_ray = isinstance(workers, RayWorkers)
+        self._busy = 0
 
-    died = retired = finishing = 0
-
-    def __init__(self, handler: Handler, workers: ProcessWorkers) -> None:
-        self._workers = workers
-        self._busy = self.killed = 0
-
-        async def run(request: Request) -> object:
-            return await self._run(handler, request)
-
-        update_wrapper(run, handler)
-        self.run: Handler = run
-
-    async def _run(self, handler: Handler, request: Request) -> object:
+    async def _run(self, request: Request) -> Any:  # noqa: ANN401  # it is checked as any result
         self._busy += 1
         place = current_place.get()
         assert place is not None  # noqa: S101  # it is a handler
-        current_place.set(_InlineProcess(place))
+        current_place.set(RayPlace() if self._is_ray else _InlineProcess(place))
         try:
             distant = request.replace(frames=request.frames)
             distant._client = without_session(request.client)  # noqa: SLF001  # as in a process
-            return await greenback.with_portal_run_sync(handler, distant)
+            return await greenback.with_portal_run_sync(self._handler, distant)
         except trio.Cancelled:
-            self.killed += 1
+            self._count_kill()
             raise
         finally:
             self._busy -= 1
 
     def statistics(self) -> WorkerStatistics:
-        """As of `Processes`."""
-        alive = self._workers.n + self._workers.spares
+        """As of processes."""
+        alive = self._alive
         return WorkerStatistics(alive=alive, spare=alive - self._busy, busy=self._busy)
 
 

@@ -21,9 +21,9 @@ from .._server.server import Server
 from .._transport.allow_list import check_user_id
 from .._transport.network import Network
 from .._transport.server_sockets import IN_LIBZMQ
-from .._workers import ProcessWorkers
+from .._workers import KillableWorkers
 from ._client import SOCKET_TYPES, MemoryClient, MemoryLine, body_of
-from ._inline import InlineProcesses, InlineThreads
+from ._inline import InlineThreads, InlineWorkers
 from ._libzmq import Connection, MemorySockets, Peer
 from ._schedule import scheduled
 from ._ways import open_timers
@@ -180,11 +180,11 @@ class MemoryNetwork(Network):
         return partial(InlineThreads, outer=self._nursery)
 
     @asynccontextmanager
-    async def open_processes(
-        self, handler: Handler, workers: ProcessWorkers
-    ) -> AsyncIterator[InlineProcesses]:
-        """Run plain functions of `ProcessWorkers` in the event loop (for `serve`)."""
-        yield InlineProcesses(handler, workers)
+    async def open_workers(
+        self, handler: Handler, workers: KillableWorkers
+    ) -> AsyncIterator[InlineWorkers]:
+        """Run plain functions of `KillableWorkers` in the event loop (for `serve`)."""
+        yield InlineWorkers(handler, workers)
 
     @property
     def observers(self) -> Sequence[Observer]:

@@ -1,4 +1,4 @@
-"""The entry points of `trioreq-client` and `trioreq-keygen`.
+"""The entry points of `trioreq-client`, `trioreq-keygen` and `trioreq-server`.
 
 They stand beside the package because to import it takes most of the time until a program does
 something. Whoever presses Ctrl-C meanwhile is not shown a traceback.
@@ -21,6 +21,11 @@ def keygen() -> None:
     _run("keygen")
 
 
+def server() -> None:
+    """Run `trioreq-server`."""
+    _run("server")
+
+
 def _run(program: str) -> None:
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # not ignored, as it is for a job in the background
@@ -29,3 +34,7 @@ def _run(program: str) -> None:
     cli = import_module("trioreq.cli")
     signal.signal(signal.SIGINT, before)
     getattr(cli, program)()
+
+
+if __name__ == "__main__":  # a further process of a server
+    server()

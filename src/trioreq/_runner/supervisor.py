@@ -19,7 +19,7 @@ import trio
 from .._log import log
 from .._nursery import open_own_nursery
 from .._transport.listeners import Listener
-from .._transport.shared_counts import NOBODY, SharedCounts, open_memory
+from .._transport.shared_counts import NONE, SharedCounts, open_memory
 from . import control
 from .control import Assignment, Counts
 from .settings import RunnerOptions
@@ -27,7 +27,7 @@ from .signals import received
 from .systemd import Notifier
 
 COMMAND = (sys.executable, "-m", "trioreq_cli")
-LATE = 2.0  # seconds without a sign of life after which a process gets no new connections
+LATE = 4.0  # seconds without a sign of life after which a process gets no new connections
 SOON, SELDOM = 0.1, 30.0  # seconds before a process is started again, at least and at most
 STABLE = 10.0  # seconds after which a process counts as one that works
 MARGIN = 5.0  # seconds that a process has to end, beside the grace
@@ -241,7 +241,7 @@ class Supervisor:
         self._children.remove(child)
         self._before = control.added(self._before, control.after_end(child.counts))
         if self._serving[child.place] is child:
-            self._connections.choose(child.place, NOBODY)
+            self._connections.choose(child.place, NONE)
         self._connections.clear(child.cell)
         self._cells.add(child.cell)
         child.settled.set()
@@ -263,7 +263,7 @@ class Supervisor:
             elif child.serves:
                 silent += wait
                 if self._serving[child.place] is child:
-                    self._connections.choose(child.place, NOBODY)
+                    self._connections.choose(child.place, NONE)
                 if silent >= patience:
                     log.error("%s hangs, without a sign of life for %s s: killed", child, patience)
                     child.process.kill()
@@ -317,8 +317,10 @@ class Supervisor:
                     self._serving[place] = None
                 with trio.move_on_after(min(SOON * 2**failures, SELDOM) if failures else 0):
                     await self._hurry.wait()
-                if not self._stopping and await self._start(place) is None:
-                    failures += 1
+                if self._stopping or await self._start(place) is not None:
+                    continue
+                failures += 1
+                if not self._stopping:
                     log.error(
                         "process %d cannot be started: %s; it is retried",
                         place,

@@ -107,12 +107,15 @@ async def serve_alone(
         The exit code.
     """
 
+    def counts() -> control.Counts:
+        return asdict(serving.server.statistics())
+
     def signalled(number: signal.Signals) -> None:
         match number:
             case signal.SIGHUP:
                 nursery.start_soon(reload)
             case signal.SIGUSR1:
-                log.info("statistics: %s", serving.server.statistics())
+                log.info("statistics: %(statistics)s", {"statistics": counts()})
             case _ if serving.draining:
                 serving.stop(128 + number)
             case _:
@@ -129,7 +132,7 @@ async def serve_alone(
         await serving.start(addresses, None)
         with received(signalled):
             notifier.ready()
-            await notifier.run(lambda: control.summary(asdict(serving.server.statistics())))
+            await notifier.run(lambda: control.summary(counts()))
     return serving.code
 
 

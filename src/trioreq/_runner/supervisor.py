@@ -133,7 +133,8 @@ class Supervisor:
         self._hurry = trio.Event()
         self._before: Counts = {}  # of processes that have ended
         self._stopping = False
-        self._code = 0
+        self._failure = 0  # the exit code of the process that could not be started
+        self._exit_code = 0
         self._nursery: trio.Nursery
 
     def statistics(self) -> Counts:
@@ -169,13 +170,13 @@ class Supervisor:
             for child in self._children:
                 child.process.kill()
             os.close(self._memory)
-        return self._code
+        return self._exit_code
 
     async def _start_all(self) -> None:
         """Start the first process alone: if it cannot be started, neither can the others."""
         first = await self._start(0)
         if first is None and not self._stopping:
-            raise StartFailed(self._code)
+            raise StartFailed(self._failure)
         async with trio.open_nursery() as nursery:
             for place in range(1, self._runner.processes):
                 nursery.start_soon(self._start, place)
@@ -195,7 +196,7 @@ class Supervisor:
             child.process.kill()
             await child.ended.wait()
         if not child.serves or self._stopping:
-            self._code = child.code
+            self._failure = child.code
             return None
         self._serving[place] = child
         self._connections.choose(place, child.cell)
@@ -324,7 +325,7 @@ class Supervisor:
                     log.error(
                         "process %d cannot be started: %s; it is retried",
                         place,
-                        describe(self._code),
+                        describe(self._failure),
                     )
 
     async def roll(self) -> None:
@@ -343,7 +344,7 @@ class Supervisor:
                         log.error(
                             "the restart is given up, since process %d cannot be replaced: %s",
                             place,
-                            describe(self._code),
+                            describe(self._failure),
                         )
                         return
                     await self._end(former)
@@ -359,6 +360,8 @@ class Supervisor:
         """Replace the processes whenever a source file changes."""
         from watchfiles import PythonFilter, awatch
 
+        log.info("watching %s", self._runner.app_dir)
+
         async for changes in awatch(self._runner.app_dir, watch_filter=PythonFilter()):
             log.info("changed: %s", ", ".join(sorted({path for _, path in changes})))
             await self.roll()
@@ -369,8 +372,7 @@ class Supervisor:
         async with trio.open_nursery() as nursery:
             for child in self._children:
                 nursery.start_soon(self._end, child)
-        log.info("stopped: %s", self.statistics())
-        self._code = 0
+        log.info("stopped: %(statistics)s", {"statistics": self.statistics()})
         self._nursery.cancel_scope.cancel()
 
     async def _stop(self, code: int) -> None:
@@ -379,7 +381,7 @@ class Supervisor:
         with trio.move_on_after(MARGIN):
             for child in tuple(self._children):
                 await child.ended.wait()
-        self._code = code
+        self._exit_code = code
         self._nursery.cancel_scope.cancel()
 
     def _signalled(self, number: signal.Signals) -> None:
@@ -387,7 +389,7 @@ class Supervisor:
             case signal.SIGHUP:
                 self._nursery.start_soon(self._reload)
             case signal.SIGUSR1:
-                log.info("statistics: %s", self.statistics())
+                log.info("statistics: %(statistics)s", {"statistics": self.statistics()})
             case _ if self._stopping:
                 self._nursery.start_soon(self._stop, 128 + number)
             case _:

@@ -47,12 +47,15 @@ class ConnectionLimits:
 
     def enter(self, connection: Connection, address: str) -> str | None:
         """Count a connection; returns the reason if a limit forbids it, and None if none does."""
-        if self._counts[address] >= self._most_per_address:
-            return "max_connections_per_address is reached"
+        reason = None
         # Counted first: two processes that accept the last connection at once both see it.
         if self._total.add(1) > self._most:
+            reason = "max_connections is reached"
+        elif self._counts[address] >= self._most_per_address:
+            reason = "max_connections_per_address is reached"
+        if reason is not None:
             self._total.add(-1)
-            return "max_connections is reached"
+            return reason
         connection.address = address
         connection.counted = True
         self._counts[address] += 1

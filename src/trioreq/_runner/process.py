@@ -40,6 +40,9 @@ class Serving:
 
     Attributes:
         code: The exit code.
+        started: Whether it serves.
+        draining: Whether it has begun to end.
+        server: The server, when it has started.
     """
 
     def __init__(self, app: App, runner: RunnerOptions, nursery: trio.Nursery) -> None:
@@ -47,6 +50,7 @@ class Serving:
         self.runner = runner
         self.nursery = nursery
         self.code = 0
+        self.started = False
         self.draining = False
         self.server: Server
 
@@ -64,6 +68,7 @@ class Serving:
             ),
             name="serve",
         )
+        self.started = True
 
     def drain(self) -> None:
         """Let requests in flight end, and then end."""
@@ -112,11 +117,13 @@ async def serve_alone(
 
     def signalled(number: signal.Signals) -> None:
         match number:
+            case signal.SIGHUP | signal.SIGUSR1 if not serving.started:
+                pass
             case signal.SIGHUP:
                 nursery.start_soon(reload)
             case signal.SIGUSR1:
                 log.info("statistics: %(statistics)s", {"statistics": counts()})
-            case _ if serving.draining:
+            case _ if serving.draining or not serving.started:
                 serving.stop(128 + number)
             case _:
                 notifier.stopping()
@@ -129,8 +136,8 @@ async def serve_alone(
 
     async with open_own_nursery() as nursery:
         serving = Serving(app, runner, nursery)
-        await serving.start(addresses, None)
         with received(signalled):
+            await serving.start(addresses, None)
             notifier.ready()
             await notifier.run(lambda: control.summary(counts()))
     return serving.code
@@ -172,13 +179,15 @@ async def serve_supervised(app: App, runner: RunnerOptions, assignment: Assignme
             await trio.sleep(HEARTBEAT)
 
     def signalled(number: signal.Signals) -> None:
-        if number == signal.SIGTERM:
+        if number == signal.SIGTERM and serving.started:
             serving.drain()
+        elif number == signal.SIGTERM:
+            serving.stop(128 + number)
 
     async with open_own_nursery() as nursery:
         serving = Serving(app, runner, nursery)
-        await serving.start([*listeners.values()], total)
         with received(signalled):
+            await serving.start([*listeners.values()], total)
             await tell(control.READY, serving.server.statistics())
             nursery.start_soon(live)
             await obey()

@@ -47,6 +47,7 @@ OWN_TESTS = {  # of the code on other pages
     "docs/existing-workers.md": "test_workers_answer",
     "docs/client.md": "test_the_page_of_the_client_is_a_program_that_runs",
     "docs/reliability.md": "test_the_limit_of_descriptors_is_raised_as_the_page_says",
+    "docs/server.md": "test_the_page_of_the_server_is_true",
     "docs/security.md": "test_the_examples_of_access_control_run",
     "docs/testing.md": "test_the_page_on_testing_is_a_file_of_tests_that_pass",
     "docs/tutorial.md": "test_the_tutorial_does_what_it_says",

@@ -6,6 +6,7 @@ Real processes and real time; everything waits for events, under a limit.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,13 +17,14 @@ from pathlib import Path
 import psutil
 import pytest
 import trio
-from support.served import COMMAND, Served, ended, served
-from support.serving import LIMIT
+from support.served import COMMAND, LIMIT, Served, ended, served
 
 import trioreq
+from harness.children import open_process
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 ANY = "tcp://127.0.0.1:0"
 
 
@@ -157,6 +159,28 @@ async def test_what_cannot_be_started_is_one_sentence(tmp_path: Path) -> None:
             "Error: importing service raised NameError: name 'missing' is not defined "
             "(service.py, line 1)"
         ]
+
+
+async def test_the_page_of_the_server_is_true(tmp_path: Path) -> None:
+    page = (ROOT / "docs/server.md").read_text()
+    (source,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (config,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "server.py").write_text(source)
+    address = f"ipc://{tmp_path}/socket"
+    config = re.sub(r"bind = .*", f'bind = "{address}"', config)
+    (tmp_path / "service.toml").write_text(config)
+    with trio.fail_after(LIMIT):
+        checked = await trio.run_process(
+            [*COMMAND, "--config", "service.toml", "--timeout", "none", "--check"],
+            cwd=tmp_path,
+            capture_stdout=True,
+        )
+        assert checked.stdout.decode() == f"server:handler can be served on {address}\n"
+        serving = [*COMMAND, "--config", "service.toml", "--processes", "1", "--log-format", "text"]
+        async with open_process([*serving, "--app-dir", str(tmp_path)], cwd=tmp_path) as process:
+            assert await ask(address, b"world") == b"hello, world"
+            process.terminate()
+            assert await process.wait() == 0
 
 
 # systemd.
@@ -364,7 +388,7 @@ async def test_a_change_of_the_source_restarts_and_a_mistake_does_not(tmp_path: 
         assert await ask(endpoint) == b"after"
 
 
-@pytest.mark.parametrize("unit", sorted((Path(__file__).parents[2] / "examples/systemd").iterdir()))
+@pytest.mark.parametrize("unit", sorted((ROOT / "examples/systemd").iterdir()))
 def test_the_units_of_the_examples_are_valid(unit: Path) -> None:
     if not Path("/usr/bin/systemd-analyze").exists():
         pytest.skip("there is no systemd here")

@@ -35,6 +35,7 @@ COMMANDS = {
     "line": "experiments",
     "fuzz": "experiments",
     "endless": "experiments",
+    "restarts": "experiments",
     "rpc": "experiments",
 }
 

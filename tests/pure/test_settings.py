@@ -197,6 +197,14 @@ def test_a_wrong_file_is_a_sentence(given: Callable[..., dict[str, Any]], tmp_pa
             given("--config", str(config))
 
 
+def test_what_may_be_none_is_none_by_that_word(given: Callable[..., dict[str, Any]]) -> None:
+    optional = [name for name, setting in SETTINGS.items() if setting.optional]
+    assert "timeout" in optional
+    assert "grace" not in optional
+    for name in optional:
+        assert given("module:handler", SETTINGS[name].flag, "none")[name] is None
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("5", 5), ("processes:2", ProcessWorkers(2)), ("jobs:workers", Reference("jobs:workers"))],

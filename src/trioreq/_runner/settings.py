@@ -132,8 +132,8 @@ class Setting:
             if isinstance(many, list | tuple) and all(isinstance(one, str) for one in many):
                 return tuple(many)
             raise self._wrong(value, "a text, or a list of texts")
-        if value is None or (self.optional and value == NONE):
-            return value if self.default is None or not self.optional else None
+        if self.optional and value in (None, NONE):
+            return None
         for kind in self.kinds:
             parser, expected = self._parser(kind)
             try:

@@ -175,7 +175,9 @@ class Supervisor:
     async def _start_all(self) -> None:
         """Start the first process alone: if it cannot be started, neither can the others."""
         first = await self._start(0)
-        if first is None and not self._stopping:
+        if self._stopping:
+            return
+        if first is None:
             raise StartFailed(self._failure)
         async with trio.open_nursery() as nursery:
             for place in range(1, self._runner.processes):

@@ -17,7 +17,7 @@ from .._statistics import Statistics
 
 VARIABLE = "_TRIOREQ_ASSIGNMENT"
 LARGEST = 64 * 1024  # bytes of a message
-DRAIN, STOP = b"drain", b"stop"
+RETIRE, DRAIN, STOP = b"retire", b"drain", b"stop"
 READY, ALIVE, ENDED = "ready", "alive", "ended"
 NOW = {  # what is not a count of what was, but of what is
     "in_flight", "waiting", "running", "connections", "replies_waiting", "abandoned_threads",

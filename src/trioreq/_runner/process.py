@@ -28,6 +28,7 @@ from .signals import received
 from .systemd import Notifier
 
 HEARTBEAT = 0.5  # seconds between two signs of life for the supervisor
+RETIRING = 0.5  # seconds for the first requests of those that have just connected
 
 
 class Serving:
@@ -75,6 +76,16 @@ class Serving:
         if not self.draining:
             self.draining = True
             self.nursery.start_soon(self._drain)
+
+    def retire(self) -> None:
+        """The same, when a successor serves: first go on for those that have just connected."""
+        if not self.draining:
+            self.server.refuse_connections()
+            self.nursery.start_soon(self._retire)
+
+    async def _retire(self) -> None:
+        await trio.sleep(RETIRING)
+        self.drain()
 
     async def _drain(self) -> None:
         await self.server.drain(self.runner.grace)
@@ -158,13 +169,16 @@ async def serve_supervised(app: App, runner: RunnerOptions, assignment: Assignme
     total = SharedCounts(assignment.memory, assignment.places, assignment.cell, steered)
 
     async def obey() -> None:
-        while (order := await own.recv(control.LARGEST)) == control.DRAIN:
-            serving.drain()
-        if order == control.STOP:
-            serving.stop(1)
-        else:
-            log.error("the supervisor has died: this process drains")
-            serving.drain()
+        while order := await own.recv(control.LARGEST):
+            match order:
+                case control.RETIRE:
+                    serving.retire()
+                case control.DRAIN:
+                    serving.drain()
+                case _:
+                    serving.stop(1)
+        log.error("the supervisor has died: this process drains")
+        serving.drain()
 
     async def tell(kind: str, statistics: Statistics) -> None:
         try:

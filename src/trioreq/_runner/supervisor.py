@@ -288,12 +288,12 @@ class Supervisor:
                 child.serves = True
                 child.settled.set()
 
-    async def _end(self, child: Child) -> None:
+    async def _end(self, child: Child, order: bytes = control.DRAIN) -> None:
         """Let a process drain."""
         child.ends = True
         if not child.serves:
             child.process.kill()
-        child.order(control.DRAIN)
+        child.order(order)
         with trio.move_on_after(self._runner.grace + MARGIN):
             await child.ended.wait()
             return
@@ -349,7 +349,7 @@ class Supervisor:
                             describe(self._failure),
                         )
                         return
-                    await self._end(former)
+                    await self._end(former, control.RETIRE)
 
     async def _reload(self) -> None:
         self._notifier.reloading()

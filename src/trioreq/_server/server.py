@@ -205,6 +205,13 @@ class Server:
         self._drained.set()
         await self._closed.wait()
 
+    def refuse_connections(self) -> None:
+        """Accept no more connections. Those that there are go on, and so do their requests.
+
+        `drain` begins with it.
+        """
+        self._router.refuse_connections()
+
     def replace_keys(self, keys: KeyPair) -> None:
         """Have other CURVE keys for the clients that connect from now on.
 

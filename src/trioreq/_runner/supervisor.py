@@ -378,12 +378,12 @@ class Supervisor:
         self._nursery.cancel_scope.cancel()
 
     async def _stop(self, code: int) -> None:
+        self._exit_code = code  # `_drain` may be the first to see that all have ended
         for child in self._children:
             child.order(control.STOP)
         with trio.move_on_after(MARGIN):
             for child in tuple(self._children):
                 await child.ended.wait()
-        self._exit_code = code
         self._nursery.cancel_scope.cancel()
 
     def _signalled(self, number: signal.Signals) -> None:

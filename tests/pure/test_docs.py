@@ -259,6 +259,7 @@ def test_the_page_has_no_code_that_is_not_run() -> None:
         assert len(opening) == len(re.findall(r"^```\S", text_of(page), re.MULTILINE)), page
         found[page] = {fence.split()[0] for fence in opening} - languages
     assert {page: some for page, some in found.items() if some} == {
+        "docs/server.md": {"toml"},  # tests/wire/test_server.py
         "docs/existing-workers.md": {"cpp"},  # tests/interop/test_existing_workers.py
         "docs/tutorial.md": {"console"},  # tests/wire/test_tutorial.py
     }

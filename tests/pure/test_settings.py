@@ -240,6 +240,33 @@ def test_a_handler_that_is_not_there_is_a_sentence(
     assert "\n" not in str(raised.value)
 
 
+def test_a_factory_makes_the_handler_and_references_are_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    (tmp_path / "made.py").write_text(
+        "import trioreq\n"
+        "class Door:\n"
+        "    async def admit(self, applicant): ...\n"
+        "door = Door()\n"
+        "async def handler(request): ...\n"
+        "def make(): return handler\n"
+        "async def wrong(): ...\n"
+        "workers = trioreq.ThreadWorkers(3)\n"
+    )
+    values = {name: setting.default for name, setting in SETTINGS.items()}
+    values |= {"admit": Reference("made:door.admit"), "workers": Reference("made:workers")}
+    runner = RunnerOptions(app_dir=tmp_path, factory=True)
+    loaded = app.load_app("made:make", values, runner)
+    assert loaded.handler.__name__ == "handler"
+    assert loaded.options.admit is not None
+    assert loaded.options.plain_functions == 3
+    for name, sentence in [("made:workers", "must be a function that returns"),
+                           ("made:wrong", "must be a plain function")]:  # fmt: skip
+        with pytest.raises(WrongSetting, match=sentence):
+            app.load_app(name, values, runner)
+
+
 def test_a_line_of_json_has_what_the_message_was_made_of() -> None:
     record = logging.makeLogRecord(
         {

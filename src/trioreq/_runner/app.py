@@ -13,7 +13,7 @@ from typing import Any
 
 from .._errors import KeyFileError
 from .._options import Options
-from .._server.handlers import Handler, check_handler
+from .._server.handlers import Handler, check_handler, close_unawaited
 from .._transport.curve import CurveServer
 from .._transport.curve_keys import KeyPair
 from .._workers import ProcessWorkers, pickled
@@ -73,6 +73,7 @@ def load_handler(text: str, *, factory: bool) -> Handler:
         except Exception as error:
             raise WrongSetting(f"{text}() raised {_describe(error)}") from error
         if inspect.isawaitable(found):
+            close_unawaited(found)
             raise WrongSetting(f"{text} must be a plain function with --factory: write def")
     check_handler(found)
     handler: Handler = found

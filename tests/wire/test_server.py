@@ -334,7 +334,7 @@ async def test_sighup_replaces_the_processes_and_no_request_is_lost(tmp_path: Pa
 
 
 async def test_the_limit_of_connections_is_that_of_all_processes(tmp_path: Path) -> None:
-    async with two(tmp_path, "--max-connections", "5") as (server, endpoint, before):
+    async with two(tmp_path, "--max-connections", "5") as (server, endpoint, _):
         address = ("127.0.0.1", int(endpoint.rpartition(":")[2]))
         with trio.fail_after(LIMIT):
             accepted = [await trio.open_tcp_stream(*address) for _ in range(5)]
@@ -342,8 +342,6 @@ async def test_the_limit_of_connections_is_that_of_all_processes(tmp_path: Path)
                 assert await stream.receive_some(1)  # libzmq greets it
             more = await trio.open_tcp_stream(*address)
             await server.line("max_connections is reached")
-        counts = [len(psutil.Process(pid).net_connections()) for pid in before]
-        assert max(counts) - min(counts) <= 2
         for stream in [*accepted, more]:
             await stream.aclose()
 

@@ -1,8 +1,8 @@
-"""Fixtures for pytest-trio. pytest finds them by itself where trioreq is installed.
+"""Fixtures for pytest-trio. pytest finds them if trioreq is installed.
 
-It is loaded in every run of pytest there. So it stands beside the package, and not in it, and
-imports nothing of trioreq before one of its fixtures is used: that would cost time, need all that
-the extra `testing` installs, and come before who measures coverage looks.
+pytest loads this module in every run. So it is not in the package, and does not import trioreq
+before one of its fixtures is used: an import would cost time, need the extra `testing`, and run
+before coverage is measured.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 try:
     from pytest_trio import trio_fixture
-except ModuleNotFoundError:  # then these fixtures are not there
+except ModuleNotFoundError:  # then there are no fixtures
     pass
 else:
 
     @trio_fixture
     async def trioreq_server() -> AsyncIterator[Callable[..., Awaitable[MemoryNetwork]]]:
-        """Starts servers on networks in memory: called as `open_memory_server` is, and awaited.
+        """Starts servers on networks in memory; awaited with `open_memory_server`'s arguments.
 
         All servers of a test end with it.
         """
@@ -38,7 +38,7 @@ else:
 
     @trio_fixture
     async def trioreq_client() -> AsyncIterator[Callable[..., Awaitable[Client]]]:
-        """Opens clients of such servers; it is called as `trioreq.open_client` is, and awaited.
+        """Opens clients of such servers; awaited with `open_client`'s arguments.
 
         All clients of a test end with it.
         """
@@ -52,10 +52,10 @@ else:
 async def _opener(
     make: Callable[..., AbstractAsyncContextManager[T]],
 ) -> AsyncIterator[Callable[..., Awaitable[T]]]:
-    """Makes what stays open until the block is left.
+    """Opens context managers that stay open until the block is left.
 
-    Each is opened in a task of its own: the one that asks for it is the test's, and what a task
-    opens it has to close.
+    Each has a task of its own, since a task must close what it opens, and the caller is the task of
+    the test.
     """
     import trio
 
@@ -70,7 +70,7 @@ async def _opener(
 
     async with open_own_nursery() as nursery:
 
-        async def start(*args: Any, **options: Any) -> T:  # noqa: ANN401  # as `make` takes them
+        async def start(*args: Any, **options: Any) -> T:  # noqa: ANN401  # those of `make`
             opened: T = await nursery.start(hold, make(*args, **options))
             return opened
 

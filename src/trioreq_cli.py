@@ -1,7 +1,7 @@
 """The entry points of `trioreq-client`, `trioreq-keygen` and `trioreq-server`.
 
-They stand beside the package because to import it takes most of the time until a program does
-something. Whoever presses Ctrl-C meanwhile is not shown a traceback.
+They are not in the package, because importing it takes most of the time before a program starts its
+work. Ctrl-C during the import exits without a traceback.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def server() -> None:
 
 def _run(program: str) -> None:
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # not ignored, as it is for a job in the background
+    if before is signal.default_int_handler:  # it is ignored in a background job
         # A KeyboardInterrupt can be lost in an import, and there is nothing to clean up yet.
         signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     cli = import_module("trioreq.cli")

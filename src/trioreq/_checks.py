@@ -1,4 +1,4 @@
-"""What the value of an argument must be: "X must be Y, got Z" is reported at the call."""
+"""Checks of arguments. The errors say "X must be Y, got Z"."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _short.maxstring = _short.maxother = 80
 
 
 def shown(value: object) -> str:
-    """A value in an error message: its repr, not at length."""
+    """A value in an error message: its repr, shortened."""
     try:
         return _short.repr(value)
     except Exception:  # noqa: BLE001  # a `__repr__` may raise anything
@@ -26,7 +26,7 @@ def shown(value: object) -> str:
 def wrong(
     name: str, expected: str, value: object, hint: str = "", *, secret: bool = False
 ) -> TypeError:
-    """The error of an argument of the wrong type; of what may be secret it shows the type alone."""
+    """The error for an argument of the wrong type; of a secret it shows only the type."""
     got = type(value).__name__ if secret else shown(value)
     return TypeError(f"{name} must be {expected}, got {got}{hint and ': ' + hint}")
 
@@ -40,31 +40,31 @@ def check_instance(
     *,
     secret: bool = False,
 ) -> None:
-    """An instance of one of some classes; a bool is not an int."""
+    """Check for an instance of a class; a bool is not an int."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise wrong(name, expected, value, hint, secret=secret)
 
 
 def check_count(name: str, value: int, least: int, why: str = "") -> None:
-    """A whole number that libzmq can have, and not less than `least`, with the reason for that."""
+    """Check for an int from `least` to libzmq's largest; `why` is the reason for `least`."""
     check_instance(name, value, int, "an int")
     if not least <= value <= MOST:
         raise ValueError(f"{name} must be from {least} to {MOST}{why}, got {shown(value)}")
 
 
 def check_message_size(value: int, least: int, mechanism: str) -> None:
-    """A size of frames with which a handshake of a mechanism is possible."""
+    """Check for a size of frames with which a handshake of a mechanism is possible."""
     check_count("max_message_size", value, least, f" with {mechanism}, for the handshake")
 
 
 def check_limit(name: str, value: int | None) -> None:
-    """A whole number above 0, or None."""
+    """Check for an int above 0, or None."""
     if value is not None:
         check_count(name, value, 1)
 
 
 def check_seconds(name: str, value: float | None) -> None:
-    """A time above 0 that libzmq can have, or None."""
+    """Check for seconds above 0, within libzmq's range, or None."""
     if value is None:
         return
     check_instance(name, value, (int, float), "a number of seconds or None")
@@ -76,7 +76,7 @@ def check_seconds(name: str, value: float | None) -> None:
 
 
 def check_duration(name: str, value: float, most: float = MOST) -> None:
-    """A time of at least 0, and at most `most` or `MOST`."""
+    """Check for seconds from 0 to `most` or `MOST`."""
     expected = f"a number of seconds from 0 to {most}"
     check_instance(name, value, (int, float), expected)
     if not (0 <= value <= MOST or value == most):
@@ -84,13 +84,13 @@ def check_duration(name: str, value: float, most: float = MOST) -> None:
 
 
 def check_path(name: str, value: str | os.PathLike[str]) -> None:
-    """A path: a str or what gives one."""
+    """Check for a path: a str or an `os.PathLike` of one."""
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise wrong(name, "a str or a path", value)
 
 
 def check_endpoint(name: str, value: object) -> None:
-    """The address of one server."""
+    """Check for the address of one server."""
     if isinstance(value, str):
         return
     expected = "a str, such as 'tcp://127.0.0.1:5555'"
@@ -98,7 +98,7 @@ def check_endpoint(name: str, value: object) -> None:
 
 
 def check_endpoints(name: str, value: object) -> tuple[str, ...]:
-    """One address to serve, or a sequence of them."""
+    """Check for one address to serve, or a sequence of them; returns all of them."""
     if isinstance(value, str):
         return (value,)
     expected = "a str, such as 'tcp://127.0.0.1:5555', or a sequence of them"
@@ -125,36 +125,36 @@ def _address_hint(value: object) -> str:
 
 
 def check_frames(name: str, value: object) -> None:
-    """The frames of a message, which are not looked at: a sequence."""
+    """Check for a sequence. The frames are not checked."""
     if not isinstance(value, Sequence) or isinstance(value, (*BYTES_LIKE, str)):
         raise wrong(name, "a sequence of bytes", value, "for one frame use request")
 
 
 def check_bodies(name: str, value: object) -> None:
-    """Many messages of one frame, which are not looked at: an iterable."""
+    """Check for an iterable. The bodies are not checked."""
     if not isinstance(value, Iterable) or isinstance(value, (*BYTES_LIKE, str)):
         raise wrong(name, "an iterable of bytes", value, "for one use request")
 
 
 def check_in_trio(call: str) -> None:
-    """That a coroutine is run by trio.
+    """Check that a coroutine runs in trio.
 
     Args:
         call: How to run it with trio.
 
     Raises:
-        RuntimeError: It is run by something else, such as asyncio.
+        RuntimeError: It runs elsewhere, such as in asyncio.
     """
     try:
         trio.lowlevel.current_task()
     except RuntimeError:
         raise RuntimeError(
-            f"this runs in trio alone, got another event loop: use {call}, not asyncio.run(...)"
+            f"the event loop must be trio's, got another one: use {call}, not asyncio.run(...)"
         ) from None
 
 
 def check_task_status(value: object) -> None:
-    """What `trio.Nursery.start` passes, or its default."""
+    """Check for the argument that `trio.Nursery.start` passes, or its default."""
     if not callable(getattr(value, "started", None)):
         hint = "use nursery.start(trioreq.serve, ...), which passes it"
         raise wrong("task_status", "trio's", value, hint)

@@ -1,4 +1,4 @@
-"""Every exception of trioreq, and every error code that goes on the wire.
+"""Every exception of trioreq, and every error code on the wire.
 
 Exception
   TrioreqError
@@ -10,9 +10,9 @@ Exception
     NotConnected        no connection in time: nothing was sent (also a trio.TooSlowError)
     Refused             the server refuses this client: nothing was sent
     ConnectionLost      the outcome is unknown (also a trio.BrokenResourceError)
-    UnexpectedReply     a reply that does not fit what was asked for
+    UnexpectedReply     a reply that does not fit the request
 BaseException
-  RequestCancelled      the request that this plain function processes has ended
+  RequestCancelled      the request of this plain function has ended
 """
 
 from __future__ import annotations
@@ -39,31 +39,32 @@ class CancelReason(StrEnum):
     """Why a request ended before its handler did."""
 
     DISCONNECTED = "disconnected"
-    """Its client's connection is gone, being closed, killed, or silent past the heartbeat."""
+    """Its client disconnected: it closed its connection, was killed or evicted, or was silent past
+    the heartbeat."""
     SUPERSEDED = "superseded"
-    """Its client, a REQ socket, has given it up and sent another."""
+    """Its client, a REQ socket, has sent another request."""
     DEADLINE = "deadline"
-    """Its time was up."""
+    """It has timed out."""
     CANCELLED = "cancelled"
-    """Its client said so."""
+    """Its client has cancelled it."""
     SHUTDOWN = "shutdown"
-    """The server stops."""
+    """The server is shutting down."""
 
 
 class TrioreqError(Exception):
     """The base of trioreq's exceptions."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Copy and pickle it as it is.
+        """Copy and pickle it unchanged.
 
-        Python would call the class with `args`, which few classes with an `__init__` of their own
-        can be called with; a user's subclass of `ReplyError` is one.
+        Python would call the class with `args`, which fails for many classes with an `__init__`,
+        such as a user's subclass of `ReplyError`.
         """
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class EndpointError(TrioreqError):
-    """An address that cannot be served or asked; the message says why and what to do."""
+    """An address that cannot be served or connected to; the message says why and what to do."""
 
 
 class KeyFileError(TrioreqError):
@@ -71,7 +72,7 @@ class KeyFileError(TrioreqError):
 
 
 class WorkersFailed(TrioreqError):
-    """Worker processes cannot be started, as when their initializer fails; the message says why."""
+    """Worker processes cannot be started, for example because their initializer fails."""
 
 
 class ReplyError(TrioreqError):
@@ -83,11 +84,11 @@ class ReplyError(TrioreqError):
 
     Args:
         code: A short word for programs, such as ``not-found``: ASCII, printable, no spaces.
-        text: A sentence for people.
+        text: A sentence for humans.
 
     Raises:
         TypeError: One of them is not a str.
-        ValueError: The code is empty, or has a character that is not allowed.
+        ValueError: The code is empty, or has an invalid character.
 
     Example:
         >>> raise ReplyError("not-found", "there is no image 17")
@@ -111,29 +112,29 @@ class ReplyError(TrioreqError):
 
 
 class RequestTimeout(TrioreqError, trio.TooSlowError):
-    """A request's time was up before its reply came. The server was told to stop working on it."""
+    """There was no reply in time. The server cancels the request."""
 
 
 class NotConnected(TrioreqError, trio.TooSlowError):
-    """There was no connection in time. Nothing was sent, so it is safe to ask again."""
+    """There was no connection in time. Nothing was sent, so it is safe to retry."""
 
 
 class Refused(TrioreqError):
-    """The server does not let this client in. Nothing was sent; the message says what is known.
+    """The server refuses this client. Nothing was sent; the message has the known reason.
 
-    The client goes on trying, every few seconds: a server may change its mind.
+    The client still retries every few seconds, since the server's allow-list may change.
     """
 
 
 class ConnectionLost(TrioreqError, trio.BrokenResourceError):
-    """The connection broke while the request was in flight, and its outcome is unknown.
+    """The connection was lost while the request was in flight; its outcome is unknown.
 
-    The server may have finished it, or be cancelling it now, or never have seen it.
+    The server may have finished it, may be cancelling it, or may never have received it.
     """
 
 
 class UnexpectedReply(TrioreqError):
-    """The reply does not fit what was asked for; `frames` has it."""
+    """The reply does not fit the request; `frames` has it."""
 
     def __init__(self, text: str, frames: tuple[bytes, ...]) -> None:
         super().__init__(text)
@@ -141,10 +142,10 @@ class UnexpectedReply(TrioreqError):
 
 
 class RequestCancelled(BaseException):
-    """The request that this plain function works for has ended; nobody waits for its result.
+    """The request of this plain function has ended, and its result is not needed.
 
-    Raised by `check_cancelled`. Like `trio.Cancelled` it is no `Exception`, so that
-    ``except Exception`` does not swallow it. Let it pass.
+    Raised by `check_cancelled`. Like `trio.Cancelled` it is not an `Exception`, so that
+    ``except Exception`` does not swallow it. Do not catch it.
 
     Attributes:
         reason: Why the request ended.

@@ -1,4 +1,4 @@
-"""What can be said of a function before it is called."""
+"""Inspects functions before they are called."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ._checks import wrong
 
 
 def check_function(name: str, function: object, *parameters: str) -> None:
-    """Refuse what cannot be called with these parameters, or yields in place of returning.
+    """Check that an object is a function of these parameters, and not a generator function.
 
     Raises:
-        TypeError: It is that.
+        TypeError: It is not.
     """
     expected = f"a function of {' and '.join(parameters) or 'no arguments'}"
     if not callable(function):
@@ -23,7 +23,7 @@ def check_function(name: str, function: object, *parameters: str) -> None:
         raise wrong(name, expected, function, "it yields, and must return")
     try:
         signature = inspect.signature(function, follow_wrapped=False)
-    except (TypeError, ValueError):  # of some functions in C nothing is known
+    except (TypeError, ValueError):  # some functions in C have no signature
         return
     try:
         signature.bind(*parameters)
@@ -32,22 +32,22 @@ def check_function(name: str, function: object, *parameters: str) -> None:
 
 
 def is_async(function: object) -> bool:
-    """Whether calling the function gives a coroutine, also behind a plain decorator."""
+    """Whether a function is async, also behind a plain decorator."""
     return any(inspect.iscoroutinefunction(layer) for layer in layers(function))
 
 
 def yields(function: object) -> bool:
-    """Whether it is a generator function, async or not, which nothing joins."""
+    """Whether it is a generator function, async or not, that no decorator joins."""
     for layer in layers(function):
         if inspect.isasyncgenfunction(layer) or inspect.isgeneratorfunction(layer):
             return True
-        if hasattr(layer, "__wrapped__"):  # it may well join what the wrapped function yields
+        if hasattr(layer, "__wrapped__"):  # it may join the results of the wrapped function
             return False
     return False
 
 
-def layers(function: Any) -> Iterator[Any]:  # noqa: ANN401  # whatever it is made of
-    """What a function is made of, the outermost first: partials, decorators, functions."""
+def layers(function: Any) -> Iterator[Any]:  # noqa: ANN401  # any callable
+    """The layers of a function, the outermost first: partials, decorators, functions."""
     while True:
         yield function
         if isinstance(function, partial):
@@ -56,5 +56,5 @@ def layers(function: Any) -> Iterator[Any]:  # noqa: ANN401  # whatever it is ma
             function = function.__wrapped__
         elif inspect.isroutine(function) or isinstance(function, type):
             return
-        else:  # an object that can be called
+        else:  # a callable object
             function = type(function).__call__

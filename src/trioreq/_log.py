@@ -1,9 +1,9 @@
-"""The logger of trioreq: to log never raises.
+"""The logger of trioreq, which never raises.
 
-A logging handler, filter or formatter is the program's own code. `logging` lets through what a
-filter raises, and what a handler raises unless its `emit` catches it. A line of the log would then
-end the server, and with it the work of all clients. So it is reported as `logging` reports the
-errors of its own handlers: on stderr, unless `logging.raiseExceptions` is off.
+A logging handler, filter or formatter is the program's own code. `logging` does not catch the
+exceptions of a filter, nor those of a handler whose `emit` does not. Then a log line would end the
+server, and all its requests. So such an exception is reported as `logging` reports the errors of
+its own handlers: on stderr, unless `logging.raiseExceptions` is off.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _reporter = logging.Handler()
 class _Logger(logging.LoggerAdapter[logging.Logger]):
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:  # noqa: ANN401
         """Log a line. All other methods call this one."""
-        options["stacklevel"] = options.get("stacklevel", 1) + 1  # the line is the caller's
+        options["stacklevel"] = options.get("stacklevel", 1) + 1  # report the caller's line
         try:
             super().log(level, msg, *args, **options)
         except (KeyboardInterrupt, SystemExit):

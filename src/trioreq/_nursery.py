@@ -1,4 +1,4 @@
-"""A nursery behind a context manager."""
+"""A nursery for context managers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import trio
 
 @asynccontextmanager
 async def open_own_nursery() -> AsyncIterator[trio.Nursery]:
-    """Open a nursery that ends with its block, whose one exception comes out bare.
+    """Open a nursery that is cancelled when its block ends.
 
-    For a context manager that runs tasks in the background: what the block raises is not wrapped in
-    a group.
+    For a context manager that runs tasks in the background. A single exception is raised without
+    a group around it.
     """
     try:
         async with trio.open_nursery() as nursery:

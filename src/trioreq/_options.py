@@ -1,6 +1,6 @@
-"""The options of `serve`, and what the value of an option must be.
+"""The options of `serve`, and their checks.
 
-A mistake is reported before anything is opened.
+An invalid option is reported before a socket is opened.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def option(default: T, unit: str, text: str) -> T:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The options of `serve`, which documents them. They are checked when they are made.
+    """The options of `serve`, which documents them. They are checked when this is made.
 
     A row here is an option of `trioreq-server` too: a flag, a name in its configuration file, and a
     variable of its environment.

@@ -1,4 +1,4 @@
-"""What a handler is given, and how a plain function asks whether its request has ended."""
+"""Requests and clients, as handlers see them, and `check_cancelled`."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ class Peer:
     id: int
     """Unique for the server's life."""
     address: str
-    """Its IP address, or ``localhost:uid:gid:pid`` (ipc); spelled as `Applicant.address` is."""
+    """Its IP address, or ``localhost:uid:gid:pid`` (ipc); in the same form as
+    `Applicant.address`."""
     socket_type: str
     """The socket type that it announces, such as ``REQ`` or ``DEALER``."""
     user_id: str = ""
-    """Its user id, from the allow-list or `admit`; empty if neither was asked."""
+    """Its user id, from the allow-list or `admit`; empty without both."""
     uid: int | None = None
-    """The user that the client's process runs as, where ipc tells it."""
+    """The user id of the client's process, on ipc where the system reports it."""
     pid: int | None = None
-    """The client's process, where ipc tells it."""
+    """The process id of the client, on ipc where the system reports it."""
     public_key: str = ""
-    """The key that it has proved to own; empty without CURVE."""
+    """Its public key, authenticated by CURVE; empty without CURVE."""
 
     def __str__(self) -> str:
         return f"client {self.id} ({self.socket_type or 'unknown socket type'} at {self.address})"
@@ -43,7 +44,7 @@ class Peer:
 class Request:
     """One request of one client, as a handler sees it. It cannot be changed.
 
-    The server makes it. A test of a handler may make one too.
+    The server makes it. A test of a handler can make one too.
 
     Args:
         client: The client that sent it.
@@ -96,7 +97,7 @@ class Request:
 
     @property
     def cancel_reason(self) -> CancelReason | None:
-        """Why the request ended before its handler did; None while it has not."""
+        """Why the request ended before its handler; None while it has not."""
         return self._cancel_reason
 
     def check_cancelled(self) -> None:
@@ -110,11 +111,11 @@ class Request:
 
 
 def check_cancelled() -> None:
-    """Raise if the request that is being processed has ended, else return at once.
+    """Raise if the request that is being processed has ended; otherwise return at once.
 
-    For plain functions, which cannot be stopped from outside: call it between two steps of the
-    work. It looks at a flag, and is cheap enough for a tight loop. It works in the handler and
-    in the threads that trio starts for it; elsewhere pass the request on and call
+    For plain functions, which cannot be cancelled from outside: call it between two steps of the
+    work. It checks a flag, and is cheap enough for a tight loop. It works in the handler and
+    in the threads that trio starts for it; elsewhere, pass the request on and call
     `Request.check_cancelled`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the server and the client count, as they show it."""
+"""The counters of the server and the client."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatistics:
-    """The threads or processes that plain functions run in, now."""
+    """The current threads or processes for plain functions."""
 
     alive: int
     """All of them."""
     spare: int
     """Those that wait for a request."""
     busy: int
-    """Those that run a function, also one whose request has ended, or that end."""
+    """Those that run a function, also for a request that has ended, and those that end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Statistics:
     """
 
     requests: int
-    """Requests read, also malformed or refused ones; a message that cancels a request is not one. A
-    pack counts as the requests that it holds."""
+    """Requests read, including malformed and refused ones, and each request of a pack; a message
+    that cancels a request does not count."""
     replied: int
     """The handler returned a reply in time."""
     failed: int
@@ -44,49 +44,47 @@ class Statistics:
     never_started: int
     """The client had disconnected before the handler was called."""
     overloaded: int
-    """The client had `max_queued_per_client` requests waiting already."""
+    """The client had `max_queued_per_client` queued requests already."""
     malformed: int
     """The message was not a request."""
     shut_down: int
-    """The server stopped first."""
+    """The server shut down first."""
     in_flight: int
-    """Requests that wait for a slot, or are being processed, now."""
+    """Requests that wait for a slot or are being processed, now."""
     waiting: int
     """Of those in flight, how many wait for a slot."""
     running: int
-    """Slots taken now, also by handlers that still run though their request has ended."""
+    """Slots taken now, including those of handlers whose request has ended."""
     connections: int
-    """Connections now, also those that have sent nothing."""
+    """Open connections now, including those that have sent nothing."""
     replies_sent: int
-    """Replies, errors, and hellos that clients ask for, which were handed to connections."""
+    """Replies, errors and hellos that were handed to libzmq for their connections."""
     replies_waiting: int
-    """Messages that wait now for connections that accept no more, since their clients are slow to
-    read. A pack counts as one."""
+    """Messages that wait for slow clients, now. A pack counts as one."""
     replies_dropped: int
-    """Messages that were never handed over, since the client had disconnected, or was disconnected
-    for not reading."""
+    """Messages that were not sent, because the client had disconnected or was evicted."""
     unattributed: int
-    """Of `never_started`, those whose connection was forgotten when they were read."""
+    """Of `never_started`, those that were read after their connection was forgotten."""
     abandoned_threads: int
     """Worker threads that still run for a request that has ended."""
     refused: int
     """Connections that were refused."""
     handshakes_failed: int
-    """Connections that ended before their handshake was complete, and were not refused; health
-    checks and port scans are among them."""
+    """Connections that ended before their handshake was complete, and were not refused; including
+    health checks and port scans."""
     evicted: int
-    """Connections that were evicted, for a key off the allow-list, a message without end, not
-    reading, or a routing id that another connection has, so that libzmq delivers nothing of it."""
+    """Connections that were evicted: their key was removed from the allow-list, they sent a message
+    without end, they did not read, or another connection has their routing id."""
     evicted_slow: int
-    """Of `evicted`, those of clients that do not read their replies."""
+    """Of `evicted`, those of slow clients."""
     workers: WorkerStatistics
-    """The threads or processes that plain functions run in; none for an async handler."""
+    """The threads or processes for plain functions; none for an async handler."""
     killed: int
     """Worker processes that were killed, because their request had ended."""
     died: int
     """Worker processes that ended by themselves, as by a segmentation fault."""
     retired: int
-    """Worker processes that were replaced, after so many requests or above so much memory."""
+    """Worker processes that were replaced, by `retire_after` or `retire_above`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +96,9 @@ class ClientStatistics:
     """
 
     requests: int
-    """Requests sent, each try counted."""
+    """Requests sent; each retry counts."""
     replied: int
-    """A reply came that was not an error."""
+    """There was a reply that was not an error."""
     failed: int
     """The server answered with an error."""
     timed_out: int
@@ -112,16 +110,16 @@ class ClientStatistics:
     in_flight: int
     """Requests that were sent and have no reply, now."""
     retried: int
-    """Of `requests`, those that were tries after the first."""
+    """Of `requests`, those that were retries."""
     stale: int
-    """Messages that match no pending request, since they are late or not understood."""
+    """Messages that match no pending request, since they are late or malformed."""
     connections: int
     """Connections made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """How long the newest connection took to make, in seconds, and since when there is one."""
+    """How long the newest connection took to make, in seconds, and when it was made."""
 
     connect: float
     """From when the client was opened, or the last connection lost, until it was accepted."""

@@ -1,4 +1,4 @@
-"""Where plain functions run: in threads, or in processes. The values of `serve(workers=...)`."""
+"""The values of `serve(workers=...)`: plain functions run in threads or in processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._checks import check_count, check_duration, check_instance, check_limit, s
 from ._functions import check_function, is_async
 
 DEF: Final = "define it with def at the top of a module, or use threads: workers=40"
-ASYNC: Final = "an async function runs in trio's loop: leave workers out"
+ASYNC: Final = "an async function runs in the event loop: leave workers out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class ThreadWorkers:
     """Run plain functions in threads of the server's process.
 
     For functions that wait, or that call C code which releases the GIL. A thread cannot be stopped:
-    a function learns from `check_cancelled` that its request has ended. ``workers=40`` is short for
-    ``workers=ThreadWorkers(40)``.
+    a function must call `check_cancelled` to detect that its request has ended. ``workers=40`` is
+    short for ``workers=ThreadWorkers(40)``.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -40,12 +40,12 @@ class ProcessWorkers:
     """Run plain functions in processes, which are killed when their request ends early.
 
     For functions that compute. It needs ``pip install 'trioreq[processes]'``. The handler and the
-    initializer are pickled: each must be found in a module by its name, and a program starts its
+    initializer are pickled: each must be importable by its name, and a program starts its
     server under ``if __name__ == "__main__":``.
 
     When a client disconnects, when a request is cancelled or times out, and when the server shuts
-    down, the process that works for the request is killed (SIGKILL), together with the processes
-    that it has started. No other request is affected.
+    down, the process of the request is killed (SIGKILL), together with the processes that it has
+    started. No other request is affected.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -61,7 +61,7 @@ class ProcessWorkers:
     """Functions that run at once, each in a process."""
     _: KW_ONLY
     spares: int = 1
-    """Processes beyond `n` that stand by, so that a killed one is replaced at once."""
+    """Processes beyond `n` that are kept idle, so that a killed one is replaced at once."""
     grace: float = 0.0
     """Seconds between the end of a request and the kill. In the meantime `check_cancelled` raises
     in the function. With 0 it is killed at once."""
@@ -83,7 +83,7 @@ class ProcessWorkers:
             if self.retire_above < 1:
                 raise ValueError(f"retire_above must be above 0, got {shown(self.retire_above)}")
             if not sys.platform.startswith("linux"):
-                raise ValueError("retire_above needs Linux, which tells the memory of a process")
+                raise ValueError("retire_above needs Linux, which reports the memory of a process")
         if self.initializer is not None:
             check_function("initializer", self.initializer)
             if is_async(self.initializer):
@@ -94,7 +94,7 @@ Workers = ThreadWorkers | ProcessWorkers
 
 
 def pickled(handler: Callable[..., object], workers: ProcessWorkers) -> bytes:
-    """The functions that a worker process needs.
+    """Pickle the functions of a worker process.
 
     Raises:
         TypeError: One of them cannot run in a process.
@@ -104,7 +104,7 @@ def pickled(handler: Callable[..., object], workers: ProcessWorkers) -> bytes:
     for name, function in (("handler", handler), ("initializer", workers.initializer)):
         try:
             pickle.dumps(function)
-        except Exception as error:  # also what the function's own code raises
+        except Exception as error:  # a callable object may raise anything
             raise wrong(
                 name, "a function that can be pickled", function, f"{error}; {DEF}"
             ) from error

@@ -95,7 +95,7 @@ async def test_a_request_larger_than_the_server_takes_costs_the_connection(net: 
         assert client.statistics().lost == 1
 
 
-async def test_what_comes_back(net: Net) -> None:
+async def test_the_replies_of_request(net: Net) -> None:
     await net.serve(handler)
     async with net.open_client() as client:
         assert await client.request(b"x") == b"re:x"
@@ -142,7 +142,7 @@ async def test_the_cancel_of_many_is_that_of_each_handler(net: Net) -> None:
     assert outcomes(server) == {"cancelled_by_client": 9}
 
 
-async def test_what_the_block_raises_comes_out_bare(net: Net) -> None:
+async def test_an_exception_of_the_block_is_raised_without_a_group(net: Net) -> None:
     await net.serve(handler)
     with pytest.raises(trioreq.ReplyError):
         async with net.open_client() as client:
@@ -176,7 +176,7 @@ async def test_the_callers_cancel_is_the_handlers(net: Net) -> None:
     assert outcomes(server) == {"cancelled_by_client": 20}
 
 
-async def test_a_plain_function_is_told_of_the_cancel_too(net: Net) -> None:
+async def test_check_cancelled_raises_in_a_plain_function_after_a_cancel(net: Net) -> None:
     worker = ThreadWorker()
     await net.serve(worker)
     async with net.open_client() as client:
@@ -254,7 +254,7 @@ async def test_the_servers_own_timeout(net: Net) -> None:
         await worker.log.wait("cancelled wait: deadline")
 
 
-async def test_closing_cancels_what_is_in_flight_on_the_server(net: Net) -> None:
+async def test_closing_cancels_requests_in_flight_on_the_server(net: Net) -> None:
     worker = Worker()
     await net.serve(worker)
     async with trio.open_nursery() as nursery:
@@ -309,7 +309,7 @@ async def test_a_reply_too_large_for_the_client_breaks_its_connection(
         assert outcomes(server) == {"replied": 2 + retries}
 
 
-async def test_no_server_is_no_connection(net: Net) -> None:
+async def test_without_a_server_there_is_not_connected(net: Net) -> None:
     await net.serve(handler)
     await net.stop()
     async with net.open_client(connect_timeout=net.brief) as client:

@@ -39,7 +39,7 @@ async def test_g1_g4_a_client_that_dies_cancels_its_async_handler(net: Net) -> N
     assert not net.handed_over
 
 
-async def test_a_client_that_closes_its_socket_is_gone(net: Net) -> None:
+async def test_a_client_that_closes_its_socket_is_disconnected(net: Net) -> None:
     worker = Worker()
     server = await net.serve(worker)
     client = await net.connect()
@@ -50,7 +50,7 @@ async def test_a_client_that_closes_its_socket_is_gone(net: Net) -> None:
     assert server.statistics().connections == 0
 
 
-async def test_g1_a_handler_that_ignores_its_end_is_not_heard(net: Net) -> None:
+async def test_g1_a_handler_that_ignores_its_end_sends_no_reply(net: Net) -> None:
     worker = Worker()
     server = await net.serve(worker)
     client = await net.connect_mortal()
@@ -68,7 +68,7 @@ async def test_g1_a_handler_that_ignores_its_end_is_not_heard(net: Net) -> None:
     assert not net.refused
 
 
-async def test_g4_a_client_that_dies_ends_its_plain_function_at_the_next_check(net: Net) -> None:
+async def test_g4_a_killed_client_ends_its_plain_function_at_the_next_check(net: Net) -> None:
     worker = ThreadWorker()
     server = await net.serve(worker)
     client = await net.connect_mortal()
@@ -81,7 +81,7 @@ async def test_g4_a_client_that_dies_ends_its_plain_function_at_the_next_check(n
     assert not net.handed_over
 
 
-async def test_g4_an_abandoned_function_counts_until_it_ends_and_is_not_heard(net: Net) -> None:
+async def test_g4_an_abandoned_function_counts_until_it_ends_and_sends_no_reply(net: Net) -> None:
     worker = ThreadWorker()
     server = await net.serve(worker, workers=1)
     deaf, queued = await net.connect_mortal(), await net.connect_mortal()
@@ -148,7 +148,7 @@ async def test_a_second_client_under_a_taken_routing_id_is_never_heard(net: Net)
     assert outcomes(server) == {"replied": 3}
 
 
-async def test_g3_what_waits_when_its_client_dies_is_never_started(net: Net) -> None:
+async def test_g3_a_request_queued_when_its_client_is_killed_is_never_started(net: Net) -> None:
     worker = Worker()
     server = await net.serve(worker, max_in_flight=1)
     client = await net.connect_mortal("DEALER")
@@ -201,7 +201,7 @@ async def test_g5_a_server_that_has_lost_all_its_clients_has_nothing_left_to_do(
 
 
 @pytest.mark.parametrize("how", ["stopped", "cut off"])
-async def test_g6_a_client_that_is_silent_is_gone_after_the_heartbeat(net: Net, how: str) -> None:
+async def test_g6_a_silent_client_is_disconnected_after_the_heartbeat(net: Net, how: str) -> None:
     worker = Worker()
     server = await net.serve(worker, heartbeat=net.heartbeat)
     healthy = await net.connect()
@@ -254,7 +254,7 @@ async def large(worker: Worker, request: trioreq.Request) -> bytes:
 
 
 @pytest.mark.usefixtures("_small_queue")
-async def test_g6_a_client_that_does_not_read_gets_its_replies_later_and_nobody_waits(
+async def test_g6_a_slow_client_gets_its_replies_later_and_no_other_client_waits(
     net: Net,
 ) -> None:
     worker = Worker()
@@ -304,7 +304,7 @@ async def test_g5_a_client_with_too_many_replies_waiting_is_evicted(
     await full.resume()
 
 
-async def test_g7_a_req_that_sends_anew_has_given_its_last_request_up(net: Net) -> None:
+async def test_g7_a_new_request_of_a_req_client_supersedes_the_last_one(net: Net) -> None:
     worker = Worker()
     server = await net.serve(worker)
     client = await net.connect()

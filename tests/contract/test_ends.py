@@ -16,7 +16,7 @@ from support.serving import until
 SHUTTING_DOWN = [b"trioreq-error", b"shutting-down", b"the server is shutting down"]
 
 
-async def test_cancelling_serve_tells_each_waiting_client_and_cancels_what_runs(net: Net) -> None:
+async def test_cancelling_serve_answers_each_waiting_client_and_cancels_handlers(net: Net) -> None:
     """Each handler knows the reason, though which task is first is chance: so there are many."""
     many = 10
     worker = Worker()
@@ -41,7 +41,7 @@ async def test_cancelling_serve_tells_each_waiting_client_and_cancels_what_runs(
     assert outcomes(server) == {"shut_down": many + 1}
 
 
-async def test_plain_functions_are_told_unless_they_are_deaf(net: Net) -> None:
+async def test_plain_functions_detect_the_shutdown_with_check_cancelled(net: Net) -> None:
     worker = ThreadWorker()
     server = await net.serve(worker)
     deaf, listening = await net.connect(), await net.connect()
@@ -59,7 +59,7 @@ async def test_plain_functions_are_told_unless_they_are_deaf(net: Net) -> None:
 
 
 @pytest.mark.parametrize("worker_type", [Worker, ThreadWorker])
-async def test_draining_gives_what_is_here_its_time_and_starts_nothing_new(
+async def test_draining_lets_requests_in_flight_finish_and_starts_no_others(
     net: Net, worker_type: Any
 ) -> None:
     worker = worker_type()

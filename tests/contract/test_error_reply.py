@@ -52,7 +52,7 @@ async def error_of(net: Net, *frames: bytes) -> Any:
     return json.loads(reply)
 
 
-async def test_a_client_that_reads_one_frame_is_told_in_one_frame(net: Net) -> None:
+async def test_an_error_reply_may_have_one_frame(net: Net) -> None:
     server = await net.serve(
         handler, error_reply=as_json, timeout=net.brief, max_in_flight=1, max_queued_per_client=0
     )
@@ -94,7 +94,7 @@ async def test_it_may_have_several_frames(net: Net) -> None:
     assert await client.receive() == [b"x"]
 
 
-async def test_who_uses_the_header_is_sent_the_standard_error(net: Net) -> None:
+async def test_a_client_with_the_header_is_sent_the_standard_error(net: Net) -> None:
     await net.serve(handler, error_reply=as_json)
     async with net.open_client() as client:
         with pytest.raises(trioreq.ReplyError) as refused:
@@ -154,7 +154,7 @@ async def test_if_it_fails_the_standard_error_is_sent_and_the_log_says_so_once(
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("body", [b"refuse", b""], ids=["a handler's error", "malformed"])
-async def test_if_it_ends_the_program_clients_are_told_by_the_standard_error(
+async def test_if_it_ends_the_program_clients_are_sent_the_standard_error(
     net: Net, kind: Any, body: bytes
 ) -> None:
     worker = Worker()

@@ -59,7 +59,7 @@ async def code_of(net: Net, handler: Any) -> bytes:
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "waits"])
 @pytest.mark.parametrize("grouped", [False, True])
-async def test_what_ends_programs_ends_serve_and_clients_are_told_before(
+async def test_an_exception_that_ends_programs_ends_serve_after_clients_are_answered(
     net: Net, kind: Any, waits: bool, grouped: bool
 ) -> None:
     worker = Worker()
@@ -87,7 +87,9 @@ async def test_what_ends_programs_ends_serve_and_clients_are_told_before(
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-async def test_what_ends_programs_in_a_plain_function_ends_serve_too(net: Net, kind: Any) -> None:
+async def test_an_exception_that_ends_programs_in_a_plain_function_ends_serve_too(
+    net: Net, kind: Any
+) -> None:
     worker = ThreadWorker()
     error = kind("the end")
 
@@ -535,7 +537,7 @@ HANDLERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", HANDLERS)
-async def test_what_may_be_a_handler(net: Net, name: str) -> None:
+async def test_valid_handlers_are_accepted(net: Net, name: str) -> None:
     await net.serve(HANDLERS[name])
     client = await net.connect()
     await client.send(b"x")
@@ -553,19 +555,19 @@ async def test_what_may_be_a_handler(net: Net, name: str) -> None:
         AsyncYields(),
     ],
 )
-async def test_what_yields_is_refused(net: Net, handler: Any) -> None:
+async def test_generator_functions_are_refused(net: Net, handler: Any) -> None:
     with pytest.raises(TypeError, match="handler must return its reply, got a generator function"):
         await trioreq.serve(handler, net._address())
 
 
 @pytest.mark.parametrize("handler", [None, b"reply", 17])
-async def test_what_cannot_be_called_is_refused(net: Net, handler: Any) -> None:
+async def test_objects_that_are_not_callable_are_refused(net: Net, handler: Any) -> None:
     with pytest.raises(TypeError, match="handler must be a function of a request, got"):
         await trioreq.serve(handler, net._address())
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_a_plain_function_that_returns_a_coroutine_is_told_what_to_change(
+async def test_a_plain_function_that_returns_a_coroutine_gets_advice_in_the_log(
     net: Net, late: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Warnings are errors here: so the coroutine is closed, also if nobody waits for it."""
@@ -600,7 +602,7 @@ async def test_a_plain_decorator_that_raises_stop_iteration_has_failed(
     assert "StopIteration" in caplog.text
 
 
-async def test_what_is_awaited_of_another_library_has_failed(net: Net) -> None:
+async def test_an_await_of_another_library_fails_the_handler(net: Net) -> None:
     async def handler(request: trioreq.Request) -> bytes:
         await asyncio.sleep(0)
         return b""

@@ -207,7 +207,7 @@ async def test_a_context_variable_of_one_request_is_not_seen_by_another(
 
 
 @EACH_PLACE
-async def test_the_context_variables_of_who_serves_are_seen(net: Net, place: str) -> None:
+async def test_the_context_variables_of_the_caller_of_serve_are_seen(net: Net, place: str) -> None:
     variable: ContextVar[bytes] = ContextVar("variable")
     variable.set(b"of who serves")
 
@@ -222,7 +222,7 @@ async def test_the_context_variables_of_who_serves_are_seen(net: Net, place: str
     assert await asker.ask(b"x") == b"of who serves"
 
 
-async def test_a_plain_function_sees_the_context_variables_of_who_serves(net: Net) -> None:
+async def test_a_plain_function_sees_the_context_variables_of_the_caller_of_serve(net: Net) -> None:
     variable: ContextVar[bytes] = ContextVar("variable")
     variable.set(b"of who serves")
     await net.serve(lambda request: variable.get())
@@ -233,7 +233,7 @@ async def test_a_plain_function_sees_the_context_variables_of_who_serves(net: Ne
 
 
 @pytest.mark.parametrize("plain", [False, True])
-async def test_what_a_released_slot_starts_has_not_the_context_of_who_released_it(
+async def test_a_request_that_gets_a_released_slot_does_not_get_its_context(
     net: Net, plain: bool
 ) -> None:
     variable: ContextVar[bytes] = ContextVar("variable", default=b"clean")

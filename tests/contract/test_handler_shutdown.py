@@ -55,7 +55,7 @@ FAULTS = {
 
 @EACH_WORKER
 @pytest.mark.parametrize("name", FAULTS)
-async def test_a_fault_of_the_server_ends_serve_with_it_and_clients_are_told(
+async def test_a_fault_of_the_server_ends_serve_with_it_and_clients_are_answered(
     net: Net, worker_type: Any, name: str, fault: Fault
 ) -> None:
     worker = worker_type()
@@ -155,7 +155,7 @@ async def test_a_task_of_the_server_that_fails_ends_serve_with_its_error(
     await worker.log.wait("cancelled wait: shutdown")
 
 
-async def test_what_ends_programs_in_admit_ends_serve_and_clients_are_told_before(
+async def test_an_exception_that_ends_programs_in_admit_ends_serve_after_clients_are_answered(
     net: Net,
 ) -> None:
     worker = Worker()

@@ -265,7 +265,7 @@ async def test_as_many_threads_as_trio_has_may_use_clients(net: Net, plain: bool
         (Router, "watch"),
     ],
 )
-async def test_a_task_of_the_server_that_fails_ends_serve_and_clients_are_told(
+async def test_a_task_of_the_server_that_fails_ends_serve_and_clients_are_answered(
     net: Net, owner: type, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_server, of_client = [trioreq.KeyPair.generate() for _ in range(2)]
@@ -336,7 +336,7 @@ async def test_the_switch_interval_is_restored_when_the_server_stops(net: Net) -
     assert sys.getswitchinterval() == before
 
 
-async def test_the_log_tells_how_many_functions_compute(
+async def test_the_log_shows_how_many_functions_compute(
     net: Net, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that wait are not counted."""

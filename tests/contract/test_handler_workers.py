@@ -115,7 +115,7 @@ async def test_a_live_request_goes_on(net: Net, workers: Any) -> None:
         (jobs.work, b"result tuple", [b"1", b"2"]),
     ],
 )
-async def test_what_may_be_a_handler_and_a_result(
+async def test_valid_handlers_and_results_are_accepted(
     net: Net, workers: Any, handler: Any, body: bytes, reply: list[bytes]
 ) -> None:
     await net.serve(handler, workers=workers)
@@ -123,7 +123,7 @@ async def test_what_may_be_a_handler_and_a_result(
 
 
 @pytest.mark.parametrize("kind", ["dict", "none", "text in a list", "lambda"])
-async def test_what_is_not_a_reply_is_handler_failed_and_one_line_of_the_log(
+async def test_an_invalid_reply_is_handler_failed_and_one_line_of_the_log(
     net: Net, workers: Any, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     await net.serve(jobs.work, workers=workers)
@@ -172,7 +172,7 @@ async def test_another_exception_is_handler_failed_and_the_log_has_its_traceback
 
 
 @pytest.mark.parametrize(("how", "kind"), [("exit", SystemExit), ("interrupt", KeyboardInterrupt)])
-async def test_what_ends_programs_ends_serve_and_clients_are_told(
+async def test_an_exception_that_ends_programs_ends_serve_and_clients_are_answered(
     net: Net, workers: Any, how: str, kind: type[BaseException]
 ) -> None:
     ended = Ended()

@@ -88,7 +88,7 @@ async def test_a_request_that_is_read_with_its_cancel_is_never_started(net: Net)
         assert not worker.log.entries
 
 
-async def test_the_clients_deadline_ends_the_work_without_a_word(net: Net) -> None:
+async def test_the_clients_deadline_cancels_the_request_without_a_reply(net: Net) -> None:
     worker = Worker()
     server = await net.serve(worker, timeout=2 * net.brief)
     client = await net.connect_dealer()
@@ -159,7 +159,7 @@ async def test_clients_behind_a_proxy_have_names_of_their_own(net: Net) -> None:
     assert (await proxy.receive_raw())[::3] == [b"two", b"re:wait two"]
 
 
-async def test_what_only_looks_like_a_header_is_envelope(net: Net) -> None:
+async def test_a_frame_that_only_looks_like_a_header_is_envelope(net: Net) -> None:
     await net.serve(Worker())
     client = await net.connect_dealer()
     for frame in (b"TRQ\x01", b"TRQ\x02" + bytes(13), b"x" * 17, b"TRQ\x01" + bytes(14)):

@@ -102,7 +102,7 @@ async def ask_all(net: Net) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", ERRORS)
-async def test_what_logging_raises_is_reported_on_stderr_and_ends_nothing(
+async def test_exceptions_of_logging_are_reported_on_stderr_and_end_nothing(
     net: Net,
     log: logging.Logger,
     capsys: pytest.CaptureFixture[str],
@@ -138,7 +138,7 @@ async def test_a_kept_cancelled_in_a_handler_of_logging_ends_nothing(
     assert "Cancelled" in capsys.readouterr().err
 
 
-async def test_a_program_that_wants_to_know_nothing_of_it_is_told_nothing(
+async def test_nothing_is_logged_if_logging_reports_no_errors(
     net: Net,
     log: logging.Logger,
     capsys: pytest.CaptureFixture[str],
@@ -164,7 +164,9 @@ async def test_there_may_be_no_stderr_to_report_it_on(
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-async def test_what_ends_programs_still_does(net: Net, log: logging.Logger, kind: Any) -> None:
+async def test_exceptions_that_end_programs_still_do(
+    net: Net, log: logging.Logger, kind: Any
+) -> None:
     error = kind("the end")
 
     class Ends(logging.Handler):
@@ -183,7 +185,7 @@ async def test_what_ends_programs_still_does(net: Net, log: logging.Logger, kind
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-async def test_what_ends_programs_at_the_first_line_ends_serve(
+async def test_an_exception_that_ends_programs_at_the_first_line_ends_serve(
     net: Net, log: logging.Logger, kind: Any
 ) -> None:
     in_handler(log, kind("the end"))

@@ -16,7 +16,7 @@ import trioreq
 SHUTTING_DOWN = [b"trioreq-error", b"shutting-down", b"the server is shutting down"]
 
 
-async def test_leaving_the_block_stops_the_server_and_tells_clients(net: Net) -> None:
+async def test_leaving_the_block_stops_the_server_and_answers_clients(net: Net) -> None:
     worker = Worker()
     async with trioreq.open_server(worker, net._address()) as net.server:
         client = await net.connect()
@@ -39,7 +39,7 @@ async def test_options_are_those_of_serve(net: Net) -> None:
         assert (await client.receive())[1] == b"overloaded"
 
 
-async def test_what_the_block_raises_comes_out_bare(net: Net) -> None:
+async def test_an_exception_of_the_block_is_raised_without_a_group(net: Net) -> None:
     worker = Worker()
     with pytest.raises(ZeroDivisionError):  # noqa: PT012
         async with trioreq.open_server(worker, net._address()) as net.server:

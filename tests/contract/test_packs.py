@@ -71,7 +71,7 @@ async def test_plain_functions_take_packs_too(net: Net) -> None:
     assert replies == {number: b"re:%d" % number for number in range(1, 9)}
 
 
-async def test_who_has_sent_no_pack_is_sent_none(net: Net) -> None:
+async def test_a_client_that_has_sent_no_pack_is_sent_none(net: Net) -> None:
     await net.serve(Worker())
     client = await net.connect_dealer()
     await send(client, request(1, b"echo"), request(2, b"echo"))
@@ -112,7 +112,7 @@ async def test_a_request_in_a_pack_is_taken_back_in_the_same(net: Net) -> None:
     assert server.statistics().cancelled_by_client == 1
 
 
-async def test_what_is_no_pack_is_malformed_and_costs_nobody_else_anything(net: Net) -> None:
+async def test_an_invalid_pack_is_malformed_and_affects_no_other_client(net: Net) -> None:
     server = await net.serve(Worker())
     client = await net.connect_dealer()
     (frame,) = packs.pack([request(1, b"echo"), request(2, b"echo")], SIZE, SIZE)[0]

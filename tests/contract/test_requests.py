@@ -43,7 +43,7 @@ async def test_the_envelope_comes_back_untouched(net: Net) -> None:
     assert await client.receive_raw() == [b"hop", b"\x00id", b"", b"re:echo"]
 
 
-async def test_what_a_request_shows_and_that_it_cannot_be_changed(net: Net) -> None:
+async def test_a_request_has_its_attributes_and_cannot_be_changed(net: Net) -> None:
     seen: list[trioreq.Request] = []
 
     async def handler(request: trioreq.Request) -> list[bytes]:
@@ -92,7 +92,9 @@ async def test_a_client_that_connects_again_is_another(net: Net) -> None:
         ((b"a", bytearray()), [b"a", b""]),
     ],
 )
-async def test_what_a_reply_may_be(net: Net, result: object, body: list[bytes]) -> None:
+async def test_all_kinds_of_valid_replies_are_sent(
+    net: Net, result: object, body: list[bytes]
+) -> None:
     async def handler(request: trioreq.Request) -> object:
         return result
 
@@ -103,7 +105,7 @@ async def test_what_a_reply_may_be(net: Net, result: object, body: list[bytes]) 
 
 
 @pytest.mark.parametrize("result", [None, "text", [], 17])
-async def test_what_is_no_reply_is_a_logged_type_error(
+async def test_an_invalid_reply_is_a_logged_type_error(
     net: Net, result: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handler(request: trioreq.Request) -> object:
@@ -244,7 +246,9 @@ async def test_none_may_wait_if_there_is_no_queue(net: Net) -> None:
 @pytest.mark.parametrize(
     ("worker_type", "limit"), [(Worker, "max_in_flight"), (ThreadWorker, "workers")]
 )
-async def test_clients_take_turns(net: Net, worker_type: Any, limit: str) -> None:
+async def test_slots_are_shared_fairly_between_clients(
+    net: Net, worker_type: Any, limit: str
+) -> None:
     worker = worker_type()
     server = await net.serve(worker, **{limit: 1})
     greedy, modest = await net.connect("DEALER"), await net.connect()
@@ -281,7 +285,7 @@ async def test_past_the_deadline_the_handler_is_cancelled(net: Net) -> None:
     assert outcomes(server) == {"timed_out": 1}
 
 
-async def test_past_the_deadline_a_plain_function_is_told(net: Net) -> None:
+async def test_past_the_deadline_check_cancelled_raises(net: Net) -> None:
     reasons: list[trioreq.CancelReason] = []
 
     def handler(request: trioreq.Request) -> bytes:
@@ -301,7 +305,7 @@ async def test_past_the_deadline_a_plain_function_is_told(net: Net) -> None:
     assert reasons == ["deadline"]
 
 
-async def test_the_deadline_counts_the_wait_for_a_turn(net: Net) -> None:
+async def test_the_deadline_includes_the_wait_for_a_slot(net: Net) -> None:
     """And a handler that ignores it keeps its turn."""
     worker = Worker()
     server = await net.serve(worker, max_in_flight=1, timeout=net.brief)
@@ -335,7 +339,7 @@ async def test_a_frame_as_large_as_allowed_passes_and_a_larger_one_ends_its_conn
     assert outcomes(server) == {"cancelled_by_disconnect": 1, "replied": 1}
 
 
-async def test_the_least_limit_is_what_a_handshake_needs(net: Net) -> None:
+async def test_the_least_limit_is_the_size_of_a_handshake(net: Net) -> None:
     """With less, nobody could connect (libzmq#4436), so it is refused."""
     with pytest.raises(ValueError, match=r"max_message_size must be from 41 to .* got 40"):
         await trioreq.serve(Worker(), net._address(), max_message_size=40)

@@ -49,7 +49,7 @@ async def test_a_cut_cable_ends_the_work_within_the_heartbeat() -> None:
 
 
 @pytest.mark.usefixtures("machines")
-async def test_a_cut_that_is_mended_in_time_is_no_end() -> None:
+async def test_a_connection_that_is_restored_in_time_stays_open() -> None:
     with trio.fail_after(LIMIT):
         async with (
             cable.open_cable() as line,
@@ -67,7 +67,7 @@ async def test_a_cut_that_is_mended_in_time_is_no_end() -> None:
 
 
 @pytest.mark.usefixtures("machines")
-async def test_loss_and_delay_end_nobody() -> None:
+async def test_packet_loss_and_delay_disconnect_no_client() -> None:
     """Every twentieth packet is lost, each takes 200 ms; heartbeats get through."""
     clients = range(5)
     with trio.fail_after(LIMIT):

@@ -17,14 +17,14 @@ LIMIT = 60  # seconds of real time for a test that got stuck
 ONCE = 4 * 2**20  # bytes that a server takes when it starts to work, and what measures it
 
 
-async def test_nothing_is_left_of_those_who_crash() -> None:
+async def test_clients_that_crash_leave_no_resources_behind() -> None:
     with trio.fail_after(LIMIT):
         report = await soak.soak(clients=4000, first=2000)
     assert report.faults(at_once=1.0) == []
     assert report.died == 4000
 
 
-async def test_no_thread_works_to_the_end_for_those_who_crash() -> None:
+async def test_no_thread_finishes_work_for_crashed_clients() -> None:
     with trio.fail_after(LIMIT):
         # Work of 10 seconds: also on a busy machine, all are killed long before it is done.
         report = await pump.measure("trioreq", 600, steps=1000)
@@ -33,7 +33,7 @@ async def test_no_thread_works_to_the_end_for_those_who_crash() -> None:
     assert report.waits.percentile(50) < 0.1
 
 
-async def test_the_stopped_and_the_deaf_hold_nobody_up() -> None:
+async def test_stopped_clients_and_slow_clients_delay_no_other_client() -> None:
     with trio.fail_after(LIMIT):
         report = await slow.measure(clients=30, seconds=1.0)
     assert report.evicted > 0
@@ -41,7 +41,7 @@ async def test_the_stopped_and_the_deaf_hold_nobody_up() -> None:
     assert report.beside.percentile(99) <= max(2 * report.without.percentile(99), 0.02)
 
 
-async def test_half_of_a_crowd_dies_and_the_others_go_on() -> None:
+async def test_half_of_many_clients_are_killed_and_the_others_are_served() -> None:
     with trio.fail_after(LIMIT):
         report = await crowd.measure(800)
     assert (report.cancelled, report.left) == (400, 0)

@@ -43,7 +43,7 @@ async def logged(server: ServerProcess, words: str) -> tuple[str, float]:
     return found()[0]
 
 
-async def test_the_log_names_who_holds_the_loop_up() -> None:
+async def test_the_log_names_the_handler_that_blocks_the_event_loop() -> None:
     with trio.fail_after(LIMIT), open_clients() as clients:
         async with open_server(watchdog=PATIENCE) as server:
             client = clients.connect(server.endpoint)
@@ -63,7 +63,7 @@ async def test_the_log_names_who_holds_the_loop_up() -> None:
             assert len([word for word, _ in server.told if word == "log"]) == 2
 
 
-async def test_the_log_tells_of_a_call_that_keeps_pythons_lock() -> None:
+async def test_the_log_reports_a_call_that_keeps_the_gil() -> None:
     with trio.fail_after(LIMIT), open_clients() as clients:
         async with open_server(watchdog=PATIENCE) as server:
             client = clients.connect(server.endpoint)
@@ -85,7 +85,7 @@ async def test_a_process_that_was_stopped_is_not_blamed() -> None:
             assert not server.told
 
 
-async def test_a_loop_that_turns_is_not_named() -> None:
+async def test_an_event_loop_that_responds_is_not_reported() -> None:
     """However long its handlers take."""
     with trio.fail_after(LIMIT), open_clients() as clients:
         async with open_server(watchdog=PATIENCE) as server:
@@ -131,7 +131,7 @@ def test_a_watchdog_sleeps_while_nothing_is_worked_on(caplog: pytest.LogCaptureF
     assert not caplog.records
 
 
-async def test_a_handler_that_ignores_its_end_keeps_its_turn_and_no_more() -> None:
+async def test_a_handler_that_ignores_its_end_keeps_its_slot() -> None:
     """Its client goes, it goes on; others are served beside it, and its result goes to nobody."""
     log = Log()
     release = trio.Event()
@@ -168,7 +168,9 @@ class Odd(BaseException):
 
 
 @pytest.mark.parametrize("error", [Odd, RuntimeError, MemoryError, RecursionError])
-async def test_what_a_handler_raises_is_its_clients_alone(error: type[BaseException]) -> None:
+async def test_an_exception_of_a_handler_affects_only_its_client(
+    error: type[BaseException],
+) -> None:
     async def handler(request: trioreq.Request) -> bytes:
         if request.body == b"echo":
             return request.body
@@ -183,7 +185,7 @@ async def test_what_a_handler_raises_is_its_clients_alone(error: type[BaseExcept
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-async def test_what_ends_a_program_ends_the_server(error: type[BaseException]) -> None:
+async def test_an_exception_that_ends_a_program_ends_the_server(error: type[BaseException]) -> None:
     """And each client with a request in flight is told first."""
     log = Log()
 
@@ -208,7 +210,7 @@ async def test_what_ends_a_program_ends_the_server(error: type[BaseException]) -
     assert isinstance(found, error)
 
 
-async def test_a_huge_reply_holds_nobody_up_for_long() -> None:
+async def test_a_huge_reply_does_not_delay_other_clients_for_long() -> None:
     """It is handed over as it is, and is that much memory, until it has gone out."""
     with trio.fail_after(LIMIT), open_clients() as clients:
         async with open_server() as server:

@@ -233,7 +233,7 @@ async def test_a_connection_that_sends_whole_messages_is_never_evicted(
             assert server.statistics().connections == 2
 
 
-async def test_what_has_come_is_read_before_any_connection_is_evicted() -> None:
+async def test_messages_that_have_arrived_are_read_before_any_eviction() -> None:
     """The loop does not turn from here to the last look, so nothing is read in between."""
     async with serving(Worker(), max_message_size=1000) as server:
         router, counters = server._router, KernelCounters()
@@ -296,7 +296,7 @@ async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
             assert server.statistics().connections == 1
 
 
-async def test_on_ipc_nobody_can_tell(looks: Looks, tmp_path: Path) -> None:
+async def test_on_ipc_endless_messages_are_not_detected(looks: Looks, tmp_path: Path) -> None:
     """What is promised for tcp is not for ipc: the kernel does not count the bytes there."""
     async with serving(Worker(), f"ipc://{tmp_path}/x", max_message_size=1000) as server:
         with RawPeer(server.endpoints[0]) as peer:
@@ -320,7 +320,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
             yield near, far
 
 
-def test_the_kernel_counts_what_has_come_and_what_was_read(
+def test_the_kernel_counts_bytes_received_and_bytes_read(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     near, far = pair

@@ -60,7 +60,7 @@ async def test_the_same_does_nothing_to_a_server() -> None:
             assert (await server.state())["statistics"][0]["replied"] == 17
 
 
-def test_nothing_shows_the_gate_or_the_reader_that_an_id_is_forged() -> None:
+def test_a_guessed_routing_id_is_not_visible_in_the_zap_request_or_the_messages() -> None:
     """If this fails, there is a way to refuse one: docs/hostile.md says that there is none."""
     forged = b"\0abcd"
     with open_stock() as stock, RawPeer(stock.endpoint) as peer:

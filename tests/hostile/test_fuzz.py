@@ -19,7 +19,7 @@ MIB = 2**20
 
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", ["tcp", "ipc"])
-async def test_hostile_peers_harm_nobody_but_themselves(transport: str, tmp_path: Path) -> None:
+async def test_hostile_peers_affect_no_other_client(transport: str, tmp_path: Path) -> None:
     endpoint = "tcp://127.0.0.1:0" if transport == "tcp" else f"ipc://{tmp_path}/socket"
     report = await fuzz.measure(endpoint, SEED, first=500, number=1500)
     before, after = report.before, report.after

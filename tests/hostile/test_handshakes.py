@@ -33,7 +33,7 @@ PATIENCE = 1.0  # seconds for a handshake, in this test
 
 
 @pytest.mark.slow
-async def test_who_stops_in_the_handshake_is_thrown_out(
+async def test_a_peer_that_stops_in_the_handshake_is_disconnected(
     clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_sockets, "HANDSHAKE", PATIENCE)
@@ -89,7 +89,7 @@ async def test_a_frame_of_the_most_is_served() -> None:
 @pytest.mark.parametrize(
     "bytes_", [command(b"INITIATE"), command(b"HELLO"), command(b"PING", b"\0\0")]
 )
-async def test_a_command_out_of_turn_ends_the_connection(bytes_: bytes) -> None:
+async def test_a_command_out_of_order_ends_the_connection(bytes_: bytes) -> None:
     async with serving(Worker()) as server:
         with RawPeer(server.endpoints[0]) as peer:
             peer.send(GREETING + bytes_)

@@ -41,7 +41,7 @@ async def test_a_client_of_the_page_gets_a_reply(command: list[str]) -> None:
         assert done == (0, "hello, world\n\nmore\n", "")
 
 
-async def test_a_client_of_the_page_is_told_of_an_error(command: list[str]) -> None:
+async def test_a_client_of_the_page_reports_an_error(command: list[str]) -> None:
     async def handler(request: trioreq.Request) -> bytes:
         raise trioreq.ReplyError("not-found", "there is no such image")
 

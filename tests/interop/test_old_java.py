@@ -81,7 +81,7 @@ async def test_old_java_with_the_header_behind_a_proxy(program: Program) -> None
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])
-async def test_old_java_gone_behind_a_proxy(program: Program, end: str) -> None:
+async def test_old_java_disconnects_behind_a_proxy(program: Program, end: str) -> None:
     """The proxy hides it; the server's ceiling ends the work."""
     worker = Worker()
     async with serving(worker, timeout=1, heartbeat=0.3) as server:

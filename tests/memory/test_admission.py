@@ -33,7 +33,7 @@ async def later() -> str:
 
 
 async def refused(client: MemoryClient) -> bool:
-    with pytest.raises(trio.BrokenResourceError, match="the gate refused"):
+    with pytest.raises(trio.BrokenResourceError, match="the server refused"):
         await client.receive()
     return True
 
@@ -59,7 +59,7 @@ async def test_admit_is_asked(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: True, lambda: b"alice", later])
-async def test_what_admit_is_to_return_is_in_the_log(
+async def test_the_log_says_what_admit_must_return(
     autojump_clock: MockClock, make: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Warnings are errors here, as that a coroutine was never awaited."""
@@ -108,7 +108,7 @@ async def test_more_at_once_than_may_be_asked_about_are_put_off(
         assert net.server.statistics().refused == 1
 
 
-async def test_a_client_of_ours_is_told_and_tries_again(autojump_clock: MockClock) -> None:
+async def test_open_client_raises_refused_and_tries_again(autojump_clock: MockClock) -> None:
     allowed = False
 
     async def admit(_: trioreq.Applicant) -> str | None:
@@ -116,13 +116,13 @@ async def test_a_client_of_ours_is_told_and_tries_again(autojump_clock: MockCloc
         return "alice" if allowed else None
 
     async with serving(whoami, admit=admit) as net, trioreq.open_client(net) as client:
-        with pytest.raises(trioreq.Refused, match="the gate refused"):
+        with pytest.raises(trioreq.Refused, match="the server refused"):
             await client.request(b"")
         allowed = True
         assert await client.request(b"") == b"alice"
 
 
-async def test_the_end_of_the_server_ends_those_who_wait_for_admit(
+async def test_the_end_of_the_server_closes_connections_that_wait_for_admit(
     autojump_clock: MockClock,
 ) -> None:
     ended = trio.Event()
@@ -139,7 +139,7 @@ async def test_the_end_of_the_server_ends_those_who_wait_for_admit(
     assert ended.is_set()
 
 
-async def test_who_is_beyond_a_limit_is_ended_and_nobody_else(autojump_clock: MockClock) -> None:
+async def test_only_a_connection_beyond_a_limit_is_closed(autojump_clock: MockClock) -> None:
     worker = Worker()
     async with serving(worker, max_connections=2) as net:
         first, second = net.connect(), net.connect()

@@ -439,13 +439,13 @@ HINTS: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("name", "value", "hint"), HINTS)
-async def test_what_to_pass_is_said(at: Places, name: str, value: Any, hint: str) -> None:
+async def test_the_error_says_what_to_pass(at: Places, name: str, value: Any, hint: str) -> None:
     with pytest.raises((TypeError, ValueError), match=hint):
         await make(ROWS[name][0], at, value)
 
 
 @pytest.mark.parametrize("name", ["KeyPair.secret", "CurveClient.keys", "serve.curve"])
-async def test_what_may_be_secret_is_not_shown(at: Places, name: str) -> None:
+async def test_possible_secrets_are_not_shown(at: Places, name: str) -> None:
     with pytest.raises((TypeError, ValueError)) as refused:
         await make(ROWS[name][0], at, "my secret")
     assert "my secret" not in str(refused.value)

@@ -270,7 +270,7 @@ def test_ctrl_c_does_not_come_between_a_request_and_the_wait_for_its_reply(many:
     assert in_flight == [0]
 
 
-async def test_it_is_told_as_soon_as_the_server_is_known_to_understand(
+async def test_a_cancel_is_sent_as_soon_as_the_server_is_known_to_speak_the_header(
     autojump_clock: MockClock,
 ) -> None:
     line = FakeLine()
@@ -308,7 +308,7 @@ async def test_a_plain_server_is_never_sent_a_cancel(autojump_clock: MockClock) 
     assert not line.multiplexer.state.negotiation.cancels
 
 
-async def test_the_loss_of_the_connection_fails_what_is_in_flight_at_once(
+async def test_the_loss_of_the_connection_fails_requests_in_flight_at_once(
     autojump_clock: MockClock,
 ) -> None:
     line = FakeLine()
@@ -358,7 +358,7 @@ class Pending:
         self.protected = trio.lowlevel.currently_ki_protected()
 
 
-async def test_what_is_held_when_the_connection_is_lost_is_not_sent_on_the_next(
+async def test_messages_held_for_a_lost_connection_are_not_sent_on_the_next(
     autojump_clock: MockClock,
 ) -> None:
     """Its caller is told of the loss, and may have sent it again."""
@@ -381,7 +381,7 @@ async def test_what_is_held_when_the_connection_is_lost_is_not_sent_on_the_next(
         nursery.cancel_scope.cancel()
 
 
-async def test_each_refusal_is_told_to_those_who_wait_then(autojump_clock: MockClock) -> None:
+async def test_each_refusal_fails_the_requests_that_wait_then(autojump_clock: MockClock) -> None:
     """And not at once to who asks after it: the next attempt may succeed."""
     line = FakeLine()
     async with asking(line) as nursery:
@@ -405,7 +405,7 @@ async def test_each_refusal_is_told_to_those_who_wait_then(autojump_clock: MockC
     ],
 )
 @pytest.mark.parametrize("options", [{"timeout": 1}, {"connect_timeout": 1}])
-async def test_a_request_that_is_out_of_time_says_what_is_known_of_the_connection(
+async def test_a_request_that_times_out_has_the_hint_about_the_connection(
     autojump_clock: MockClock,
     event: Event,
     kind: type[Exception],
@@ -561,7 +561,7 @@ async def test_a_retry_that_gives_up_on_the_connection_says_that_the_outcome_is_
         (0, (b"one", b"two"), trioreq.UnexpectedReply, "request_multipart"),
     ],
 )
-async def test_what_a_reply_may_raise(
+async def test_an_error_reply_is_raised_by_its_kind(
     autojump_clock: MockClock, status: int, body: Frames, kind: type[Exception], says: str
 ) -> None:
     line = FakeLine()
@@ -575,7 +575,7 @@ async def test_what_a_reply_may_raise(
     assert says in str(caller.error)
 
 
-async def test_an_error_that_is_a_reply_is_no_error(autojump_clock: MockClock) -> None:
+async def test_an_error_from_an_echo_server_is_a_reply(autojump_clock: MockClock) -> None:
     """The status says what it is, whatever the body looks like."""
     line = FakeLine()
     async with asking(line) as nursery:
@@ -589,7 +589,7 @@ async def test_an_error_that_is_a_reply_is_no_error(autojump_clock: MockClock) -
 @pytest.mark.parametrize(
     "frames", [[], [b"no delimiter"], [b"", b"no header"], [b"x" * 17, b"", b"y"]]
 )
-async def test_what_is_not_understood_is_counted(
+async def test_malformed_replies_are_counted(
     autojump_clock: MockClock, frames: list[bytes]
 ) -> None:
     line = FakeLine()
@@ -600,7 +600,7 @@ async def test_what_is_not_understood_is_counted(
 
 
 @pytest.mark.parametrize("connected", [True, False])
-async def test_closing_fails_who_waits(autojump_clock: MockClock, connected: bool) -> None:
+async def test_closing_fails_waiting_requests(autojump_clock: MockClock, connected: bool) -> None:
     line = FakeLine()
     async with asking(line) as nursery:
         if connected:
@@ -629,7 +629,7 @@ async def test_ctrl_c_does_not_come_while_the_client_is_closed(autojump_clock: M
     ("frames", "error"),
     [([], TypeError), ("text", TypeError), (b"bytes", TypeError), (["text"], TypeError)],
 )
-async def test_what_cannot_be_asked(
+async def test_invalid_requests_are_refused(
     autojump_clock: MockClock, frames: Any, error: type[Exception]
 ) -> None:
     line = FakeLine()

@@ -115,7 +115,7 @@ async def test_g5_connections_are_held_while_there_are_few_of_them(
             assert await client.request(b"echo") == [b"re:echo"]
 
 
-async def test_g5_what_is_accepted_while_the_server_stops_is_not_held(
+async def test_g5_a_connection_that_is_accepted_while_the_server_stops_is_not_held(
     autojump_clock: MockClock, holds: Holds
 ) -> None:
     async with serving(Worker()) as net:

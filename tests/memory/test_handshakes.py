@@ -52,7 +52,7 @@ async def test_a_connection_that_ends_in_its_handshake_is_counted_once(
         assert not [text for level, text in lines(caplog) if level > logging.INFO]
 
 
-async def test_who_is_refused_is_not_counted_as_failed(autojump_clock: MockClock) -> None:
+async def test_a_refused_connection_is_not_counted_as_failed(autojump_clock: MockClock) -> None:
     async def admit(applicant: trioreq.Applicant) -> None:
         return None
 
@@ -166,7 +166,7 @@ async def test_a_client_whose_line_was_cut_is_served_when_it_connects_again(
 
 
 @pytest.mark.parametrize("own_id", [True, False])
-async def test_an_answer_waits_for_the_rest_of_a_handshake_while_somebody_has_an_own_id(
+async def test_a_zap_reply_waits_for_handshakes_while_a_client_has_an_explicit_routing_id(
     autojump_clock: MockClock, counters: Counters, own_id: bool
 ) -> None:
     async with serving(Worker()) as net, within(200):
@@ -194,7 +194,7 @@ async def test_a_connection_whose_message_is_read_just_then_is_not_ended(
         counters.messages[client.connection.descriptor] = 8
         guard = net.server._guard
         assert guard is not None
-        judge = guard._unheard.is_mute
+        judge = guard._unheard.is_unheard
 
         def judge_and_send(*args: object) -> bool:
             mute = judge(*args)  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ async def test_a_connection_whose_message_is_read_just_then_is_not_ended(
                 client.send(b"echo")
             return mute
 
-        guard._unheard.__dict__["is_mute"] = judge_and_send
+        guard._unheard.__dict__["is_unheard"] = judge_and_send
         assert await client.receive() == [b"re:echo"]
         assert net.server.statistics().evicted == 0
 

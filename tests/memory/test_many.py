@@ -189,7 +189,7 @@ async def test_a_cancel_takes_all_back(autojump_clock: MockClock) -> None:
     assert stats.in_flight == 0
 
 
-async def test_what_was_in_flight_is_lost_with_the_connection_and_the_rest_is_not(
+async def test_requests_in_flight_are_lost_with_the_connection_and_unsent_ones_are_not(
     autojump_clock: MockClock,
 ) -> None:
     async with asking_many([b"0", b"1", b"2"], in_flight=2) as (line, many):
@@ -325,7 +325,7 @@ async def test_closing_ends_it(autojump_clock: MockClock, connected: bool, left:
     assert line.client.statistics().in_flight == 0
 
 
-async def test_what_is_no_body_takes_back_what_is_in_flight(autojump_clock: MockClock) -> None:
+async def test_an_invalid_body_cancels_the_requests_in_flight(autojump_clock: MockClock) -> None:
     async with asking_many([b"1", b"2", "text"], in_flight=2) as (line, many):
         line.answer(0, b"y")
     assert isinstance(many.error, TypeError)
@@ -369,7 +369,7 @@ async def test_none_are_none_and_a_checkpoint(autojump_clock: MockClock) -> None
             assert await line.client.request_many([]) == []
 
 
-async def test_what_cannot_be_asked(autojump_clock: MockClock) -> None:
+async def test_invalid_requests_are_refused(autojump_clock: MockClock) -> None:
     line = FakeLine()
     async with asking(line):
         with pytest.raises(ValueError, match="in_flight"):

@@ -94,7 +94,7 @@ async def test_a_connection_whose_messages_end_is_not_evicted(
         assert net.server.statistics().evicted == 0
 
 
-async def test_what_has_come_is_read_before_a_connection_is_evicted(
+async def test_messages_that_have_arrived_are_read_before_an_eviction(
     autojump_clock: MockClock, counters: Counters
 ) -> None:
     looks = 0
@@ -114,7 +114,7 @@ async def test_what_has_come_is_read_before_a_connection_is_evicted(
         assert net.server.statistics().evicted == 0
 
 
-async def test_g5_nothing_is_kept_of_connections_that_are_gone(
+async def test_g5_nothing_is_kept_for_closed_connections(
     autojump_clock: MockClock, counters: Counters
 ) -> None:
     def kept() -> int:

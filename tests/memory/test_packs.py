@@ -67,7 +67,7 @@ async def test_g6_one_task_reads_however_many_have_been_readers(
         assert await most_in_a_pass(net, 201 * packs.MAX_MESSAGES) <= 4 * packs.MAX_MESSAGES
 
 
-async def test_g1_of_a_pack_whose_client_has_gone_nothing_is_sent(
+async def test_g1_nothing_of_a_pack_is_sent_after_the_disconnect(
     autojump_clock: MockClock,
 ) -> None:
     async def handler(request: trioreq.Request) -> bytes:

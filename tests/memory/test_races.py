@@ -95,7 +95,7 @@ async def test_g6_a_catch_up_is_bounded_and_the_rest_is_read(autojump_clock: Moc
         assert net.server.statistics().requests == 1 + 2 * most
 
 
-async def test_g6_who_asks_while_admit_decides_about_another_is_answered(
+async def test_g6_zap_requests_are_answered_while_admit_decides_about_another(
     autojump_clock: MockClock,
 ) -> None:
     """The reply to the one eats the edge of the other's request."""
@@ -177,7 +177,9 @@ async def test_a_client_whose_key_is_revoked_before_its_first_message_is_not_ser
         assert net.server.statistics().evicted == 1
 
 
-async def test_g5_the_message_guard_keeps_nothing_of_the_gone(autojump_clock: MockClock) -> None:
+async def test_g5_the_message_guard_keeps_nothing_for_closed_connections(
+    autojump_clock: MockClock,
+) -> None:
     async with serving(echo) as net:
         client = net.connect()
         await client.request(b"x")
@@ -640,7 +642,7 @@ async def check_told(worker: Worker, clients: list[MemoryClient]) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("task", ["reader", "ZAP handler"])
-async def test_a_fault_of_the_server_itself_ends_it_and_each_client_is_told(
+async def test_a_fault_of_the_server_itself_ends_it_and_each_client_is_answered(
     autojump_clock: MockClock, task: str, seed: int
 ) -> None:
     def break_down(*_: object) -> None:
@@ -666,7 +668,7 @@ async def test_a_fault_of_the_server_itself_ends_it_and_each_client_is_told(
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("own_task", [False, True])
-async def test_what_ends_the_program_tells_each_client_wherever_it_is_raised(
+async def test_an_exception_that_ends_the_program_answers_each_client_wherever_it_is_raised(
     autojump_clock: MockClock, own_task: bool, seed: int
 ) -> None:
     worker = Worker()
@@ -732,7 +734,7 @@ async def test_g6_empty_packs_do_not_hide_what_comes_behind_them(
             assert await client.receive() == [b"behind them"]
 
 
-async def test_g6_messages_of_connections_that_are_gone_are_read_few_at_a_time(
+async def test_g6_messages_of_closed_connections_are_read_few_at_a_time(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(echo) as net:

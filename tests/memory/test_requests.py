@@ -27,7 +27,7 @@ from trioreq._transport.router import BATCH
 from trioreq.testing import MemoryClient, MemoryNetwork
 
 
-async def test_g3_what_comes_in_one_breath_with_the_end_is_never_started(
+async def test_g3_a_request_in_one_segment_with_the_end_is_never_started(
     autojump_clock: MockClock,
 ) -> None:
     worker = Worker()
@@ -111,7 +111,7 @@ def names_of_tasks() -> list[str]:
     return [task.name for task in tasks]
 
 
-async def test_g1_g2_a_reply_that_is_ready_is_not_even_tried_if_its_client_has_just_gone(
+async def test_g1_g2_a_reply_is_not_handed_over_if_its_client_has_just_disconnected(
     autojump_clock: MockClock,
 ) -> None:
     """Also if another has its routing id by now."""
@@ -134,7 +134,7 @@ async def test_g1_g2_a_reply_that_is_ready_is_not_even_tried_if_its_client_has_j
         assert {*net._sockets.raw_router.refused} == {routing_ids.PROBE}
 
 
-async def test_timers_of_requests_that_ended_are_thrown_out(autojump_clock: MockClock) -> None:
+async def test_timers_of_requests_that_ended_are_removed(autojump_clock: MockClock) -> None:
     async with serving(Worker(), timeout=3600) as net:
         client = net.connect()
         for _ in range(1000):
@@ -143,7 +143,7 @@ async def test_timers_of_requests_that_ended_are_thrown_out(autojump_clock: Mock
         assert len(net.server._requests.deadlines._heap) < 100
 
 
-async def test_g5_nothing_is_kept_for_the_gone(autojump_clock: MockClock) -> None:
+async def test_g5_nothing_is_kept_for_disconnected_clients(autojump_clock: MockClock) -> None:
     worker = Worker()
     async with serving(worker, max_in_flight=2, timeout=30) as net:
         for number in range(100):
@@ -163,7 +163,7 @@ async def test_g5_nothing_is_kept_for_the_gone(autojump_clock: MockClock) -> Non
         assert not any(timer.item for _, _, timer in server._requests.deadlines._heap)
 
 
-async def test_g5_what_waits_is_let_go_of_at_once(autojump_clock: MockClock) -> None:
+async def test_g5_queued_requests_are_released_at_once(autojump_clock: MockClock) -> None:
     """Also while no turn comes free."""
     worker = Worker()
     async with serving(worker, max_in_flight=1) as net:
@@ -202,7 +202,7 @@ async def test_requests_do_not_see_each_others_context(autojump_clock: MockClock
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-async def test_what_ends_programs_ends_the_server_with_a_word_to_each_client(
+async def test_an_exception_that_ends_programs_ends_the_server_after_each_client_is_answered(
     autojump_clock: MockClock,
     kind: type[BaseException],
 ) -> None:
@@ -224,7 +224,7 @@ async def test_what_ends_programs_ends_the_server_with_a_word_to_each_client(
     assert "cancelled wait: shutdown" in worker.log.entries
 
 
-async def test_who_drains_is_told_of_the_end_that_a_cancel_has_made(
+async def test_drain_returns_when_a_cancel_has_stopped_the_server(
     autojump_clock: MockClock,
 ) -> None:
     worker = Worker()

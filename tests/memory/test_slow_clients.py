@@ -147,7 +147,9 @@ async def test_a_drain_waits_for_slow_clients(autojump_clock: MockClock) -> None
                 assert await slow.receive() == [b"re:echo%d" % number]
 
 
-async def test_what_waits_at_the_end_is_dropped_and_counted(autojump_clock: MockClock) -> None:
+async def test_replies_that_wait_at_the_end_are_dropped_and_counted(
+    autojump_clock: MockClock,
+) -> None:
     async with serving(Worker(), heartbeat=None) as net:
         await connect_slow(net, 4)
         server = net.server

@@ -63,7 +63,7 @@ async def test_a_cable_that_is_mended_in_time_was_only_slow(autojump_clock: Mock
         assert client.connected
 
 
-async def test_what_waits_at_a_cut_cable_is_seen_and_is_freed_with_the_connection(
+async def test_replies_that_wait_at_a_cut_connection_are_counted_and_freed_with_it(
     autojump_clock: MockClock,
 ) -> None:
     worker = Worker()
@@ -158,7 +158,7 @@ async def test_a_descriptor_is_used_again_at_once_or_when_asked(autojump_clock: 
         assert await heir.request(b"x") == [b"x"]
 
 
-async def test_who_a_client_is(autojump_clock: MockClock) -> None:
+async def test_a_client_has_its_identity(autojump_clock: MockClock) -> None:
     async def who(request: trioreq.Request) -> bytes:
         return f"{request.client.user_id} {request.client.socket_type}".encode()
 
@@ -184,7 +184,7 @@ async def test_who_a_client_is(autojump_clock: MockClock) -> None:
         ({"routing_id": b"\0x"}, "zero byte"),
     ],
 )
-async def test_what_cannot_connect(
+async def test_invalid_endpoints_are_refused(
     autojump_clock: MockClock, options: dict[str, Any], match: str
 ) -> None:
     async with serving(echo) as net:
@@ -192,7 +192,7 @@ async def test_what_cannot_connect(
             net.connect(**options)
 
 
-async def test_what_a_client_cannot_do(autojump_clock: MockClock) -> None:
+async def test_a_client_refuses_invalid_use(autojump_clock: MockClock) -> None:
     async with serving(echo) as net:
         client = net.connect()
         with pytest.raises(ValueError, match="at least one frame"):
@@ -234,7 +234,7 @@ async def test_only_clients_in_memory_can_be_cut(autojump_clock: MockClock) -> N
     multiplexer = Multiplexer(OnTheWire(), "", 1)  # type: ignore[arg-type]
     client = trioreq.Client(multiplexer, timeout=1, retries=0)
     async with serving(echo) as net:
-        with pytest.raises(TypeError, match="must be connected to a network in memory"):
+        with pytest.raises(TypeError, match="must be connected to a MemoryNetwork"):
             net.cut(client)
 
 
@@ -251,7 +251,7 @@ async def test_sleep_is_for_plain_functions() -> None:
     assert slept.is_set()
 
 
-def test_what_was_before_the_seed_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_before_the_seed_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """In whatever order networks close."""
     run: Any = trio._core._run
     monkeypatch.setattr(run, "_ALLOW_DETERMINISTIC_SCHEDULING", False)
@@ -363,7 +363,7 @@ async def keep_a_cancelled(request: trioreq.Request) -> bytes:
         (keep_a_cancelled, RuntimeError, "the handler failed with Cancelled"),
     ],
 )
-async def test_what_a_handler_raises_ends_the_block_with_that(
+async def test_an_exception_of_a_handler_ends_the_block(
     handler: Any, raised: type[Exception], said: str, autojump_clock: MockClock
 ) -> None:
     cancelled = False
@@ -377,7 +377,7 @@ async def test_what_a_handler_raises_ends_the_block_with_that(
     assert cancelled
 
 
-async def test_what_a_handler_raises_in_a_nursery_stays_in_its_group(
+async def test_an_exception_group_of_a_handler_is_raised_unchanged(
     autojump_clock: MockClock,
 ) -> None:
     with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  # the handler ends the block
@@ -387,7 +387,7 @@ async def test_what_a_handler_raises_in_a_nursery_stays_in_its_group(
     assert caught.group_contains(ZeroDivisionError, depth=1)
 
 
-async def test_what_a_handler_raises_ends_the_network_of_a_server_of_ones_own(
+async def test_an_exception_of_a_handler_ends_the_block_of_the_network(
     autojump_clock: MockClock,
 ) -> None:
     with pytest.raises(ZeroDivisionError):  # noqa: PT012  # the handler ends the block
@@ -404,7 +404,9 @@ async def test_an_error_that_is_a_reply_ends_nothing(autojump_clock: MockClock) 
         assert (await net.connect().request(b"x"))[1] == b"not-found"
 
 
-async def test_what_a_cancelled_handler_raises_ends_nothing(autojump_clock: MockClock) -> None:
+async def test_an_exception_of_a_cancelled_handler_does_not_end_the_block(
+    autojump_clock: MockClock,
+) -> None:
     async with open_memory_server(hang, timeout=5) as net:
         assert (await net.connect().request(b"x"))[1] == b"timed-out"
 
@@ -417,7 +419,7 @@ async def test_a_test_may_leave_errors_of_handlers_to_the_client(
         assert (await net.connect().request(b"x"))[1] == b"handler-failed"
 
 
-async def test_a_request_without_a_server_is_what_a_handler_takes() -> None:
+async def test_a_handler_accepts_a_request_without_a_server() -> None:
     request = make_request(b"cat")
     assert await echo(request) == b"cat"
     assert request.frames == (b"cat",)

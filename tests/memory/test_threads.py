@@ -94,7 +94,7 @@ class Parts:
         self.pool._notify()
 
 
-async def test_what_is_done_is_answered_while_there_is_always_more_to_read() -> None:
+async def test_requests_are_answered_while_there_is_always_more_to_read() -> None:
     seen: list[int] = []
 
     def one_is_done() -> None:
@@ -112,7 +112,7 @@ async def test_what_is_done_is_answered_while_there_is_always_more_to_read() -> 
     assert parts.pool.closed
 
 
-async def test_others_have_their_turn_while_there_is_always_more_to_read() -> None:
+async def test_other_tasks_run_while_there_is_always_more_to_read() -> None:
     parts = Parts()
     steps: list[str] = []
     parts.reader.batches = [lambda: steps.append("read")] * 5
@@ -132,7 +132,7 @@ async def test_others_have_their_turn_while_there_is_always_more_to_read() -> No
     assert ["read"] * 3 not in [steps[at : at + 3] for at in range(len(steps))]
 
 
-async def test_what_is_done_just_before_the_loop_sleeps_wakes_it() -> None:
+async def test_a_request_done_just_before_the_event_loop_sleeps_wakes_it() -> None:
     parts = Parts()
     parts.outbox.meanwhile = parts.one_is_done
     parts.pool.awake = True
@@ -195,7 +195,7 @@ async def test_the_loop_looks_again_for_messages_if_it_has_sent_before_it_would_
     assert reads[:2] == ["sent", "read"]
 
 
-async def test_before_the_loop_sleeps_a_thread_is_woken_for_what_is_left() -> None:
+async def test_before_the_event_loop_sleeps_a_thread_is_woken_for_granted_requests() -> None:
     parts = Parts()
     awake: list[bool] = []
     parts.pool.wake_thread = lambda: awake.append(parts.pool.awake)
@@ -221,7 +221,7 @@ async def test_a_loop_that_is_awake_is_not_woken() -> None:
     assert not parts.woken
 
 
-async def test_what_ends_the_program_comes_out_and_clients_are_told_first() -> None:
+async def test_an_exception_that_ends_the_program_is_raised_after_clients_are_answered() -> None:
     """Also if the loop was asleep: what runs in trio's own task must not raise."""
     told: list[str] = []
 
@@ -239,7 +239,7 @@ async def test_what_ends_the_program_comes_out_and_clients_are_told_first() -> N
     assert told == ["crashed"]
 
 
-async def test_what_is_done_after_the_server_has_stopped_is_logged(
+async def test_a_function_that_fails_after_the_server_has_stopped_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     parts = Parts()

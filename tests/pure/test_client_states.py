@@ -47,7 +47,7 @@ def test_failed_attempts_count_to_the_time_of_the_connection() -> None:
     assert state.timings == trioreq.Timings(connect=5, handshake=1, since=6)
 
 
-def test_a_connection_that_is_lost_begins_anew() -> None:
+def test_a_lost_connection_is_followed_by_connecting() -> None:
     state = after(Accepted(), HandshakeSucceeded(), Lost([]))
     assert isinstance(state, Connecting)
     assert (state.begun, state.hint) == (3, NO_SERVER)
@@ -70,7 +70,7 @@ def test_a_handshake_that_fails_without_a_reason_leaves_a_hint() -> None:
     assert state.hint == CLOSES
 
 
-def test_what_is_known_of_a_try_to_connect_is_the_hint_until_the_next() -> None:
+def test_the_hint_of_an_attempt_to_connect_holds_until_the_next() -> None:
     state = after(NoConnection("no such name"), NoConnection("nobody answers"))
     assert isinstance(state, Connecting)
     assert (state.begun, state.hint) == (0, "nobody answers")
@@ -111,6 +111,6 @@ def test_closed_is_the_last(event: Event) -> None:
         ([Accepted(), NoConnection("why")], "NoConnection must not follow Handshaking"),
     ],
 )
-def test_a_line_that_tells_what_cannot_be_is_an_error(events: list[Event], says: str) -> None:
+def test_an_impossible_event_is_an_error(events: list[Event], says: str) -> None:
     with pytest.raises(RuntimeError, match=says):
         after(*events)

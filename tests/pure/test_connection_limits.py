@@ -32,7 +32,7 @@ def test_without_limits_every_connection_is_accepted() -> None:
     assert [limits.enter(Connection(number, 10), "a") for number in range(100)] == [None] * 100
 
 
-def test_nothing_is_kept_of_connections_that_are_gone() -> None:
+def test_nothing_is_kept_of_closed_connections() -> None:
     total = OwnTotal()
     limits = ConnectionLimits(None, 1, total)
     for number in range(10):

@@ -177,7 +177,7 @@ def test_the_disconnect_of_an_unknown_connection_is_counted_alone() -> None:
     assert table.epoch == 1
 
 
-def test_an_evicted_connection_is_gone_before_its_disconnect_is_reported() -> None:
+def test_an_evicted_connection_is_disconnected_before_that_is_reported() -> None:
     table = ConnectionTable()
     first, _ = table.accepted(10)
     assert table.sender(10, table.epoch) is first

@@ -374,9 +374,13 @@ print(runpy.run_path(str(docs / "conf.py"))["llms_txt"](docs))
 
 
 def test_the_guide_for_contributors_names_folders_that_are_there() -> None:
-    named = re.findall(r"`((?:src|tests|harness|benchmarks)[\w/]*)`", text_of("CONTRIBUTING.md"))
+    text = text_of("CONTRIBUTING.md")
+    named = re.findall(r"`((?:src|tests|harness|benchmarks)[\w/]*)`", text)
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
+    files = re.findall(r"`([\w/]+\.py)`", text.partition("| change |")[2].partition("\n\n")[0])
+    assert files
+    assert [name for name in files if not (SOURCE / name).exists()] == []
     folders = {
         f"tests/{path.name}" for path in (ROOT / "tests").iterdir() if any(path.glob("test_*"))
     }

@@ -22,12 +22,12 @@ def test_the_envelope_ends_with_the_first_empty_frame(
 
 
 @given(st.lists(filled, max_size=4))
-def test_no_empty_frame_is_no_request(frames: list[bytes]) -> None:
+def test_a_message_without_an_empty_frame_is_malformed(frames: list[bytes]) -> None:
     assert wire.split_untrusted(frames) is None
 
 
 @given(st.lists(filled, max_size=4))
-def test_nothing_behind_the_empty_frame_is_no_request(envelope: list[bytes]) -> None:
+def test_a_message_without_a_body_is_malformed(envelope: list[bytes]) -> None:
     assert wire.split_untrusted([*envelope, b""]) is None
 
 
@@ -49,7 +49,7 @@ def test_nothing_is_lost_or_made_up(frames: list[bytes]) -> None:
         ((b"one",), (b"one",)),
     ],
 )
-def test_what_a_handler_may_return(result: object, body: tuple[bytes, ...]) -> None:
+def test_a_handler_may_return_bytes_or_frames(result: object, body: tuple[bytes, ...]) -> None:
     frames = wire.body("its result", result)
     assert frames == body
     assert all(type(part) is bytes for part in frames)
@@ -71,12 +71,12 @@ def test_what_a_handler_may_return(result: object, body: tuple[bytes, ...]) -> N
         (object(), "encode it first"),
     ],
 )
-def test_what_a_handler_may_not_return(result: object, hint: str) -> None:
+def test_other_results_of_a_handler_are_errors(result: object, hint: str) -> None:
     with pytest.raises(TypeError, match=hint):
         wire.body("its result", result)
 
 
-def test_an_error_does_not_show_what_is_secret() -> None:
+def test_an_error_does_not_show_a_secret() -> None:
     for result in ("text", [b"", "text"]):
         with pytest.raises(TypeError, match="got str: ") as refused:
             wire.body("its result", result, secret=True)

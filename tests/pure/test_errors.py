@@ -84,7 +84,7 @@ def test_a_code_is_one_word(code: str) -> None:
         trioreq.ReplyError(code)
 
 
-def test_what_a_reply_error_says() -> None:
+def test_a_reply_error_shows_its_code_and_text() -> None:
     assert str(trioreq.ReplyError("not-found", "no image 17")) == "not-found: no image 17"
     assert str(trioreq.ReplyError("not-found")) == "not-found"
 

@@ -153,7 +153,7 @@ TestSharedFairQueue = SharedFairQueueMachine.TestCase
 TestSharedFairQueue.settings = settings(max_examples=200, deadline=None)
 
 
-def test_clients_take_turns_however_much_one_of_them_sends() -> None:
+def test_slots_are_shared_fairly_however_much_one_client_sends() -> None:
     queue: FairQueue[str, str] = FairQueue(1, 10)
     assert arrive(queue, "a", "a1") == "runs"
     for item in ("a2", "a3", "b1", "c1"):

@@ -92,7 +92,7 @@ def test_it_may_be_open_which_of_two_failed_but_not_how_many(script: Script) -> 
     assert script.handshakes.failed == 2
 
 
-def test_who_is_there_after_the_time_for_a_handshake_is_through(script: Script) -> None:
+def test_a_connection_open_after_the_handshake_timeout_has_succeeded(script: Script) -> None:
     script.begin("idle", "another", "http", "late")  # at 1, 2, 3 and 4
     script.handshakes.succeeded()
     script.handshakes.succeeded()
@@ -124,7 +124,7 @@ def test_an_end_may_be_read_before_the_message(script: Script) -> None:
     assert script.end("silent", LEFT) == [LEFT]
 
 
-def test_what_the_server_closes_has_not_failed(script: Script) -> None:
+def test_a_connection_closed_by_the_server_has_not_failed(script: Script) -> None:
     script.begin("beyond a limit", "http")
     script.handshakes.forget(script._connections["beyond a limit"])
     assert script.end("beyond a limit", LEFT) == []

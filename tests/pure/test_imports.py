@@ -33,7 +33,7 @@ def sources(folder: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("folder", FORBIDDEN)
-def test_what_a_folder_may_not_import(folder: str) -> None:
+def test_forbidden_imports_of_a_folder_are_found(folder: str) -> None:
     found = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in sources(folder)

@@ -18,7 +18,7 @@ def keys() -> trioreq.KeyPair:
     return trioreq.KeyPair.generate()
 
 
-def test_what_is_saved_can_be_read_here_and_by_pyzmq(keys: trioreq.KeyPair, tmp_path: Path) -> None:
+def test_saved_keys_can_be_loaded_here_and_by_pyzmq(keys: trioreq.KeyPair, tmp_path: Path) -> None:
     public, secret = keys.save(tmp_path / "alice")
     assert (public.name, secret.name) == ("alice.key", "alice.key_secret")
     assert trioreq.KeyPair.load(secret) == keys
@@ -27,7 +27,7 @@ def test_what_is_saved_can_be_read_here_and_by_pyzmq(keys: trioreq.KeyPair, tmp_
     assert zmq.auth.load_certificate(public) == (keys.public.encode(), None)
 
 
-def test_what_pyzmq_saves_can_be_read(tmp_path: Path) -> None:
+def test_keys_saved_by_pyzmq_can_be_loaded(tmp_path: Path) -> None:
     public, secret = zmq.auth.create_certificates(tmp_path, "bob", {"name": "Bob"})
     Path(secret).chmod(0o600)
     assert trioreq.KeyPair.load(secret).public == trioreq.load_public_key(public)
@@ -49,7 +49,7 @@ def test_a_secret_key_is_its_owners_from_the_first_moment(
 @pytest.mark.parametrize("there", ["alice.key", "alice.key_secret"])
 def test_nothing_is_overwritten(keys: trioreq.KeyPair, tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("precious")
-    with pytest.raises(trioreq.KeyFileError, match="is there already"):
+    with pytest.raises(trioreq.KeyFileError, match="already exists"):
         keys.save(tmp_path / "alice")
     assert (tmp_path / there).read_text() == "precious"
     assert [path.name for path in tmp_path.iterdir()] == [there]
@@ -57,7 +57,7 @@ def test_nothing_is_overwritten(keys: trioreq.KeyPair, tmp_path: Path, there: st
 
 def test_a_link_is_not_followed(keys: trioreq.KeyPair, tmp_path: Path) -> None:
     (tmp_path / "alice.key_secret").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(trioreq.KeyFileError, match="is there already"):
+    with pytest.raises(trioreq.KeyFileError, match="already exists"):
         keys.save(tmp_path / "alice")
     assert not (tmp_path / "elsewhere").exists()
 
@@ -108,7 +108,7 @@ def test_a_public_key_is_not_called_a_secret_one(keys: trioreq.KeyPair, tmp_path
         trioreq.KeyPair.load(public)
 
 
-def test_what_is_no_file_of_keys_is_refused(keys: trioreq.KeyPair, tmp_path: Path) -> None:
+def test_an_invalid_key_file_is_refused(keys: trioreq.KeyPair, tmp_path: Path) -> None:
     public, secret = keys.save(tmp_path / "alice")
     with pytest.raises(trioreq.KeyFileError, match="No such file"):
         trioreq.load_public_key(tmp_path / "nobody.key")
@@ -119,7 +119,7 @@ def test_what_is_no_file_of_keys_is_refused(keys: trioreq.KeyPair, tmp_path: Pat
         trioreq.KeyPair.load(public)
     other = trioreq.KeyPair.generate()
     secret.write_text(secret.read_text().replace(keys.secret, other.secret))
-    with pytest.raises(trioreq.KeyFileError, match="does not belong") as refused:
+    with pytest.raises(trioreq.KeyFileError, match="got another key") as refused:
         trioreq.KeyPair.load(secret)
     assert other.secret not in str(refused.value)
 
@@ -134,7 +134,7 @@ def test_a_secret_is_not_shown(keys: trioreq.KeyPair) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 39, "x" * 41, "~" * 40, "ä" * 40, "#" * 40])
-def test_what_is_no_key_is_refused_without_being_shown(bad: str) -> None:
+def test_an_invalid_key_is_refused_without_being_shown(bad: str) -> None:
     good = trioreq.KeyPair.generate()
     with pytest.raises(ValueError, match="40 characters") as refused:
         trioreq.CurveClient(bad)
@@ -180,7 +180,9 @@ def test_a_directory_that_has_not_changed_is_not_read_again(
     assert again[1] == {keys.public: "bob"}
 
 
-def test_what_cannot_be_read_keeps_nobody_else_out(keys: trioreq.KeyPair, tmp_path: Path) -> None:
+def test_an_unreadable_key_file_affects_no_other_client(
+    keys: trioreq.KeyPair, tmp_path: Path
+) -> None:
     keys.save(tmp_path / "alice")
     os.mkfifo(tmp_path / "pipe.key")
     (tmp_path / "link.key").symlink_to(tmp_path / "nothing")
@@ -191,7 +193,7 @@ def test_what_cannot_be_read_keeps_nobody_else_out(keys: trioreq.KeyPair, tmp_pa
     assert found[1] == {keys.public: "alice"}
 
 
-async def test_reloading_takes_in_what_has_changed(
+async def test_reloading_applies_changes(
     keys: trioreq.KeyPair, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys.save(tmp_path / "alice")
@@ -201,7 +203,7 @@ async def test_reloading_takes_in_what_has_changed(
     (tmp_path / "broken.key").write_text("no key")
     await allow.reload()
     assert dict(allow) == {keys.public: "alice", bob.public: "bob"}
-    assert "a key is left out" in caplog.text
+    assert "a key is skipped" in caplog.text
     (tmp_path / "alice.key").unlink()
     await allow.reload()
     assert dict(allow) == {bob.public: "bob"}

@@ -150,7 +150,7 @@ def test_trioreq_works_without_what_only_the_command_line_and_tests_need() -> No
 
 
 @pytest.mark.parametrize("name", ["pytest_trioreq", "trioreq_cli"])
-def test_what_stands_beside_the_package_does_not_import_it(name: str) -> None:
+def test_modules_beside_the_package_do_not_import_it(name: str) -> None:
     """The plugin is loaded wherever pytest runs; Ctrl-C is handled while trioreq is imported."""
     code = f"import sys, {name}; print([name for name in sys.modules if 'trioreq' in name])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

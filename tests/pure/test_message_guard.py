@@ -113,7 +113,7 @@ def test_a_connection_that_was_not_seen_to_go_on_is_not_endless() -> None:
     assert not case.is_endless()
 
 
-def test_the_end_may_be_in_what_was_taken_in_last() -> None:
+def test_the_end_may_be_in_the_bytes_that_were_read_last() -> None:
     """It is so if libzmq may not have taken in anything since the mark."""
     case = watched_from(SMALL + 1)
     assert not case.weigh(2 * ROOM, 2 * ROOM + 9)
@@ -144,7 +144,7 @@ def test_a_message_of_each_is_more_where_there_are_more_connections() -> None:
 
 
 @pytest.mark.parametrize("heard", [False, True])
-def test_nothing_is_kept_of_a_connection_that_is_gone(heard: bool) -> None:
+def test_nothing_is_kept_of_a_closed_connection(heard: bool) -> None:
     """What is kept is at the connection itself, which goes with it, and in `watched`."""
     case = watched_from(SMALL + 1)
     if heard:

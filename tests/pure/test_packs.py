@@ -31,7 +31,7 @@ def unpacked(sent: list[Frames]) -> list[Frames]:
 @given(st.lists(MESSAGE, max_size=20), st.integers(0, 300))
 @example([(Header(REQUEST, 1).pack(), b"", b"x")] * 1000, packs.MAX_SIZE)
 @example([(Header(REQUEST, 1).pack(), b"", bytes(packs.MAX_SIZE))] * 2, packs.MAX_SIZE)
-def test_what_is_packed_comes_out_as_it_was(messages: list[Frames], theirs: int) -> None:
+def test_unpacking_restores_the_messages(messages: list[Frames], theirs: int) -> None:
     sent = packs.pack(messages, theirs, OWN)
     assert unpacked(sent) == messages
     assert sum(map(packs.messages_in, sent)) == len(messages)
@@ -44,7 +44,7 @@ def test_what_is_packed_comes_out_as_it_was(messages: list[Frames], theirs: int)
             assert 2 <= len(pack[1]) == packs.messages_in(frames) <= packs.MAX_MESSAGES
 
 
-def test_what_fits_is_put_together() -> None:
+def test_messages_that_fit_are_packed() -> None:
     message = (Header(REQUEST, 1).pack(), b"", b"x")
     other = (b"", b"x")
     size = packs.HEAD_SIZE + 3 * (packs.OVERHEAD + 1)
@@ -57,7 +57,7 @@ def test_what_fits_is_put_together() -> None:
 @given(st.binary(max_size=60).map(lambda rest: packs.MAGIC + rest))
 @example(b"")
 @example(packs.MAGIC)
-def test_what_is_no_pack_is_none_and_a_pack_is_read_whole(frame: bytes) -> None:
+def test_an_invalid_pack_is_none_and_a_pack_is_read_completely(frame: bytes) -> None:
     pack = packs.unpack_untrusted(frame)
     if pack is not None:
         size = sum(packs.OVERHEAD + len(body) for _, _, body in pack[1])
@@ -95,11 +95,11 @@ def test_a_pack_of_too_many_is_none() -> None:
         ((b"\xff\xff\xff\xff",), packs.MAX_SIZE),
     ],
 )
-def test_the_room_that_a_hello_tells(body: Frames, size: int) -> None:
+def test_the_size_of_packs_in_a_hello(body: Frames, size: int) -> None:
     assert packs.max_size_untrusted(body) == size
 
 
-def test_who_takes_small_frames_has_less_room() -> None:
+def test_a_receiver_of_small_frames_gets_smaller_packs() -> None:
     assert packs.max_size(100) == 100
     assert packs.max_size(2**40) == packs.MAX_SIZE
 

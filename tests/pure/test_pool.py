@@ -135,7 +135,7 @@ def _no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fair_queue, "Lock", Lock)
 
 
-def test_one_other_thread_is_woken_for_what_is_left() -> None:
+def test_one_other_thread_is_woken_for_the_remaining_requests() -> None:
     parked = []
     threaded = Threaded(9, a=lambda: parked.append(threaded.parked))
     for _ in range(3):
@@ -147,7 +147,7 @@ def test_one_other_thread_is_woken_for_what_is_left() -> None:
     assert threaded.parked == 2  # the one that was woken will see what is left
 
 
-def test_another_is_woken_if_the_first_has_come_and_gone() -> None:
+def test_another_is_woken_if_the_first_has_parked_again() -> None:
     threaded = Threaded(9, a=lambda: threaded.another_comes_and_parks())
     threaded.pool.done = Unseen()  # so the loop is not woken
     threaded.another_parks()
@@ -156,7 +156,7 @@ def test_another_is_woken_if_the_first_has_come_and_gone() -> None:
     assert threaded.parked == 0
 
 
-def test_no_thread_is_woken_for_what_a_loop_that_is_awake_will_see() -> None:
+def test_no_thread_is_woken_while_the_event_loop_is_awake() -> None:
     threaded = Threaded(9)
     threaded.pool.awake = True
     threaded.another_parks()
@@ -176,7 +176,7 @@ def test_for_a_single_request_no_other_thread_is_woken_and_the_loop_once() -> No
     assert threaded.parked == 1
 
 
-def test_what_waits_is_granted_before_the_last_function_takes_its_time() -> None:
+def test_queued_requests_are_granted_before_a_slow_function_runs() -> None:
     granted = []
     threaded = Threaded(
         2,
@@ -198,7 +198,7 @@ def test_a_thread_that_has_finished_looks_for_what_waits() -> None:
     assert threaded.seen == ["a", "b", "c"]
 
 
-def test_a_thread_that_parks_looks_again_for_what_has_come_meanwhile() -> None:
+def test_a_thread_that_parks_checks_again_for_granted_requests() -> None:
     threaded = Threaded(9, parked=lambda: threaded.arrive("a"))
     threaded.run()
     assert threaded.seen == ["a"]
@@ -221,7 +221,7 @@ def test_the_loop_is_woken_before_the_next_function_takes_its_time() -> None:
     assert threaded.woken == 1  # it will see all that is done, before it sleeps
 
 
-def test_a_loop_that_is_awake_wakes_one_thread_for_what_is_left() -> None:
+def test_an_event_loop_that_is_awake_wakes_one_thread_for_granted_requests() -> None:
     threaded = Threaded(9)
     threaded.another_parks()
     threaded.another_parks()
@@ -359,7 +359,7 @@ def test_the_loop_does_not_spin_if_no_thread_was_woken(monkeypatch: pytest.Monke
     assert spin(monkeypatch, Threaded(9), lambda: None) == 0
 
 
-def test_the_loop_looks_at_what_is_done_after_its_spin_can_be_ended(
+def test_the_event_loop_checks_done_after_its_spin_can_be_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threaded = Threaded(9)
@@ -376,7 +376,7 @@ def test_the_loop_looks_at_what_is_done_after_its_spin_can_be_ended(
     assert looked == [1]
 
 
-def test_a_spin_in_vain_is_tried_ever_more_rarely_until_one_was_not(
+def test_after_failed_spins_more_are_skipped_until_one_succeeds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threaded = Threaded(9)
@@ -388,7 +388,7 @@ def test_a_spin_in_vain_is_tried_ever_more_rarely_until_one_was_not(
     assert [spin(monkeypatch, threaded, lambda: None) for _ in range(4)] == [1, 1, 0, 1]
 
 
-def test_a_spin_was_not_in_vain_if_something_was_done_while_the_loop_waited_for_the_gil(
+def test_a_spin_has_not_failed_if_a_request_was_done_while_it_waited_for_the_gil(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threaded = Threaded(9)
@@ -435,7 +435,7 @@ def test_the_handler_of_a_request_that_has_ended_is_not_called() -> None:
     assert threaded.queue.free == 9
 
 
-def test_what_a_handler_raises_is_done_too_and_its_slot_is_released() -> None:
+def test_an_exception_is_collected_too_and_the_slot_is_released() -> None:
     def fails() -> None:
         raise KeyboardInterrupt
 

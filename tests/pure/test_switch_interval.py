@@ -39,7 +39,7 @@ def test_a_shorter_one_stays() -> None:
     assert sys.getswitchinterval() == 0.000125
 
 
-def test_what_the_program_sets_meanwhile_stays() -> None:
+def test_an_interval_that_the_program_sets_meanwhile_stays() -> None:
     with short_switch_interval():
         sys.setswitchinterval(0.001)
         with short_switch_interval():

@@ -48,9 +48,9 @@ class Line:
             self.received += self.sizes.pong * answering
 
     def look(self) -> bool:
-        return self.guard.is_mute(self.connection, self.received, self.sent, self.now)
+        return self.guard.is_unheard(self.connection, self.received, self.sent, self.now)
 
-    def is_mute_within(self, seconds: float, *, answering: bool = True) -> bool:
+    def is_unheard_within(self, seconds: float, *, answering: bool = True) -> bool:
         for _ in range(round(seconds / LOOK)):
             self.pass_time(answering=answering)
             if self.look():
@@ -66,7 +66,7 @@ def test_a_message_that_is_not_heard_shows(mechanism: Mechanism, size: int) -> N
     line.look()
     line.received += size + (33 if mechanism == "CURVE" else 0)
     begun = line.now
-    assert line.is_mute_within(60)
+    assert line.is_unheard_within(60)
     assert PATIENCE <= line.now - begun <= 2 * INTERVAL + 1
 
 
@@ -75,7 +75,7 @@ def test_a_message_right_behind_the_handshake_shows(mechanism: Mechanism) -> Non
     line = Line(mechanism)
     line.ask()
     line.received += 50
-    assert line.is_mute_within(60)
+    assert line.is_unheard_within(60)
 
 
 @pytest.mark.parametrize("mechanism", SIZES)
@@ -97,7 +97,7 @@ def test_the_last_command_of_the_handshake_may_be_late() -> None:
     line.received = 107
     line.look()  # the handshake is over
     line.received += 11
-    assert line.is_mute_within(60)
+    assert line.is_unheard_within(60)
 
 
 @pytest.mark.parametrize("mechanism", SIZES)
@@ -126,15 +126,15 @@ def test_a_first_look_may_come_while_a_ping_is_not_answered() -> None:
     line.sent += line.sizes.ping
     line.look()
     line.received += line.sizes.pong
-    assert not line.is_mute_within(100)
+    assert not line.is_unheard_within(100)
 
 
-def test_who_is_stopped_and_goes_on_is_not_suspected() -> None:
+def test_a_client_that_stops_and_continues_is_not_suspected() -> None:
     line = Line()
     line.ask()
-    assert not line.is_mute_within(11, answering=False)
+    assert not line.is_unheard_within(11, answering=False)
     line.received += line.sizes.pong
-    assert not line.is_mute_within(100)
+    assert not line.is_unheard_within(100)
 
 
 def test_a_message_whose_end_has_not_come_is_waited_for() -> None:
@@ -145,7 +145,7 @@ def test_a_message_whose_end_has_not_come_is_waited_for() -> None:
         line.received += 1000
         line.pass_time(answering=False)
         assert not line.look()
-    assert not line.is_mute_within(300, answering=False)  # it is the heartbeat that ends it
+    assert not line.is_unheard_within(300, answering=False)  # it is the heartbeat that ends it
 
 
 def test_a_client_that_goes_on_sending_shows_by_its_own_heartbeats() -> None:
@@ -168,6 +168,6 @@ def test_without_heartbeats_of_the_server_those_of_the_client_count() -> None:
     line.guard = UnheardGuard("NULL", None, PATIENCE)
     line.ask()
     line.received += 11
-    assert not line.is_mute_within(5)
+    assert not line.is_unheard_within(5)
     line.ping_from_client()
-    assert line.is_mute_within(20)
+    assert line.is_unheard_within(20)

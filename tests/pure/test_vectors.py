@@ -65,7 +65,7 @@ def test_a_header(vector: dict[str, Any]) -> None:
 
 
 @each("not_headers")
-def test_what_is_no_header(vector: dict[str, Any]) -> None:
+def test_invalid_headers_are_not_headers(vector: dict[str, Any]) -> None:
     assert wire.header_untrusted((bytes.fromhex(vector["frame"]), b"")) is None
 
 
@@ -81,7 +81,7 @@ def test_a_pack(vector: dict[str, Any]) -> None:
 
 
 @each("not_packs")
-def test_what_is_no_pack(vector: dict[str, Any]) -> None:
+def test_invalid_packs_are_not_packs(vector: dict[str, Any]) -> None:
     assert packs.unpack_untrusted(bytes.fromhex(vector["frame"])) is None
 
 

@@ -100,7 +100,7 @@ def test_an_address_that_is_not_text_can_be_logged() -> None:
     assert request_untrusted(frames, b"trioreq", encode_key).address == r"\xff1"
 
 
-def test_null_accepts_everybody_and_no_other_mechanism() -> None:
+def test_null_accepts_every_client_and_no_other_mechanism() -> None:
     verdict = AccessRules("NULL").decide(applicant(b"NULL"))
     assert verdict is not None
     assert (verdict.code, verdict.user_id) == (b"200", "")
@@ -161,7 +161,7 @@ def test_admit_is_asked_about_every_applicant_of_the_mechanism(
 @pytest.mark.parametrize(
     ("mechanism", "credentials"), [("CURVE", [RAW_KEY]), ("PLAIN", [b"me", b"word"])]
 )
-def test_rules_that_nobody_decides_refuse_everybody(
+def test_rules_without_a_decision_refuse_every_client(
     mechanism: Mechanism, credentials: list[bytes]
 ) -> None:
     verdict = AccessRules(mechanism).decide(applicant(mechanism.encode(), *credentials))

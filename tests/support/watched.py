@@ -67,7 +67,7 @@ class WatchedNetwork(MemoryNetwork):
 
     def _watch_monitor(self, sockets: MemorySockets) -> None:
         events: deque[tuple[int, Connection]] = deque()
-        tell, read = sockets._tell, sockets.monitor.receive
+        tell, read = sockets._put_event, sockets.monitor.receive
 
         def telling(event: int, connection: Connection, value: int | None = None) -> None:
             events.append((event, connection))
@@ -81,7 +81,7 @@ class WatchedNetwork(MemoryNetwork):
                     self.seen_disconnected[connection] = trio.current_time()
             return frames
 
-        sockets.__dict__["_tell"] = telling
+        sockets.__dict__["_put_event"] = telling
         sockets.monitor.receive = reading
 
     def _watch_reads(self, sockets: MemorySockets) -> None:

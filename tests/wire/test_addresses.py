@@ -57,7 +57,7 @@ async def test_a_client_of_ipv4_has_the_same_address_on_a_socket_of_ipv6(
     assert "ffff" not in caplog.text
 
 
-async def test_what_an_address_means_does_not_depend_on_the_others(clients: Clients) -> None:
+async def test_the_meaning_of_an_address_does_not_depend_on_the_others(clients: Clients) -> None:
     """As with IPv6 for the whole socket, where 127.0.0.1 was bound as ::ffff:127.0.0.1."""
     addrs: Sequence[str] = ("tcp://127.0.0.1:0", "tcp://[::1]:0", "tcp://*:0")
     async with serving(whoami, addrs) as server:

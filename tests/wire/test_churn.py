@@ -81,7 +81,7 @@ class Zoo:
                 peer.send(message(b"", b"wait " + name))
 
 
-async def test_nothing_is_left_of_two_thousand_who_died(addr: str) -> None:
+async def test_two_thousand_killed_clients_leave_no_resources_behind(addr: str) -> None:
     heard: dict[int, bytes] = {}
     log = Log()
 

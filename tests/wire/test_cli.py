@@ -302,7 +302,7 @@ async def test_ctrl_c_in_a_repeat_shows_the_summary() -> None:
         assert code == 130
 
 
-async def test_verbose_tells_the_times() -> None:
+async def test_verbose_shows_the_times() -> None:
     async with serving(Shop()) as server:
         done = await run("-v", server.endpoints[0], "echo")
         text = done.stderr.decode()
@@ -325,7 +325,7 @@ async def test_bench_counts_and_has_figures_for_machines() -> None:
         await until(lambda: server.statistics().connections == 0)
 
 
-async def test_bench_tells_errors_by_kind() -> None:
+async def test_bench_counts_errors_by_kind() -> None:
     async def handler(request: trioreq.Request) -> bytes:
         raise trioreq.ReplyError("busy")
 

@@ -143,7 +143,7 @@ def is_nonblocking(descriptor: int) -> bool:
         ("ulimit -f 1024; RUN >file", ["long"], 8, "File too large"),
     ],
 )
-async def test_a_stream_that_cannot_be_used_is_told_with_a_code(
+async def test_an_unusable_stream_is_reported_with_an_exit_code(
     shell: str, arguments: list[str], code: int, says: str, tmp_path: Path
 ) -> None:
     """As in dvc #10041 and crudini #82, whose tracebacks were those of a stream that is None."""
@@ -180,7 +180,7 @@ async def test_a_stream_that_is_not_needed_may_be_closed(shell: str) -> None:
         (KEYGEN, ["alice"], {}),
     ],
 )
-async def test_what_needs_no_server_tells_that_it_was_not_written(
+async def test_help_and_version_report_a_failed_write(
     program: list[str],
     arguments: list[str],
     environment: dict[str, str],
@@ -196,7 +196,7 @@ async def test_what_needs_no_server_tells_that_it_was_not_written(
         trioreq.KeyPair.load(tmp_path / "alice.key_secret")  # the keys are made
 
 
-async def test_a_measurement_tells_that_it_was_not_written() -> None:
+async def test_a_measurement_reports_a_failed_write() -> None:
     async with serving(Shop()) as server:
         done = await run(CLIENT, "bench", "-n", "5", server.endpoints[0], shell="RUN >/dev/full")
         assert done.returncode == 8
@@ -247,7 +247,7 @@ async def test_standard_input_in_nonblocking_mode_is_waited_for() -> None:
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["bench", "--help"], ["--version"], ["ENDPOINT", "long"]]
 )
-async def test_output_that_nobody_reads_is_a_broken_pipe(arguments: list[str]) -> None:
+async def test_output_without_a_reader_is_a_broken_pipe(arguments: list[str]) -> None:
     async with serving(Shop()) as server:
         words = [word.replace("ENDPOINT", server.endpoints[0]) for word in arguments]
         with pipe() as (reading, writing):
@@ -272,7 +272,7 @@ async def test_a_fifo_that_is_open_for_both_directions_has_a_reader(tmp_path: Pa
         os.close(fifo)
 
 
-async def test_a_wrong_endpoint_is_told_before_standard_input_is_read() -> None:
+async def test_a_wrong_endpoint_is_reported_before_standard_input_is_read() -> None:
     async with running("nowhere", stdin=subprocess.PIPE) as process:
         assert await process.wait() == 2
         assert b"'nowhere'" in await errors(process)
@@ -364,7 +364,7 @@ async def test_ctrl_c_twice_while_it_waits(bench: bool) -> None:
 
 
 @pytest.mark.parametrize("nonblocking", [False, True])
-async def test_ctrl_c_while_nobody_reads_the_output(nonblocking: bool) -> None:
+async def test_ctrl_c_while_the_output_is_not_read(nonblocking: bool) -> None:
     async with serving(Shop()) as server:
         with pipe() as (reading, writing):
             os.set_blocking(writing, not nonblocking)
@@ -375,7 +375,7 @@ async def test_ctrl_c_while_nobody_reads_the_output(nonblocking: bool) -> None:
                 assert (await errors(process)).decode() == ""
 
 
-async def test_ctrl_c_while_nobody_reads_the_lines_of_a_repeat() -> None:
+async def test_ctrl_c_while_the_lines_of_a_repeat_are_not_read() -> None:
     """A full pipe takes neither the first line nor the summary."""
     shop = Shop()
     async with serving(shop) as server:
@@ -442,7 +442,7 @@ async def test_an_error_of_the_server_cannot_control_the_terminal() -> None:
         assert done.stderr == rb"trioreq-client: error: unfriendly: \x1b[2J\x9b2J" + b"\n"
 
 
-async def test_what_is_not_expected_has_a_code_of_its_own() -> None:
+async def test_an_unexpected_error_has_its_own_exit_code() -> None:
     done = await run(CLIENT, NOWHERE, "x", shell="ulimit -n 5; RUN")
     assert done.returncode == 70
     assert b"Traceback" in done.stderr

@@ -82,7 +82,7 @@ async def start_server(endpoint: str) -> trio.Process:
 
 
 @pytest.mark.parametrize("retries", [0, 1])
-async def test_a_server_that_is_killed_fails_what_is_in_flight_at_once(
+async def test_a_killed_server_fails_requests_in_flight_at_once(
     tmp_path: object, retries: int
 ) -> None:
     endpoint = f"ipc://{tmp_path}/socket"
@@ -241,7 +241,7 @@ async def test_ctrl_c_does_not_come_while_a_dealer_uses_its_sockets(
     assert seen == {("PAIR receive", True), ("DEALER send", True), ("DEALER receive", True)}
 
 
-async def test_ctrl_c_does_not_come_while_the_client_handles_what_the_line_returns(
+async def test_ctrl_c_does_not_interrupt_the_client_while_it_handles_events_and_messages(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The rest of it would be lost."""
@@ -266,7 +266,7 @@ async def test_ctrl_c_does_not_come_while_the_client_handles_what_the_line_retur
     assert seen == {("take_event", True), ("take_message", True)}
 
 
-async def test_what_fails_after_the_handshake_is_the_loss_of_the_connection(
+async def test_a_failure_after_the_handshake_is_the_loss_of_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As libzmq tells of a message of CURVE that was tampered with, and then of the end."""
@@ -281,7 +281,7 @@ async def test_what_fails_after_the_handshake_is_the_loss_of_the_connection(
             assert await dealer.events() == [Lost([])]
 
 
-async def test_the_end_of_a_connection_in_its_handshake_is_a_failure_whatever_libzmq_tells(
+async def test_the_end_of_a_connection_in_its_handshake_is_a_failure_whatever_libzmq_reports(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nobody would connect again."""
@@ -307,7 +307,7 @@ def read_monitor(dealer: Dealer) -> list[Event]:
     """What has happened, as `events` returns it."""
     assert poll(sockets_of(dealer).monitor)
     dealer._read_monitor()
-    events, dealer._untold = dealer._untold, []
+    events, dealer._events = dealer._events, []
     return events
 
 
@@ -336,7 +336,7 @@ async def buffered(dealer: Dealer) -> AsyncIterator[tuple[SendBuffer, trio.Nurse
         nursery.cancel_scope.cancel()
 
 
-async def test_what_is_sent_in_one_pass_goes_out_in_order_and_together() -> None:
+async def test_messages_of_one_pass_are_sent_in_order_and_together() -> None:
     bodies = [b"%d" % number for number in range(100)]
     with plain_server(zmq.ROUTER) as (endpoint, server):
         async with connected(endpoint) as dealer, buffered(dealer) as (buffer, _):
@@ -400,7 +400,7 @@ def unpack(frames: Sequence[bytes]) -> tuple[int, list[list[bytes]]]:
     return pack
 
 
-async def test_what_is_sent_goes_out_though_nobody_runs_the_client_any_more() -> None:
+async def test_messages_are_sent_although_the_client_does_not_run_any_more() -> None:
     """As in a `finally` that is shielded: what runs the client was cancelled with its caller."""
     with plain_server(zmq.ROUTER) as (endpoint, server):
         async with connected(endpoint) as dealer, buffered(dealer) as (buffer, nursery):
@@ -439,7 +439,7 @@ async def test_a_send_does_not_put_the_reader_to_sleep_on_a_reply() -> None:
             assert received == [[b"", b"reply"]]
 
 
-async def test_a_connection_that_has_just_gone_is_no_error_of_who_sends(
+async def test_sending_on_a_connection_that_was_just_lost_is_not_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The socket may know it before the monitor has told: it takes nothing more."""
@@ -508,7 +508,7 @@ async def test_sockets_that_cannot_be_opened_again_end_the_client_and_do_not_hol
         assert caught.group_contains(OSError, match="no more descriptors")
 
 
-async def test_a_plain_rep_server_answers_and_is_never_told_of_a_cancel() -> None:
+async def test_a_plain_rep_server_answers_and_is_never_sent_a_cancel() -> None:
     seen: list[bytes] = []
 
     def serve(context: zmq.Context[zmq.Socket[bytes]]) -> None:
@@ -562,7 +562,7 @@ async def test_nothing_stays_behind(addr: str) -> None:
     "endpoint",
     ["", "tcp://", "tcp://*:5555", "tcp://127.0.0.1", "tcp://127.0.0.1:0", "inproc://x", "udp://x"],
 )
-async def test_what_is_no_servers_address(endpoint: str) -> None:
+async def test_an_invalid_address_of_a_server_is_refused(endpoint: str) -> None:
     with pytest.raises(trioreq.EndpointError, match="write it as"):
         async with trioreq.open_client(endpoint):
             pass

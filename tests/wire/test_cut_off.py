@@ -67,7 +67,7 @@ ON_IPC = (  # where the kernel does not say when something has come
 @pytest.mark.parametrize("mechanism", SERVERS)
 @pytest.mark.parametrize("excess", [1, 10 * SIZE, 3_000_000])
 @pytest.mark.parametrize("before", [0, 1], ids=["at once", "after a request"])
-async def test_who_sends_a_frame_that_is_too_large_is_logged(
+async def test_a_client_that_sends_a_frame_that_is_too_large_is_logged(
     mechanism: str,
     excess: int,
     before: int,
@@ -175,7 +175,7 @@ async def test_a_failed_handshake_is_not(
     [(b"PUSH", b""), (b"DEALER", b"x" * SIZE)],
     ids=["type", "routing id"],
 )
-async def test_a_handshake_that_fails_late_is_told_once(
+async def test_a_handshake_that_fails_late_is_logged_once(
     kind: bytes, routing_id: bytes, addr: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The peer has all that the server sends in a handshake, which so looks as if it were over."""
@@ -193,7 +193,7 @@ async def test_a_handshake_that_fails_late_is_told_once(
 
 
 @pytest.mark.parametrize("mechanism", SERVERS)
-async def test_who_is_refused_is_not(
+async def test_a_refused_connection_is_not_logged(
     mechanism: str, clients: Clients, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def nobody(_: trioreq.Applicant) -> None:

@@ -27,7 +27,7 @@ async def refused(addr: object) -> str:
 
 
 @pytest.mark.parametrize("addr", ["tcp://127.0.0.1:0", "tcp://127.0.0.1:*", "tcp://*:0"])
-async def test_a_free_port_is_chosen_and_told(addr: str, clients: Clients) -> None:
+async def test_a_free_port_is_chosen_and_reported(addr: str, clients: Clients) -> None:
     async with serving(Worker(), addr) as server:
         (endpoint,) = server.endpoints
         assert re.fullmatch(r"tcp://[\d.]+:[1-9]\d+", endpoint)
@@ -77,7 +77,7 @@ async def test_ipv6(clients: Clients) -> None:
         ([], "at least one"),
     ],
 )
-async def test_what_cannot_be_served_is_refused_with_advice(addr: object, says: str) -> None:
+async def test_an_invalid_address_is_refused_with_advice(addr: object, says: str) -> None:
     assert says in await refused(addr)
 
 
@@ -86,7 +86,7 @@ async def test_an_address_in_use_is_refused() -> None:
         assert "in use" in await refused(server.endpoints[0])
 
 
-async def test_a_stale_ipc_file_is_taken_over_and_a_living_one_is_not(
+async def test_a_stale_ipc_file_is_taken_over_and_that_of_a_live_server_is_not(
     tmp_path: Path, clients: Clients
 ) -> None:
     path = tmp_path / "socket"
@@ -117,7 +117,9 @@ async def test_a_path_that_is_chosen_is_absolute_and_removed(
     assert not any(path.parent.exists() for path in paths)
 
 
-async def test_no_room_for_a_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_path_without_room_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     assert "make it first" in await refused("ipc://*")
     long = tmp_path / ("x" * 100)
@@ -127,7 +129,7 @@ async def test_no_room_for_a_path_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(await trio.Path(long).iterdir())
 
 
-async def test_a_living_server_with_a_full_backlog_is_alive(tmp_path: Path) -> None:
+async def test_a_live_server_with_a_full_backlog_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
         busy.bind(str(path))
@@ -157,7 +159,7 @@ async def test_the_first_addresses_are_given_back_if_a_later_one_fails(tmp_path:
     assert not path.exists()
 
 
-def test_what_has_no_advice_has_the_systems_words() -> None:
+def test_errors_without_advice_have_the_systems_text() -> None:
     assert "Too many open files" in endpoints.explain("tcp://x", errno.EMFILE)
 
 

@@ -141,7 +141,7 @@ async def test_client_crash_keeps_its_promises() -> None:
     assert without_figures(out) == without_figures(shown)
 
 
-async def test_client_crash_tells_when_a_promise_is_broken(
+async def test_client_crash_reports_a_broken_guarantee(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     demo = runpy.run_path(str(EXAMPLES / "client_crash.py"))["Demo"]()
@@ -253,7 +253,7 @@ def figures(text: str, out: str) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["killed", "unread", "stranger", "blocked"])
-async def test_orphaned_replies_prints_what_the_page_shows(name: str) -> None:
+async def test_orphaned_replies_prints_the_output_on_the_page(name: str) -> None:
     """The page has the output, but for the figures, to the letter."""
     (shown,) = (block for block in crashed_client("text") if block.startswith(f"{name}: "))
     async with example("orphaned_replies.py", name, patience=60) as program:
@@ -289,7 +289,7 @@ def test_orphaned_replies_is_run_as_the_page_says() -> None:
 
 
 @pytest.mark.slow
-async def test_curve_lets_in_whose_key_is_there() -> None:
+async def test_curve_accepts_clients_whose_key_is_there() -> None:
     code, out, err = await run("curve.py")
     assert code == 0
     refused_mallory, evicted_alice, *refused_alice = err.splitlines()  # the server's warnings

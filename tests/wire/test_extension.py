@@ -246,7 +246,7 @@ assert not trioreq.__compiled__
 
 
 @pytest.mark.parametrize("error", ["ImportError", "ModuleNotFoundError"])
-def test_the_log_tells_why_it_is_not_used(error: str) -> None:
+def test_the_log_has_the_reason_why_it_is_not_used(error: str) -> None:
     script = BROKEN.format(error=f"{error}('libzmq is nowhere', name='zmq')")
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

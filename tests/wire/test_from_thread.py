@@ -18,7 +18,7 @@ from harness.clients import Clients
 pytestmark = pytest.mark.slow
 
 
-async def test_what_would_outlive_the_request_is_refused(clients: Clients) -> None:
+async def test_functions_that_outlive_the_request_are_refused(clients: Clients) -> None:
     called: list[str] = []
 
     def handler(request: trioreq.Request) -> bytes:

@@ -58,7 +58,7 @@ async def test_g2_a_late_message_is_not_taken_for_the_next_holders_of_its_descri
     assert not worker.log.entries
 
 
-async def test_g2_a_reply_that_is_ready_looks_who_has_the_routing_id_now(
+async def test_g2_the_holder_of_the_routing_id_is_checked_when_a_reply_is_handed_over(
     addr: str, clients: Clients, handed_over: list[bytes]
 ) -> None:
     """The old client has gone and the new one come while the loop was busy.
@@ -172,7 +172,7 @@ async def test_g5_memory_and_descriptors_are_given_back(
         assert stats.replies_sent + stats.replies_dropped == stats.replied
 
 
-async def test_g6_connections_are_accepted_however_long_nobody_looks_at_the_monitor() -> None:
+async def test_g6_connections_are_accepted_however_long_the_monitor_is_not_read() -> None:
     async with serving(Worker()) as server:
         host, _, port = server.endpoints[0].removeprefix("tcp://").partition(":")
         for _ in range(3000):  # the loop is held up; libzmq's I/O thread must not be
@@ -181,7 +181,7 @@ async def test_g6_connections_are_accepted_however_long_nobody_looks_at_the_moni
         await until(lambda: gone(server))
 
 
-async def test_g6_no_client_holds_up_another(
+async def test_g6_no_client_delays_another(
     addr: str, peer: ClientProcess, clients: Clients
 ) -> None:
     """One floods and never reads, one is stopped, one fills all turns: others are answered."""
@@ -279,7 +279,9 @@ async def test_g6_what_admission_leaves_in_the_router_is_read(addr: str) -> None
                 await until(lambda: server.statistics().requests == 8 * (many + 1))
 
 
-async def test_ipc_tells_who_asks(peer: ClientProcess, tmp_path: object) -> None:
+async def test_ipc_reports_the_user_and_process_of_a_client(
+    peer: ClientProcess, tmp_path: object
+) -> None:
     seen: list[trioreq.Peer] = []
 
     async def handler(request: trioreq.Request) -> bytes:
@@ -295,7 +297,7 @@ async def test_ipc_tells_who_asks(peer: ClientProcess, tmp_path: object) -> None
     assert seen[0].socket_type == "REQ"
 
 
-async def test_g6_what_comes_while_the_loop_takes_what_is_done_is_read(
+async def test_g6_messages_that_arrive_while_requests_are_answered_are_read(
     addr: str, clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def handler(request: trioreq.Request) -> bytes:

@@ -172,7 +172,7 @@ async def test_the_wrong_key_of_the_server_is_counted_and_logged(
 
 
 @pytest.mark.parametrize("bytes_", [command(b"INITIATE"), command(b"PING", b"\0\0")], ids=repr)
-async def test_a_command_out_of_turn_is_counted_and_logged(
+async def test_a_command_out_of_order_is_counted_and_logged(
     addr: str, bytes_: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(Worker(), addr) as server:
@@ -217,7 +217,7 @@ async def test_a_health_check_is_counted_and_not_warned_of(
     assert len(failures(caplog, logging.DEBUG)) == 20
 
 
-async def test_who_closes_after_a_part_of_the_handshake_is_logged(
+async def test_a_peer_that_closes_during_the_handshake_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with serving(Worker()) as server:
@@ -230,7 +230,7 @@ async def test_who_closes_after_a_part_of_the_handshake_is_logged(
     assert Failure.BROKEN_OFF.value in line
 
 
-async def test_who_is_accepted_refused_or_closed_by_the_server_is_not_counted(
+async def test_accepted_refused_and_evicted_connections_are_not_counted(
     clients: Clients, addr: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def admit(applicant: trioreq.Applicant) -> str | None:

@@ -109,7 +109,7 @@ async def test_not_while_requests_are_answered(
     assert not uses.exposed
 
 
-async def test_not_before_it_can_be_told_to_end() -> None:
+async def test_ctrl_c_does_not_interrupt_the_start_of_the_server() -> None:
     protected = []
 
     class Handler(logging.Handler):
@@ -131,7 +131,7 @@ async def test_not_before_it_can_be_told_to_end() -> None:
     assert protected == [True]
 
 
-async def test_not_while_a_client_is_told_that_its_time_is_up_nor_at_the_end(
+async def test_ctrl_c_does_not_interrupt_replies_to_timeouts_or_at_the_shutdown(
     uses: Uses, clients: Clients
 ) -> None:
     worker = Worker()
@@ -149,7 +149,7 @@ async def test_not_while_a_client_is_told_that_its_time_is_up_nor_at_the_end(
     assert not uses.exposed
 
 
-async def test_not_while_somebody_is_let_in_nor_while_he_is_thrown_out(
+async def test_ctrl_c_does_not_interrupt_an_accept_or_an_eviction(
     uses: Uses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def admit(_: trioreq.Applicant) -> str:
@@ -238,7 +238,9 @@ trio.run(main)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("word", "timeout"), [("shutting-down", 1000), ("timed-out", 1)])
-async def test_each_client_has_its_own_word_and_the_server_ends(word: str, timeout: float) -> None:
+async def test_each_client_gets_its_own_error_and_the_server_ends(
+    word: str, timeout: float
+) -> None:
     """With one Ctrl-C for the end, and another in the midst of the last words."""
     with trio.fail_after(20):  # and killed
         process = await trio.run_process(

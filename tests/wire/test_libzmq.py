@@ -106,7 +106,7 @@ def wait_until_gone(stock: Stock, routing_id: bytes) -> None:
 
 
 @pytest.mark.slow
-def test_accepted_is_in_the_monitor_before_the_gate_is_asked(stock: Stock) -> None:
+def test_accepted_is_in_the_monitor_before_the_zap_request(stock: Stock) -> None:
     for number in range(1, 301):
         with RawPeer(stock.endpoint) as peer:
             peer.ask()
@@ -264,7 +264,7 @@ def test_each_accepted_has_one_disconnected(addr: str, life: Callable[[RawPeer],
         assert stock.events[2][1] == stock.events[3][1]
 
 
-def test_whom_the_gate_refuses_has_one_disconnected_and_says_nothing(stock: Stock) -> None:
+def test_a_refused_connection_has_one_disconnected_and_no_message(stock: Stock) -> None:
     with RawPeer(stock.endpoint) as peer:
         peer.ask()
         assert stock.gate.poll(LIMIT_MS)
@@ -281,7 +281,7 @@ def test_whom_the_gate_refuses_has_one_disconnected_and_says_nothing(stock: Stoc
     assert [event for event, _ in stock.events] == [ACCEPTED, DISCONNECTED] * 2
 
 
-def test_who_is_put_off_hears_nothing_until_its_time_is_up(addr: str) -> None:
+def test_a_postponed_client_is_sent_nothing_until_its_handshake_times_out(addr: str) -> None:
     """Status 300: neither an error nor an end, before the time for a handshake is over."""
     with open_stock(addr, HANDSHAKE_IVL=300) as stock, RawPeer(stock.endpoint) as peer:
         peer.ask()
@@ -368,7 +368,7 @@ def test_a_message_names_the_descriptor_of_its_connection(stock: Stock) -> None:
 
 
 @pytest.mark.slow
-def test_properties_ride_on_every_frame_of_every_message(stock: Stock, clients: Clients) -> None:
+def test_every_frame_of_every_message_has_the_properties(stock: Stock, clients: Clients) -> None:
     """On the second frame of what the ROUTER reads, and on all after it."""
     senders = [clients.connect(stock.endpoint, zmq.DEALER).raw for _ in range(2)]
     stock.serve_until(lambda: stock.answered == 2)
@@ -394,7 +394,7 @@ def test_properties_ride_on_every_frame_of_every_message(stock: Stock, clients: 
     assert address == ("127.0.0.1" if stock.endpoint.startswith("tcp") else expected)
 
 
-def test_a_peer_cannot_forge_the_gates_properties(tcp: Stock) -> None:
+def test_a_peer_cannot_forge_the_properties_of_the_zap_handler(tcp: Stock) -> None:
     with RawPeer(tcp.endpoint) as peer:
         forged = [
             (TESTED.encode(), b"9"),
@@ -415,7 +415,7 @@ def test_a_peer_cannot_forge_the_gates_properties(tcp: Stock) -> None:
     assert part.get(zmq.SRCFD) == tcp.events[0][1]
 
 
-def test_a_peer_need_not_say_its_socket_type(tcp: Stock) -> None:
+def test_a_peer_need_not_announce_its_socket_type(tcp: Stock) -> None:
     """Then its messages have none; nor does libzmq take one that does not fit a ROUTER."""
     with RawPeer(tcp.endpoint) as peer:
         peer.send(GREETING + ready([]))
@@ -435,7 +435,7 @@ def test_a_peer_need_not_say_its_socket_type(tcp: Stock) -> None:
         pytest.param(GREETING + ready(DEALER) + message(b"hello"), id="before the answer"),
     ],
 )
-def test_nobody_speaks_unasked(tcp: Stock, spoken: bytes) -> None:
+def test_a_peer_sends_nothing_before_the_handshake_is_over(tcp: Stock, spoken: bytes) -> None:
     """Old protocols know no gate, and a peer may be too quick for it: both are cut off."""
     with RawPeer(tcp.endpoint) as early:
         early.send(spoken)
@@ -462,7 +462,7 @@ def test_automatic_routing_ids_start_with_zero_and_are_unique(
     assert {(routing_id[0], len(routing_id)) for routing_id in stock.routing_ids} == {(0, 5)}
 
 
-async def test_ipc_tells_user_group_and_process_of_the_peer(
+async def test_ipc_reports_user_group_and_process_of_the_peer(
     peer: ClientProcess, tmp_path: Path
 ) -> None:
     with open_stock(f"ipc://{tmp_path}/socket") as stock:
@@ -478,7 +478,7 @@ async def test_ipc_tells_user_group_and_process_of_the_peer(
 
 
 @pytest.mark.parametrize("end", [b"", GARBAGE], ids=["close", "garbage"])
-def test_what_was_said_is_delivered_after_disconnected(stock: Stock, end: bytes) -> None:
+def test_messages_are_delivered_after_disconnected(stock: Stock, end: bytes) -> None:
     with RawPeer(stock.endpoint) as peer:
         let_in(stock, peer)
         peer.send(b"".join(message(b"", b"%d" % number) for number in range(20)) + end)
@@ -511,7 +511,7 @@ async def test_a_stopped_peer_is_disconnected_by_the_heartbeat(
         assert stock.count(DISCONNECTED) == 1
 
 
-def test_a_send_to_one_who_is_gone_fails_at_the_first_frame(stock: Stock) -> None:
+def test_a_send_to_a_closed_connection_fails_at_the_first_frame(stock: Stock) -> None:
     with RawPeer(stock.endpoint) as gone, RawPeer(stock.endpoint) as here:
         let_in(stock, gone)
         gone.send(message(b"", b"hello"))
@@ -526,7 +526,7 @@ def test_a_send_to_one_who_is_gone_fails_at_the_first_frame(stock: Stock) -> Non
         assert here.read_frame() == b"whole"
 
 
-def test_a_send_to_one_whose_queue_is_full_fails_at_the_first_frame(addr: str) -> None:
+def test_a_send_to_a_full_queue_fails_at_the_first_frame(addr: str) -> None:
     with open_stock(addr, SNDHWM=2) as stock, RawPeer(stock.endpoint) as full:
         let_in(stock, full)
         full.send(message(b"", b"hello"))
@@ -547,7 +547,7 @@ def test_a_send_to_one_whose_queue_is_full_fails_at_the_first_frame(addr: str) -
             assert other.read_frame() == b"whole"
 
 
-def test_a_second_connection_under_a_taken_routing_id_gets_nothing_of_the_firsts(
+def test_a_second_connection_with_a_routing_id_in_use_gets_no_messages_of_the_first(
     stock: Stock,
 ) -> None:
     """Nor is it heard, ever: libzmq ignores it."""
@@ -600,7 +600,7 @@ def told(addr: str) -> Iterator[Stock]:
     ],
     ids=["mechanism", "command", "silence", "greeting"],
 )
-def test_why_a_handshake_failed_is_told_just_before_its_disconnect(
+def test_the_reason_of_a_failed_handshake_is_reported_just_before_the_disconnect(
     told: Stock, bytes_: bytes, event: int, values: set[int]
 ) -> None:
     """Though others come and go at the same time, and fail otherwise."""
@@ -628,14 +628,16 @@ def test_why_a_handshake_failed_is_told_just_before_its_disconnect(
     [b"GET / HTTP/1.1\r\n\r\n", SIGNATURE + b"\x01", GREETING + ready([(b"Socket-Type", b"SUB")])],
     ids=["HTTP", "ZMTP 2", "SUB"],
 )
-def test_some_failures_are_told_by_the_disconnect_alone(told: Stock, bytes_: bytes) -> None:
+def test_some_failed_handshakes_are_reported_only_by_the_disconnect(
+    told: Stock, bytes_: bytes
+) -> None:
     with RawPeer(told.endpoint) as peer:
         peer.send(bytes_ + bytes(64))
         told.serve_until(lambda: told.count(DISCONNECTED) == 1)
     assert [kind for kind, _ in told.events] == [ACCEPTED, DISCONNECTED]
 
 
-def test_each_handshake_that_succeeds_is_told_before_its_messages(told: Stock) -> None:
+def test_each_successful_handshake_is_reported_before_its_messages(told: Stock) -> None:
     for number in range(1, 101):
         with RawPeer(told.endpoint) as peer:
             let_in(told, peer)
@@ -650,7 +652,7 @@ def test_each_handshake_that_succeeds_is_told_before_its_messages(told: Stock) -
 
 
 @pytest.mark.parametrize("code", [b"300", b"400", b"500"])
-def test_each_refusal_is_told_before_the_disconnect(told: Stock, code: bytes) -> None:
+def test_each_refusal_is_reported_before_the_disconnect(told: Stock, code: bytes) -> None:
     with RawPeer(told.endpoint) as peer:
         peer.ask()
         assert told.gate.poll(LIMIT_MS)
@@ -682,7 +684,7 @@ def test_a_monitor_without_a_high_water_mark_never_stalls_libzmq(stock: Stock) -
             stock.read_monitor()
 
 
-def test_a_send_eats_the_edge_and_events_still_tells(stock: Stock) -> None:
+def test_a_send_consumes_the_edge_and_events_still_reports_the_message(stock: Stock) -> None:
     """The descriptor tells of a message once, and it is not the reader that it tells."""
     with RawPeer(stock.endpoint) as peer:
         let_in(stock, peer)
@@ -707,7 +709,7 @@ def test_the_ipc_file_stays_when_its_socket_closes(tmp_path: Path) -> None:
     assert path.is_socket()
 
 
-def test_a_bind_takes_the_ipc_path_of_a_living_server(tmp_path: Path) -> None:
+def test_a_bind_takes_over_the_ipc_path_of_a_live_server(tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/socket"
     with open_stock(endpoint) as old, open_stock(endpoint) as new, RawPeer(endpoint) as peer:
         let_in(new, peer)

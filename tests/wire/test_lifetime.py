@@ -29,7 +29,7 @@ from trioreq._transport.server_sockets import LINGER, BoundSockets
 pytestmark = pytest.mark.slow
 
 
-async def test_a_client_that_does_not_read_holds_the_end_up_for_a_bounded_time(
+async def test_a_slow_client_delays_the_end_for_a_bounded_time(
     addr: str, peer: ClientProcess
 ) -> None:
     async def handler(request: trioreq.Request) -> bytes:

@@ -409,7 +409,9 @@ def test_in_c_an_error_while_a_message_becomes_python_objects_costs_that_message
         assert router.next()[:2] == (routing_id, [b"next"])
 
 
-def test_in_c_receive_from_refuses_what_is_not_from_a_router(in_c: Way, sockets: Sockets) -> None:
+def test_in_c_receive_from_refuses_messages_that_are_not_from_a_router(
+    in_c: Way, sockets: Sockets
+) -> None:
     pair = Pair(in_c, sockets)
     pair.sender.send([b"x"])
     with pytest.raises(zmq.ZMQError) as caught:

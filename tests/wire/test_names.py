@@ -245,7 +245,7 @@ async def test_an_address_where_the_handshake_fails_is_the_last_of_the_next_try(
         (socket.EAI_AGAIN, "the name 'wrong.test' cannot be looked up .*: does the name server"),
     ],
 )
-async def test_a_name_without_an_address_is_told(dns: Names, number: int, says: str) -> None:
+async def test_a_name_without_an_address_is_reported(dns: Names, number: int, says: str) -> None:
     """And is looked up again: a service may be given its name later than its clients start."""
     dns.errors["wrong.test"] = socket.gaierror(number, "as the system says")
     async with (
@@ -262,7 +262,7 @@ async def test_a_name_without_an_address_is_told(dns: Names, number: int, says: 
         assert await client.request(b"echo") == b"re:echo"
 
 
-async def test_no_thread_for_a_lookup_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lookup_without_a_thread_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -272,7 +272,7 @@ async def test_no_thread_for_a_lookup_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
-async def test_where_nobody_listens_the_addresses_are_told(dns: Names) -> None:
+async def test_without_a_listener_the_error_has_the_addresses(dns: Names) -> None:
     dns.addresses["both.test"] = ["::1", "127.0.0.1"]
     async with trioreq.open_client("tcp://both.test:1", connect_timeout=0.3) as client:
         with pytest.raises(
@@ -283,7 +283,7 @@ async def test_where_nobody_listens_the_addresses_are_told(dns: Names) -> None:
 
 
 @pytest.mark.slow
-async def test_a_name_server_that_is_silent_holds_nothing_up(dns: Names) -> None:
+async def test_a_name_server_that_does_not_answer_blocks_nothing(dns: Names) -> None:
     """As it does where libzmq looks names up (libzmq#2961, libzmq#3243)."""
     dns.silent.add("silent.test")
     with trio.fail_after(2):

@@ -67,6 +67,6 @@ async def test_connections_are_limited_and_on_ipc_all_count_as_one_users(
         ("", None, None),
     ],
 )
-def test_what_libzmq_tells_of_a_peer_on_ipc(address: str, uid: int | None, pid: int | None) -> None:
+def test_the_peer_of_an_ipc_address(address: str, uid: int | None, pid: int | None) -> None:
     peer = _peer(1, ("0", address, "REQ", "", ""))
     assert (peer.address, peer.uid, peer.pid) == (address, uid, pid)

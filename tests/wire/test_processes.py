@@ -106,7 +106,7 @@ async def test_a_killed_client_ends_a_call_into_c(reports: Reports) -> None:
     assert reports.rest() == []
 
 
-async def test_what_the_function_has_started_is_killed_too(reports: Reports) -> None:
+async def test_processes_that_the_function_has_started_are_killed_too(reports: Reports) -> None:
     async with working(One()) as (_, client), trio.open_nursery() as nursery:
         nursery.start_soon(client.request, b"spawn")
         text, _, worker = (await reports.next()).rpartition(" ")
@@ -116,7 +116,9 @@ async def test_what_the_function_has_started_is_killed_too(reports: Reports) -> 
     await gone(child)
 
 
-async def test_what_a_function_has_left_behind_ends_with_its_worker(reports: Reports) -> None:
+async def test_processes_that_a_function_has_left_running_end_with_its_worker(
+    reports: Reports,
+) -> None:
     async with working(One()) as (_, client):
         child = int(await client.request(b"leave"))
         assert psutil.pid_exists(child)
@@ -218,7 +220,9 @@ async def test_kills_leave_no_process_and_no_descriptor(reports: Reports) -> Non
 
 
 @pytest.mark.parametrize("how", ["cancelled", "shutdown"])
-async def test_what_is_deaf_is_killed_after_the_grace(reports: Reports, how: str) -> None:
+async def test_a_function_that_ignores_check_cancelled_is_killed_after_the_grace(
+    reports: Reports, how: str
+) -> None:
     async with working(One(grace=0.1)) as (server, client):
         if how == "cancelled":
             await gone(await give_up(client, b"deaf it", reports, "waits it"))
@@ -341,7 +345,9 @@ async def asynchronous(request: trioreq.Request) -> bytes:
         (asynchronous, "handler must be a plain function with ProcessWorkers"),
     ],
 )
-async def test_what_cannot_run_in_a_process_is_a_type_error(handler: Any, text: str) -> None:
+async def test_a_function_that_cannot_run_in_a_process_is_a_type_error(
+    handler: Any, text: str
+) -> None:
     with pytest.raises(TypeError, match=text):
         await trioreq.serve(handler, "tcp://127.0.0.1:0", workers=One())
 
@@ -498,7 +504,7 @@ async def test_signals_to_all_processes_reach_the_server_alone_and_a_drain_lets_
             assert server.process.returncode == 0
 
 
-async def test_what_is_printed_and_logged_reaches_the_servers_streams_in_whole_lines(
+async def test_output_and_log_lines_of_workers_reach_the_servers_streams_whole(
     program: list[str], tmp_path: Path
 ) -> None:
     many = 30

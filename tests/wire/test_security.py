@@ -87,7 +87,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 # Who is let in.
 
 
-async def test_who_is_on_the_list_is_known_by_name(addr: str, clients: Clients) -> None:
+async def test_a_client_on_the_allow_list_has_its_user_id(addr: str, clients: Clients) -> None:
     expected = f"alice {ALICE.public}".encode()
     async with serving(whoami, addr, curve=curve()) as server:
         (endpoint,) = server.endpoints
@@ -97,17 +97,17 @@ async def test_who_is_on_the_list_is_known_by_name(addr: str, clients: Clients) 
         assert server.statistics().refused == 0
 
 
-async def test_who_is_not_is_told_so(addr: str) -> None:
+async def test_a_client_off_the_allow_list_is_refused_with_the_reason(addr: str) -> None:
     async with serving(whoami, addr, curve=curve()) as server:
         async with trioreq.open_client(server.endpoints[0], curve=as_client(BOB)) as client:
-            with pytest.raises(trioreq.Refused, match="does not let this client in") as refused:
+            with pytest.raises(trioreq.Refused, match="refuses this client") as refused:
                 await client.request(b"")
             assert BOB.public in str(refused.value)
         stats = server.statistics()
         assert (stats.refused, stats.requests) == (1, 0)
 
 
-async def test_a_refused_client_comes_in_when_it_is_put_on_the_list(
+async def test_a_refused_client_is_accepted_when_its_key_is_added(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dealer, "RECONNECT_MOST", 0.01)
@@ -143,7 +143,7 @@ async def test_a_refused_client_comes_in_when_it_is_put_on_the_list(
     ],
     ids=["a server with CURVE, a client without", "the reverse", "a wrong key of the server"],
 )
-async def test_what_can_be_known_is_said(
+async def test_the_error_has_the_known_reason(
     addr: str,
     server_options: dict[str, Any],
     client_curve: trioreq.CurveClient | None,
@@ -159,7 +159,7 @@ async def test_what_can_be_known_is_said(
         assert server.statistics().requests == 0
 
 
-async def test_a_peer_cannot_say_who_it_is(clients: Clients) -> None:
+async def test_a_peer_cannot_set_its_own_user_id(clients: Clients) -> None:
     async with serving(whoami) as server:
         with RawPeer(server.endpoints[0]) as peer:
             forged = ((b"User-Id", b"alice"), (b"X-Trioreq-Key", ALICE.public.encode()))
@@ -173,7 +173,7 @@ async def test_a_peer_cannot_say_who_it_is(clients: Clients) -> None:
 # The guarantees, under CURVE.
 
 
-async def test_g1_g4_who_goes_is_seen_to_go(
+async def test_g1_g4_a_disconnect_is_detected(
     addr: str, clients: Clients, handed_over: list[bytes]
 ) -> None:
     worker = Worker()
@@ -208,7 +208,9 @@ async def test_g2_the_next_one_under_the_same_routing_id_gets_its_own(
         assert server.statistics().replies_dropped == 1
 
 
-async def test_g3_a_request_of_one_who_has_gone_is_not_started(addr: str, clients: Clients) -> None:
+async def test_g3_a_request_of_a_disconnected_client_is_not_started(
+    addr: str, clients: Clients
+) -> None:
     worker = Worker()
     async with serving(worker, addr, curve=curve()) as server:
         (endpoint,) = server.endpoints
@@ -226,7 +228,7 @@ async def test_g3_a_request_of_one_who_has_gone_is_not_started(addr: str, client
 # A key is taken out.
 
 
-async def test_who_is_taken_off_the_list_is_thrown_out(
+async def test_a_client_that_is_taken_off_the_allow_list_is_evicted(
     addr: str, clients: Clients, handed_over: list[bytes]
 ) -> None:
     worker = Worker()
@@ -250,7 +252,7 @@ async def test_who_is_taken_off_the_list_is_thrown_out(
     assert handed_over == [b"re:wait for bob"]
 
 
-async def test_the_connection_of_one_who_is_thrown_out_really_ends(
+async def test_the_connection_of_an_evicted_client_is_closed(
     addr: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dealer, "RECONNECT", 0.01)
@@ -284,7 +286,9 @@ def descriptors_after(endpoint: str) -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_a_plain_function_of_one_who_is_thrown_out_is_told(clients: Clients) -> None:
+async def test_check_cancelled_raises_in_a_plain_function_of_an_evicted_client(
+    clients: Clients,
+) -> None:
     worker = ThreadWorker()
     settings = curve()
     assert settings.allow is not None
@@ -296,7 +300,7 @@ async def test_a_plain_function_of_one_who_is_thrown_out_is_told(clients: Client
         await worker.log.wait("cancelled wait: disconnected")
 
 
-async def test_who_was_let_in_and_thrown_out_before_it_spoke_is_not_heard(
+async def test_a_client_evicted_before_its_first_message_is_not_served(
     addr: str, clients: Clients, answers: list[bytes]
 ) -> None:
     settings = curve()
@@ -315,7 +319,7 @@ async def test_who_was_let_in_and_thrown_out_before_it_spoke_is_not_heard(
     assert not worker.log.entries
 
 
-async def test_a_silent_one_who_is_put_back_before_it_speaks_is_heard(
+async def test_a_silent_client_whose_key_is_added_back_in_time_is_served(
     clients: Clients, answers: list[bytes]
 ) -> None:
     settings = curve()
@@ -328,7 +332,7 @@ async def test_a_silent_one_who_is_put_back_before_it_speaks_is_heard(
         assert await client.request(b"") == [f"alice {ALICE.public}".encode()]
 
 
-async def test_whose_key_is_another_users_now_has_to_come_in_anew(clients: Clients) -> None:
+async def test_a_client_whose_key_gets_another_user_id_must_reconnect(clients: Clients) -> None:
     settings = curve()
     assert settings.allow is not None
     async with serving(whoami, curve=settings) as server:
@@ -339,7 +343,7 @@ async def test_whose_key_is_another_users_now_has_to_come_in_anew(clients: Clien
         assert await client.request(b"") == [f"admin {ALICE.public}".encode()]
 
 
-async def test_a_key_file_that_is_removed_throws_its_owner_out(
+async def test_a_key_file_that_is_removed_evicts_its_client(
     clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(allow_list, "LOOK", 0.01)
@@ -471,7 +475,7 @@ async def test_admit_decides_about_addresses(addr: str, clients: Clients) -> Non
                     await ours.request(b"")
 
 
-async def test_a_slow_admit_holds_nobody_else_up(addr: str, clients: Clients) -> None:
+async def test_a_slow_admit_delays_no_other_client(addr: str, clients: Clients) -> None:
     decided = trio.Event()
 
     async def slow_for_bob(applicant: trioreq.Applicant) -> str:
@@ -494,7 +498,7 @@ async def test_a_slow_admit_holds_nobody_else_up(addr: str, clients: Clients) ->
         assert await bob.receive() == [f"somebody {BOB.public}".encode()]
 
 
-async def test_who_asks_while_another_is_answered_is_heard() -> None:
+async def test_a_zap_request_during_another_reply_is_answered() -> None:
     """An answer eats the edge of a question that has come meanwhile."""
     others: list[RawPeer] = []
     servers: list[trioreq.Server] = []
@@ -516,7 +520,7 @@ async def test_who_asks_while_another_is_answered_is_heard() -> None:
             others[0].close()
 
 
-async def test_who_goes_while_admit_decides_is_nobody(clients: Clients) -> None:
+async def test_a_client_that_disconnects_while_admit_decides_is_dropped(clients: Clients) -> None:
     """Nor does the next one on its descriptor get its name."""
     decided = trio.Event()
 
@@ -673,7 +677,7 @@ async def test_on_ipc_the_address_is_the_user(tmp_path: Path) -> None:
         assert server.statistics().refused == 1
 
 
-async def test_those_who_never_shake_hands_count_too(clients: Clients) -> None:
+async def test_connections_without_a_handshake_count_too(clients: Clients) -> None:
     async with serving(whoami, max_connections=5) as server:
         (endpoint,) = server.endpoints
         peers = [RawPeer(endpoint) for _ in range(10)]

@@ -79,7 +79,7 @@ async def ask(peer: zmq.Socket[bytes], body: bytes, timeout: float = 20) -> byte
 
 
 @pytest.mark.parametrize("mechanism", SIZES)
-async def test_the_second_of_two_that_claim_one_routing_id_is_told_apart_and_ended(
+async def test_the_second_connection_with_a_routing_id_in_use_is_evicted(
     mechanism: Mechanism,
     context: zmq.Context[zmq.Socket[bytes]],
     caplog: pytest.LogCaptureFixture,
@@ -170,7 +170,7 @@ async def test_a_first_message_that_takes_its_time_is_waited_for() -> None:
 @pytest.mark.parametrize("heartbeats", [False, True])
 @pytest.mark.parametrize("kind", [zmq.REQ, zmq.DEALER])
 @pytest.mark.parametrize("mechanism", SIZES)
-async def test_handshakes_and_heartbeats_take_what_the_guard_assumes(
+async def test_handshakes_and_heartbeats_have_the_sizes_that_the_guard_assumes(
     mechanism: Mechanism, kind: int, heartbeats: bool, context: zmq.Context[zmq.Socket[bytes]]
 ) -> None:
     sizes = SIZES[mechanism]

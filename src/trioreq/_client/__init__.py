@@ -1,1 +1,1 @@
-"""The client: requests of any number of tasks on one connection."""
+"""The client: any number of tasks send requests on one connection."""

@@ -41,16 +41,16 @@ class Client:
         Args:
             body: bytes, or an object with the buffer interface.
             timeout: Seconds to wait for the reply; None for the client's own timeout. If the
-                deadline of the cancel scopes around the call is earlier, the server is told that.
+                deadline of the cancel scopes around the call is earlier, that one is sent.
 
         Raises:
             ReplyError: The server answered with an error.
-            RequestTimeout: The time was up.
+            RequestTimeout: There was no reply in time.
             NotConnected: There was no connection in time; nothing was sent. The message says what
                 to check.
-            Refused: The server does not let this client in; nothing was sent.
-            ConnectionLost: The connection broke, and there are no retries left.
-            UnexpectedReply: The reply has several frames; `request_multipart` takes those.
+            Refused: The server refuses this client; nothing was sent.
+            ConnectionLost: The connection was lost, and there are no retries left.
+            UnexpectedReply: The reply has several frames; use `request_multipart`.
             trio.ClosedResourceError: The client is closed.
         """
         frames = (body,) if type(body) is bytes else (wire.frame("body", body),)
@@ -71,15 +71,15 @@ class Client:
     ) -> list[bytes | Exception]:
         """Send many requests of one frame each, and wait for all of their replies.
 
-        It does what `in_flight` tasks would do that take one body after the other and call
-        `request`, with fewer wake-ups. Each request ends on its own: one that has no reply has the
-        error that `request` would have raised in its place.
+        It works like `in_flight` tasks that take one body after the other and call `request`, with
+        fewer wake-ups. Each request ends on its own: the result of one that fails is the exception
+        that `request` would have raised.
 
         Args:
-            bodies: What to send: bytes, or objects with the buffer interface. It must be finite;
-                each is taken when there is room for it.
-            in_flight: How many may wait for a reply at once. A server refuses those that it
-                neither runs nor queues (1000 of a client, by default) as ``overloaded``.
+            bodies: The bodies: bytes, or objects with the buffer interface. The iterable must be
+                finite; a body is taken when fewer than `in_flight` requests are in flight.
+            in_flight: Maximum requests in flight. A server refuses those that it neither runs
+                nor queues (1000 of a client, by default) as ``overloaded``.
             timeout: Seconds to wait for each reply; None for the client's own timeout. The deadline
                 of the cancel scopes around the call holds too, as in `request`.
 
@@ -107,7 +107,7 @@ class Client:
         deadline = trio.current_effective_deadline()
         if seconds is not None:
             deadline = min(deadline, trio.current_time() + seconds)
-        if deadline == math.inf:  # a scope that never ends costs a fifth of a request
+        if deadline == math.inf:  # a cancel scope costs a fifth of a request
             return self._attempts(SingleRequest(self._multiplexer, body, math.inf, math.inf))
         return self._reply_by(deadline, body)
 
@@ -117,8 +117,8 @@ class Client:
     async def _reply_by(self, deadline: float, body: Frames) -> Frames:
         seconds = deadline - trio.current_time()
         request = SingleRequest(self._multiplexer, body, deadline, seconds)
-        # Also if the deadline is that of the caller's scope, which may be put off meanwhile: the
-        # server stops at the one that it was told, and sends nothing.
+        # Also if the deadline is the caller's, which may be moved back meanwhile: the server
+        # cancels the request at the deadline that was sent, and then sends nothing.
         with trio.move_on_at(deadline):
             return await self._attempts(request)
         raise self._multiplexer.out_of_time(request)

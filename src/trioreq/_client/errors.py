@@ -1,4 +1,4 @@
-"""What is raised for a request that has no reply, or none that fits. Pure."""
+"""The exceptions of requests that fail. Pure."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from . import states
 
 
 def not_connected(endpoint: str, state: states.State, seconds: float) -> NotConnected | Refused:
-    """There was no connection in so many seconds: the state says why."""
+    """There was no connection within some seconds. The state says why."""
     match state:
         case states.Refused(reason=reason):
             return Refused(f"{endpoint}: {reason}")
         case states.Connecting(hint=hint) | states.Handshaking(hint=hint):
             return NotConnected(f"no connection to {endpoint} in {round(seconds, 3):g} s: {hint}")
-        case _:  # there is one now
+        case _:  # it has just connected
             return NotConnected(f"no connection to {endpoint} in {round(seconds, 3):g} s")
 
 
 def connection_lost(endpoint: str) -> ConnectionLost:
-    """The connection broke under a request."""
+    """The connection was lost while a request was in flight."""
     return ConnectionLost(
         f"the connection to {endpoint} broke; whether the request was done is unknown"
     )

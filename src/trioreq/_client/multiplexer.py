@@ -1,10 +1,9 @@
 """Many requests on one connection: a client's pending requests, and the state of its connection.
 
 Each request has a correlation; replies come in any order. A request ends with its reply, with the
-loss of the connection, or with its caller, who runs out of time or is cancelled. In the last case
-the server is sent a cancel, if it speaks the header: a plain REP server would take that for a
-request. A server says whether it does when it is asked, and in every reply; until then, cancels
-wait.
+loss of the connection, or when its caller times out or is cancelled. In the last case a cancel is
+sent, if the server speaks the header: a plain REP server would take it for a request. A server says
+whether it does in its hello, and in every reply; until then, cancels wait.
 
 All state changes in synchronous code, never across a checkpoint.
 """
@@ -29,13 +28,13 @@ from .states import Closed, Connected, Connecting, Negotiation, Refused, State, 
 
 
 class PendingRequest(Protocol):
-    """A request, through all its attempts. Each attempt that is sent ends with one call.
+    """A request, through all its attempts. Each attempt ends with one call of a method.
 
     Attributes:
         body: The frames to send.
         deadline: When its caller stops waiting for it, in trio's time; infinity for never.
-        seconds: The time from when it was made to that.
-        correlation: What `Multiplexer.send` has returned for the last attempt; 0 before the first.
+        seconds: The time between its creation and the deadline.
+        correlation: The one that `Multiplexer.send` returned last; 0 before the first attempt.
     """
 
     body: Frames
@@ -54,8 +53,8 @@ class Multiplexer:
     """The pending requests of one client, and the state of its connection.
 
     Args:
-        line: What carries the messages.
-        endpoint: What errors call the server.
+        line: Carries the messages.
+        endpoint: The server's name in errors.
         connect_timeout: Seconds that a request waits for a connection; infinity for no limit.
     """
 
@@ -86,7 +85,7 @@ class Multiplexer:
         return ClientStatistics(**self._counts | {"in_flight": len(self._pending)})
 
     async def run(self) -> None:
-        """Follow the connection, and take what comes on it, until cancelled."""
+        """Handle the events and messages of the connection, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._buffer.keep_flushing)
             nursery.start_soon(self._keep_receiving)
@@ -98,7 +97,7 @@ class Multiplexer:
             for frames in await self.line.receive():
                 self.take_message(frames)
 
-    @trio.lowlevel.enable_ki_protection  # so must an event
+    @trio.lowlevel.enable_ki_protection  # an event must be handled too
     async def _follow_connection(self) -> NoReturn:
         while True:
             for event in await self.line.events():
@@ -122,6 +121,7 @@ class Multiplexer:
         negotiation = state.negotiation
         self._correlation += 1
         correlation = on_wire = self._correlation
+        # One request at a time asks for a hello: a REP server answers, and does not send one.
         if negotiation.speaks_header is None and negotiation.asked_by not in self._pending:
             negotiation.asked_by = correlation
             on_wire |= wire.WANTS_HELLO
@@ -145,7 +145,7 @@ class Multiplexer:
             self._cancel(request.correlation, state.negotiation)
 
     def _cancel(self, correlation: int, negotiation: Negotiation) -> None:
-        """Send a cancel, as soon as the server is known to speak the header, if it does."""
+        """Send a cancel now, or when it is known that the server speaks the header."""
         if negotiation.speaks_header:
             header = wire.HEADER.pack(wire.MAGIC, wire.CANCEL, correlation, 0)
             self._buffer.append((header, wire.DELIMITER, b""), negotiation.max_pack_size)
@@ -173,7 +173,7 @@ class Multiplexer:
         return errors.not_connected(self._endpoint, state, self._connect_timeout)
 
     def out_of_time(self, request: PendingRequest) -> Exception:
-        """The error of a request whose own time is up."""
+        """The error of a request that has timed out."""
         if request.correlation:
             return errors.timed_out(self._endpoint, request.seconds)
         return errors.not_connected(self._endpoint, self.state, request.seconds)
@@ -212,11 +212,13 @@ class Multiplexer:
             self._learn(state.negotiation, speaks_header=header.left == wire.SPEAKS)
         if header.left == wire.SPEAKS and header.correlation == wire.WANTS_HELLO:
             self._use_packs(packs.max_size_untrusted(body))
-            return  # that was the hello
+            return  # it is the hello
         request = self._pending.pop(header.correlation & wire.CORRELATION, None)
         if request is None:
             self._counts["stale"] += 1
-        elif header.kind == wire.OK or header.left != wire.SPEAKS:  # an echo reports no error
+        elif (
+            header.kind == wire.OK or header.left != wire.SPEAKS
+        ):  # a plain echo server sends the header back
             self._counts["replied"] += 1
             request.replied(body)
         else:
@@ -241,9 +243,9 @@ class Multiplexer:
         if isinstance(self._state.value, Closed):
             raise trio.ClosedResourceError("the client is closed")
 
-    @trio.lowlevel.enable_ki_protection  # no pending request may be left out
+    @trio.lowlevel.enable_ki_protection  # an interrupt must not leave a request pending
     def close(self) -> None:
-        """Take no more requests, and fail those that are pending or wait for a connection."""
+        """Accept no more requests; fail those that are pending or wait for a connection."""
         self._state.value = Closed()
         self._fail_all(lambda: trio.ClosedResourceError("the client was closed"))
 
@@ -255,8 +257,8 @@ class Multiplexer:
 
 
 def _ends_wait(state: State, _: State) -> bool:
-    """Whether a state wakes those who wait for a connection.
+    """Whether a state wakes the tasks that wait for a connection.
 
-    It is one function, since AsyncValue asks each predicate once, for all who wait with it.
+    It is one function, since AsyncValue calls each predicate once for all tasks that wait with it.
     """
     return isinstance(state, Connected | Refused | Closed)

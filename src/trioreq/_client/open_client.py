@@ -38,34 +38,34 @@ async def open_client(
     max_message_size: int = 16 * 1024 * 1024,
     curve: CurveClient | None = None,
 ) -> AsyncIterator[Client]:
-    """Open a client of one server. Leaving the block closes it, and cancels what is in flight.
+    """Open a client of one server. Leaving the block closes it, and cancels the requests in flight.
 
-    The server is one of trioreq's, a REP socket, or any ROUTER that sends an envelope back as it
-    came. The client connects in the background, and connects again when the connection is lost. A
-    request waits for the connection.
+    The server is a trioreq server, a REP socket, or any ROUTER that sends envelopes back unchanged.
+    The client connects in the background, and connects again when the connection is lost. Requests
+    wait for the connection.
 
     Args:
-        endpoint: Where the server is: ``tcp://127.0.0.1:5555``, ``tcp://db.example:5555``,
-            ``ipc:///run/my-service.sock``. A host name is looked up for each try to connect, and
-            all of its addresses are tried.
+        endpoint: The server's address: ``tcp://127.0.0.1:5555``, ``tcp://db.example:5555``,
+            ``ipc:///run/my-service.sock``. A host name is resolved for each attempt to
+            connect, and all of its addresses are tried.
         timeout: Seconds that a request may take; None for no limit but the deadline of the cancel
-            scopes around the call. The earlier of both goes with the request, and the server stops
-            working on it then.
-        retries: How often a request is sent again after the connection broke under it. The
-            server may do its work twice then: use it only where that does no harm.
+            scopes around the call. The earlier of both is sent with the request, and the server
+            cancels it then.
+        retries: How often a request is sent again after its connection was lost. The work may be
+            done twice then: use it only where that does no harm.
         connect_timeout: Seconds that a request waits for a connection, the first or a later one;
-            None for as long as it has.
-        heartbeat: Seconds in which a server that is stopped or cut off is noticed; None sends
+            None for no limit.
+        heartbeat: Seconds after which a server that is stopped or cut off is detected; None sends
             no heartbeats.
-        max_message_size: Bytes that a frame of a reply may have; more breaks the connection. At
-            least 41, and 135 with CURVE, for the handshake.
-        curve: The server's key and the client's own, for a server that wants CURVE.
+        max_message_size: Bytes that a frame of a reply may have; a larger one closes the
+            connection. At least 41, and 135 with CURVE, for the handshake.
+        curve: The server's key and the client's own keys, for a server that requires CURVE.
 
     Raises:
         EndpointError: The endpoint is not an address that can be connected to.
         TypeError: An option is of the wrong type.
         ValueError: An option is out of its range.
-        RuntimeError: It is not trio that runs it.
+        RuntimeError: It does not run in trio.
 
     Example:
         >>> async def main():
@@ -85,7 +85,7 @@ async def open_client(
     line: Line
     if isinstance(endpoint, Network):
         if curve is not None:
-            raise ValueError("curve must be None on a network in memory")
+            raise ValueError("curve must be None with a Network")
         line = endpoint.line(heartbeat=heartbeat, max_message_size=max_message_size)
     else:
         check_endpoint("endpoint", endpoint)
@@ -95,7 +95,7 @@ async def open_client(
     )
     try:
         async with open_own_nursery() as nursery:
-            # A request in the block that is shielded needs the client when the block is cancelled.
+            # Shielded, since a shielded request in the block needs the client after a cancel.
             background = trio.CancelScope(shield=True)
             nursery.start_soon(_run_in, background, multiplexer)
             try:

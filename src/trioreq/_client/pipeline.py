@@ -1,7 +1,7 @@
 """Many requests of one task: `Client.request_many`.
 
-One task sends them all, and is woken once for all replies that came together. Where each request
-has a task of its own, waking that task costs as much as all the rest of the request.
+One task sends all of them, and is woken once for all replies that arrive together. With a task for
+each request, the wake-up of that task costs as much as the rest of the request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Result = bytes | Exception
 
 
 class _PipelinedRequest:
-    """One of them; a `PendingRequest`."""
+    """A `PendingRequest` of a pipeline."""
 
     __slots__ = ("_pipeline", "body", "correlation", "deadline", "place", "retried", "seconds")
 
@@ -53,14 +53,14 @@ class _PipelinedRequest:
 
 
 class Pipeline:
-    """Requests that are taken one after the other, so many that some are always in flight.
+    """Takes requests one after the other, and keeps up to `in_flight` of them in flight.
 
     Args:
-        multiplexer: What sends them.
-        in_flight: How many may be, at the most.
-        timeout: Seconds that each has from when it is taken, if the caller's own deadline is not
+        multiplexer: Sends them.
+        in_flight: Maximum requests in flight.
+        timeout: Seconds for each from when it is taken, if the caller's own deadline is not
             earlier; None for no limit.
-        retries: How often each is sent again after the connection broke under it.
+        retries: How often each is sent again after its connection was lost.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class Pipeline:
         self._retries = retries
         self._results: list[Result] = []
         self._deadline = -math.inf  # of the request that was taken last
-        # Each of these is in the order of the deadlines.
+        # Each of these is ordered by deadline, so the first one times out first.
         self._unsent: deque[_PipelinedRequest] = deque()
         self._sent: dict[_PipelinedRequest, None] = {}
-        self._lost: list[_PipelinedRequest] = []  # with the connection; to be sent again
+        self._lost: list[_PipelinedRequest] = []  # their connection was lost; to be sent again
         self._parked: trio.lowlevel.Task | None = None
 
     async def run(self, bodies: Iterable[bytes]) -> list[Result]:
-        """Send them all; returns the result of each, in the order of the bodies."""
+        """Send all of them; returns the result of each, in the order of the bodies."""
         await trio.lowlevel.checkpoint()
         left = iter(bodies)
         try:
@@ -97,31 +97,32 @@ class Pipeline:
         return self._results
 
     def _fill(self, left: Iterator[bytes]) -> bool:
-        """Take and send as many as may be in flight; returns whether any has not ended."""
-        if not self._lost:  # else those are sent first
+        """Take and send up to `in_flight` requests; returns whether any has not ended."""
+        if not self._lost:  # otherwise those are sent first
             self._send()
             callers = trio.current_effective_deadline()
             for body in islice(left, self._in_flight - len(self._sent) - len(self._unsent)):
                 frames = (body,) if type(body) is bytes else (wire.frame("each of bodies", body),)
                 self._take(frames, callers)
-                self._send()  # at once: to make the next body may take time
+                self._send()  # at once: the iterator may take long for the next body
         return bool(self._sent or self._unsent or self._lost)
 
     def _take(self, frames: Frames, callers: float) -> None:
-        """Take a request, whose caller has a deadline."""
+        """Take a request. `callers` is the deadline of the caller's cancel scopes."""
         seconds = deadline = math.inf
         if callers != math.inf or self._timeout != math.inf:
             now = trio.current_time()
-            # The caller's may have been moved forward; then the caller is cancelled at that time.
+            # Never before the last one, which keeps the order. If the caller's deadline has moved
+            # forward, its scope cancels all of them then.
             deadline = self._deadline = max(self._deadline, min(now + self._timeout, callers))
             seconds = deadline - now
         request = _PipelinedRequest(self, len(self._results), frames, deadline, seconds)
         self._unsent.append(request)
         self._results.append(b"")  # until it has ended
 
-    @trio.lowlevel.enable_ki_protection  # each that is sent is in `_sent`, to be given up
+    @trio.lowlevel.enable_ki_protection  # each that is sent must be in `_sent`
     def _send(self) -> None:
-        """Send those that are not sent, if there is a connection."""
+        """Send the unsent requests, if there is a connection."""
         while self._unsent and (correlation := self._multiplexer.send(self._unsent[0])):
             request = self._unsent.popleft()
             request.correlation = correlation
@@ -129,14 +130,14 @@ class Pipeline:
 
     @trio.lowlevel.enable_ki_protection  # the task that is woken must be waiting
     async def _wait_for_reply(self) -> None:
-        """Wait until a reply has come, or the time of the first is up."""
+        """Wait until a reply has arrived, or the first request times out."""
         with trio.move_on_at(next(iter(self._sent)).deadline):
             self._parked = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
         self._expire()
 
     async def _wait_for_connection(self) -> None:
-        """Wait until there may be a connection, or the time for that, or of the first, is up."""
+        """Wait until there may be a connection, or connecting or the first request times out."""
         with trio.move_on_at(self._unsent[0].deadline):
             state = await self._multiplexer.wait_connected()
             if state is not None:
@@ -146,15 +147,15 @@ class Pipeline:
         self._expire()
 
     async def _back_off(self) -> None:
-        """Pause before those that were lost are sent again."""
+        """Pause before the requests of the lost connection are sent again."""
         lost, self._lost = self._lost, []
-        self._unsent.extend(lost)  # which is empty: all are lost together, before more are taken
+        self._unsent.extend(lost)  # into an empty queue: all are lost at once
         with trio.move_on_at(self._unsent[0].deadline):
             await back_off(lost[0].retried - 1)
         self._expire()
 
     def _expire(self) -> None:
-        """End those whose time is up."""
+        """End the requests that have timed out."""
         now = trio.current_time()
         while self._unsent and self._unsent[0].deadline <= now:
             request = self._unsent.popleft()
@@ -174,7 +175,7 @@ class Pipeline:
             self._parked = None
 
     def end(self, request: _PipelinedRequest, result: Result) -> None:
-        """A request has ended; its result takes its place."""
+        """A request has ended: store its result."""
         self._results[request.place] = result
         self._sent.pop(request, None)
         self._wake()

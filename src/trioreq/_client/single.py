@@ -1,4 +1,4 @@
-"""A request that a task of its own waits for: `Client.request`."""
+"""A request whose caller waits for it: `Client.request`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class SingleRequest:
     """A request of the current task; a `PendingRequest`.
 
     Args:
-        multiplexer: What sends it.
+        multiplexer: Sends it.
         body: The frames to send.
         deadline: When the task stops waiting, in trio's time; infinity for never.
-        seconds: The time until then.
+        seconds: The time until the deadline.
     """
 
     __slots__ = ("_multiplexer", "_task", "body", "correlation", "deadline", "seconds")
@@ -35,7 +35,7 @@ class SingleRequest:
 
     @trio.lowlevel.enable_ki_protection  # the task that is woken must be waiting
     async def attempt(self) -> Frames:
-        """Send it, as soon as there is a connection, and wait for the reply."""
+        """Send it when there is a connection, and wait for the reply."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not (correlation := self._multiplexer.send(self)):
             state = await self._multiplexer.wait_connected()
@@ -46,7 +46,7 @@ class SingleRequest:
         return reply
 
     async def attempts(self, retries: int) -> Frames:
-        """Send it until there is an answer, or no retry is left."""
+        """Send it until there is a reply or an error, or no retry is left."""
         for retry in range(retries):
             try:
                 return await self.attempt()
@@ -63,6 +63,6 @@ class SingleRequest:
         trio.lowlevel.reschedule(self._task, outcome.Error(error))
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
-        """The task is cancelled, out of time, or interrupted by Ctrl-C."""
+        """The task is cancelled or interrupted, or has timed out."""
         self._multiplexer.give_up(self)
         return trio.lowlevel.Abort.SUCCEEDED

@@ -1,11 +1,11 @@
-"""The states of a client's connection, and what leads from one to the next. Pure.
+"""The states of a client's connection, and the events that change them. Pure.
 
     Connecting --Accepted--> Handshaking --HandshakeSucceeded--> Connected --Lost--> Connecting
                                   |
                                   +--HandshakeFailed--> Refused, or Connecting again
 
-A refused client is accepted again at the line's next try. `Closed` follows any of them, and is the
-last. `NoConnection` leads to Connecting, with another hint.
+A refused client connects again at the line's next attempt. `Closed` can follow each state, and is
+the last. `NoConnection` leads to Connecting, with another hint.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from .._transport.line import (
     NoConnection,
 )
 
-CLOSES = "it closes them in the handshake: does it want CURVE or PLAIN, or is it full?"
+CLOSES = "it closes them in the handshake: does it require CURVE or PLAIN, or is it full?"
 
 
 @dataclass(slots=True, eq=False)
 class Negotiation:
-    """What the client has learned of the server on one connection.
+    """What the client knows about the server on one connection.
 
     Attributes:
         speaks_header: Whether the server speaks the header; None until that is known.
-        max_pack_size: Bytes of the largest pack that may be sent; 0 for no packs.
+        max_pack_size: Bytes of the largest pack that the server accepts; 0 for no packs.
         asked_by: The correlation of the request that asks for a hello; 0 for none.
         cancels: Correlations of requests to cancel, if the server speaks the header.
     """
@@ -43,7 +43,7 @@ class Negotiation:
     cancels: list[int] = field(default_factory=list)
 
 
-# They compare by identity: to be refused twice for the same reason is to change the state twice.
+# States compare by identity: to be refused again for the same reason is a change too.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +52,7 @@ class Connecting:
 
     Attributes:
         begun: When the client was opened, or the last connection lost, in trio's time.
-        hint: What may be wrong.
+        hint: A possible cause.
     """
 
     begun: float
@@ -65,7 +65,7 @@ class Handshaking:
 
     Attributes:
         begun: As in `Connecting`.
-        accepted: When it has, in trio's time.
+        accepted: When the server accepted it, in trio's time.
         hint: As in `Connecting`.
     """
 
@@ -76,11 +76,11 @@ class Handshaking:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refused:
-    """The server does not let the client in.
+    """The server refuses the client.
 
     Attributes:
         begun: As in `Connecting`.
-        reason: What is known of why.
+        reason: The reason, as far as it is known.
         hint: As in `Connecting`, while the next handshake takes place.
     """
 
@@ -94,8 +94,8 @@ class Connected:
     """Requests can be sent.
 
     Attributes:
-        timings: How long it took.
-        negotiation: What is known of the server.
+        timings: How long the connection took to make.
+        negotiation: What is known about the server.
     """
 
     timings: Timings

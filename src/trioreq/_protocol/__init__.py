@@ -1,4 +1,4 @@
-"""What is said on the wire and what follows from it: bytes and events in, values out.
+"""The wire protocol and the bookkeeping: bytes and events in, values out.
 
-Nothing here knows trio or zmq, waits, or reads a clock.
+Nothing here uses trio or zmq, waits, or reads a clock.
 """

@@ -1,7 +1,7 @@
 """One spelling for each IP address.
 
-A client of IPv4 that reaches a socket of IPv6 has an address such as ``::ffff:192.0.2.1``. It is
-the same client as 192.0.2.1, and counts as such for limits, for `admit` and in the log.
+An IPv4 client of an IPv6 socket has an address such as ``::ffff:192.0.2.1``. Limits, `admit` and
+the log must treat it as 192.0.2.1.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import ipaddress
 
 
 def canonical(address: str) -> str:
-    """The one spelling of an IP address: IPv4 as such, IPv6 as RFC 5952 has it, with its zone.
+    """The one spelling of an IP address: IPv4 as such, IPv6 as in RFC 5952, with its zone.
 
-    What is not an IP address, such as ``localhost:uid:gid:pid`` of ipc, stays as it is.
+    Another address, such as ``localhost:uid:gid:pid`` of ipc, is returned unchanged.
     """
     try:
         ip = ipaddress.ip_address(address)

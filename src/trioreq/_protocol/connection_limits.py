@@ -1,4 +1,4 @@
-"""How many connections there may be, in all and from one address."""
+"""Limits the number of connections, in all and from one address."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ConnectionLimits:
         self._total = OwnTotal() if total is None else total
 
     def enter(self, connection: Connection, address: str) -> str | None:
-        """Count a connection; returns the reason if a limit forbids it, and None if none does."""
+        """Count a connection; returns the reason to refuse it if a limit is reached."""
         reason = None
         # Counted first: two processes that accept the last connection at once both see it.
         if self._total.add(1) > self._most:
@@ -62,7 +62,7 @@ class ConnectionLimits:
         return None
 
     def leave(self, connection: Connection) -> None:
-        """A connection is gone; it need not have been counted."""
+        """A connection has closed. It may be one that was not counted."""
         if connection.counted:
             address = connection.address
             connection.counted = False

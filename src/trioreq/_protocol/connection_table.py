@@ -1,17 +1,17 @@
-"""The table of connections, and which of them a message came on.
+"""The connection table: finds the connection that a message came on.
 
 libzmq's socket monitor reports that a connection was accepted or disconnected, with its file
 descriptor; a message names the descriptor that it was read from. Descriptors are reused at once, so
 the descriptor alone can name the wrong connection. The epoch makes it exact: when a connection is
-let in, the table has all events up to then, and the connection's messages carry the number of the
-newest.
+accepted, the table has all events up to then, and the connection's messages carry the number of the
+newest one.
 
 - Events are numbered 1, 2, 3, ...; a connection's id is the number of its accept.
-- A descriptor has one holder at a time, and its disconnect is reported before it is free again.
+- A descriptor has one holder at a time, whose disconnect is reported before the descriptor is free.
 - So the sender of (descriptor, epoch) is the present holder, if that was accepted at or before the
-  epoch. Otherwise the holder came later, and the sender is disconnected.
+  epoch. Otherwise the holder was accepted later, and the sender is disconnected.
 
-Only connections that live are kept. docs/design.md has the proof.
+Only open connections are kept. docs/design.md has the proof.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
 
 class Connection:
-    """One connection, from its accept to its disconnect: the one record that is kept of it.
+    """One connection, from its accept to its disconnect. There is no other record of it.
 
     Attributes:
         id: Unique for the server's life.
         descriptor: The descriptor that it has, or had.
         disconnected: Whether its disconnect was read, or the server has evicted it. Nothing is sent
             to it then.
-        address: Its IP address or, on ipc, its user; empty if it went before that was looked up.
-        counted: Whether it counts among those that are limited.
-        slow: Whether the rest of its handshake was waited for, and did not come.
-        spoke: Whether bytes had come when its address was looked up.
-        routing_id: That of the ROUTER; None before its first message.
+        address: Its IP address or, on ipc, its user; empty if it closed before that was looked up.
+        counted: Whether it counts against the limits.
+        slow: Whether a wait for the rest of its handshake has timed out.
+        spoke: Whether bytes had arrived when its address was looked up.
+        routing_id: Its routing id; None before its first message.
         automatic: Whether libzmq made the routing id, and so never uses it again.
         peer: The client, as handlers see it; None before its first message.
         client: What the server keeps for it; None before its first message.
         max_pack_size: Bytes of the largest pack that the client accepts; 0 for none.
-        watch, began: What `message_guard` keeps.
-        silence: What `unheard` keeps.
+        watch, began: The state of `message_guard`.
+        silence: The state of `unheard`.
     """
 
     __slots__ = (
@@ -64,7 +64,7 @@ class Connection:
         "watch",
     )
 
-    def __init__(self, id: int, descriptor: int) -> None:  # noqa: A002  # what it is
+    def __init__(self, id: int, descriptor: int) -> None:  # noqa: A002  # the plain name
         self.id = id
         self.descriptor = descriptor
         self.disconnected = False
@@ -83,7 +83,7 @@ class Connection:
 
 
 class ConnectionTable:
-    """The connections that live, by descriptor.
+    """The open connections, by descriptor.
 
     Attributes:
         epoch: The number of the newest event.
@@ -104,7 +104,7 @@ class ConnectionTable:
 
         Returns:
             The connection, and the one before it on this descriptor if its disconnect was never
-            reported: it is gone all the same. None is the rule.
+            reported; that one is disconnected now. The latter is normally None.
         """
         unreported = self._holders.get(descriptor)
         if unreported is not None:
@@ -126,11 +126,12 @@ class ConnectionTable:
         return connection
 
     def evicted(self, connection: Connection) -> None:
-        """Record that a connection counts as gone before its disconnect is reported."""
+        """Record that a connection was evicted, before its disconnect is reported."""
         del self._holders[connection.descriptor]
         connection.disconnected = True
 
     def sender(self, descriptor: int, epoch: int) -> Connection | None:
-        """The connection that a message came on; None if it is gone."""
+        """The connection that a message came on; None if it is disconnected."""
+        # A holder above the epoch was accepted after the sender, which must have disconnected.
         holder = self._holders.get(descriptor)
         return holder if holder is not None and holder.id <= epoch else None

@@ -15,15 +15,15 @@ OTHER_STATUS = 255
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ending:
-    """One way to end.
+    """One way in which a request ends.
 
     Attributes:
         outcome: The field of `Statistics` that counts it.
-        log: What the log says of it.
-        reason: Why the handler was cancelled, as `Request.cancel_reason` tells; None if it was not.
+        log: Its text in the log.
+        reason: The handler's `Request.cancel_reason`; None if it was not cancelled.
         code: The code of the error reply; None if no error is sent.
         status: The status of that reply, in the header of a client that has one.
-        text: The text of that reply, for people.
+        text: The text of that reply, for humans.
     """
 
     outcome: str
@@ -68,10 +68,10 @@ CANCELLED = Ending(
 )
 OVERLOADED = Ending(
     "overloaded",
-    "request refused: too many requests of this client wait",
+    "request refused: too many requests of this client are queued",
     code=Code.OVERLOADED,
     status=3,
-    text="too many of your requests wait already; wait for replies before you send more",
+    text="too many of your requests are queued; wait for replies before you send more",
 )
 MALFORMED = Ending(
     "malformed",

@@ -1,14 +1,15 @@
-"""What stands on the wire, sans-IO: frames in, values out.
+"""Requests and replies on the wire, sans-IO: frames in, values out.
 
 A request, as a ROUTER socket reads it behind the routing id, and its reply (RFC 28, REQ/REP):
 
     [envelope frames...] [empty] [body frames...]
 
-All up to the first empty frame comes back untouched; the body is ours to replace. A failure is
-a body of three frames: ``trioreq-error``, a code, and a text for people.
+The reply has the same frames up to the first empty one, and another body. An error is a body of
+three
+frames: ``trioreq-error``, a code, and a text for humans.
 
-A client that has many requests in flight, or deadlines, or wants to take a request back, adds a
-header as the last frame of its envelope. `docs/protocol.md` specifies it.
+A client with several requests in flight, with deadlines, or that cancels requests, adds a header as
+the last frame of its envelope. `docs/protocol.md` specifies it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ HEADER: Final = struct.Struct("!4sBQI")
 FIELDS: Final = struct.Struct("!4xBQI")
 """The same without the magic."""
 SIZE: Final = 17
-"""Of a header, in bytes."""
+"""Bytes of a header."""
 MAGIC: Final = b"TRQ\x01"
 REQUEST: Final = 0
 CANCEL: Final = 1
@@ -44,18 +45,18 @@ WANTS_HELLO: Final = 1 << 63
 CORRELATION: Final = WANTS_HELLO - 1
 """The correlation without that bit."""
 SPEAKS: Final = 0xFFFFFFFF
-"""In the place of the milliseconds: the reply's header is a server's, and no echo."""
+"""Instead of the milliseconds: the reply's header was made by a server, and is not an echo."""
 MOST_MILLISECONDS: Final = 0xFFFFFFFE
 
 
 class Header(NamedTuple):
-    """What the last frame of an envelope says.
+    """The last frame of an envelope, decoded.
 
     Attributes:
-        kind: Of a request, `REQUEST` or `CANCEL`; of a reply its status, 0 for a reply that is
-            no error.
-        correlation: What names the request among those of its sender.
-        left: Of a request, the milliseconds that it has left, 0 for no deadline; of a reply,
+        kind: Of a request, `REQUEST` or `CANCEL`; of a reply its status, 0 for a reply that
+            is not an error.
+        correlation: The request's name, unique among those of its sender.
+        left: Of a request, the milliseconds until its deadline, 0 for no deadline; of a reply,
             `SPEAKS`.
     """
 
@@ -71,7 +72,7 @@ class Header(NamedTuple):
 def request_untrusted(frames: Sequence[bytes]) -> tuple[Frames, Header | None, Frames]:
     """The envelope, the header if there is one, and the body of a request.
 
-    What is no request has no body.
+    A malformed request has an empty body.
     """
     if len(frames) > 2 and frames[0] and not frames[1]:  # a header before the delimiter
         envelope = (frames[0], DELIMITER)
@@ -89,11 +90,11 @@ def header_untrusted(envelope: Frames) -> Header | None:
     frame = envelope[-2]
     if len(frame) != SIZE or not frame.startswith(MAGIC):
         return None
-    return tuple.__new__(Header, FIELDS.unpack(frame))  # _make, without Python
+    return tuple.__new__(Header, FIELDS.unpack(frame))  # as `_make`, but faster
 
 
 def milliseconds(seconds: float) -> int:
-    """The time that a request has left, as its header has it; infinity is no deadline."""
+    """The time until a request's deadline, as in its header; infinity for no deadline."""
     if seconds == math.inf:
         return 0
     return min(max(math.ceil(seconds * 1000), 1), MOST_MILLISECONDS)
@@ -108,7 +109,7 @@ def answer(envelope: Frames, header: Header | None, status: int, body: Frames) -
 
 
 def error_untrusted(body: Frames) -> tuple[str, str] | None:
-    """The code and the text of a body that reports a failure; None if it is none."""
+    """The code and the text of an error reply's body; None if it is not one."""
     if len(body) != 3 or body[0] != ERROR_MARK:
         return None
     return body[1].decode(errors="replace"), body[2].decode(errors="replace")
@@ -121,7 +122,7 @@ def split_untrusted(frames: Sequence[bytes]) -> tuple[Frames, Frames] | None:
         frames: What the peer sent, in order, without the routing id.
 
     Returns:
-        The two parts, or None if there is no delimiter or nothing behind it.
+        The two parts; None if there is no delimiter, or nothing after it.
     """
     try:
         end = frames.index(DELIMITER) + 1
@@ -133,21 +134,21 @@ def split_untrusted(frames: Sequence[bytes]) -> tuple[Frames, Frames] | None:
 
 
 def error_body(code: str, text: str) -> Frames:
-    """The body of a reply that reports a failure."""
+    """The body of an error reply."""
     return ERROR_MARK, code.encode(), text.encode(errors="replace")
 
 
 def body(name: str, content: object, *, secret: bool = False) -> Frames:
-    """The body that a handler's result, or a caller's argument, makes.
+    """The frames of a body, from a handler's result or a caller's argument.
 
     Args:
-        name: What to call it where it is wrong.
+        name: Its name in errors.
         content: One frame (bytes, or an object with the buffer interface), or a list or tuple of
-            them. What can change is copied.
-        secret: Whether the error shows the type of what is wrong in place of the value.
+            them. Mutable objects are copied.
+        secret: Whether the error shows only the type of a wrong value.
 
     Raises:
-        TypeError: It is neither, or empty: a REQ socket needs at least one frame.
+        TypeError: The content is neither, or has no frame: a REQ socket needs at least one.
     """
     if type(content) is bytes:
         return (content,)
@@ -165,16 +166,16 @@ def body(name: str, content: object, *, secret: bool = False) -> Frames:
 
 def frame(name: str, part: object, expected: str = "bytes", *, secret: bool = False) -> bytes:
     """One frame of a body; arguments and errors are those of `body`."""
-    if type(part) is bytes:  # a subclass may have a length of its own
+    if type(part) is bytes:  # a subclass may override len()
         return part
     try:
-        return bytes(memoryview(part))  # type: ignore[arg-type]  # the TypeError is the test
+        return bytes(memoryview(part))  # type: ignore[arg-type]  # or a TypeError
     except TypeError:
         raise wrong(name, expected, part, _hint(part), secret=secret) from None
 
 
 def _hint(part: object) -> str:
-    """How to make bytes of what is not."""
+    """How to convert a wrong value to bytes."""
     match part:
         case str():
             return "encode it first, as in text.encode()"

@@ -1,7 +1,7 @@
 """Slots and fair queues: a bounded number of slots, shared fairly between clients.
 
-While a slot is free, a request takes it. After that each client has a queue of its own, bounded,
-and slots that become free go round the clients that wait, one request each.
+A request takes a slot while one is free. Then each client has its own bounded queue, and released
+slots go to the waiting clients in turn, one request each.
 
 - A slot is taken until it is released, also by work whose request has ended.
 - While a request waits, no slot is free.
@@ -23,8 +23,8 @@ class FairQueue(Generic[C, T]):
     """Slots, and a queue for each client that waits for one.
 
     Args:
-        slots: How many there are.
-        per_client: Items that one client may have waiting.
+        slots: The number of slots.
+        per_client: Maximum queued items of one client.
     """
 
     def __init__(self, slots: int, per_client: int) -> None:
@@ -35,12 +35,12 @@ class FairQueue(Generic[C, T]):
 
     @property
     def free(self) -> int:
-        """Slots that are free."""
+        """The number of free slots."""
         return self._free
 
     @property
     def waiting(self) -> int:
-        """Items that wait for a slot."""
+        """The number of queued items."""
         return sum(map(len, self._queues.values()))
 
     def take(self) -> bool:
@@ -51,7 +51,7 @@ class FairQueue(Generic[C, T]):
         return False
 
     def push(self, client: C, item: T) -> bool:
-        """Let an item wait for a slot; returns False, and forgets it, if the queue is full."""
+        """Queue an item until a slot is free; returns False, and drops it, if the queue is full."""
         queue = self._queues.get(client)
         if queue is None:
             if not self._per_client:
@@ -64,7 +64,7 @@ class FairQueue(Generic[C, T]):
         return True
 
     def remove(self, client: C, item: T) -> None:
-        """Remove an item, if it still waits."""
+        """Remove an item, if it is still queued."""
         queue = self._queues.get(client)
         if queue is None or item not in queue:
             return
@@ -73,7 +73,7 @@ class FairQueue(Generic[C, T]):
             del self._queues[client]
 
     def release(self) -> T | None:
-        """Release a slot: it goes to the next client's item, which is returned, or is free."""
+        """Release a slot; returns the next client's item, which gets it, or None: it is free."""
         queues = self._queues
         if not queues:
             self._free += 1
@@ -81,7 +81,7 @@ class FairQueue(Generic[C, T]):
         client, queue = next(iter(queues.items()))
         item = queue.popleft()
         if queue:
-            queues.move_to_end(client)
+            queues.move_to_end(client)  # round-robin
         else:
             del queues[client]
         return item
@@ -91,13 +91,13 @@ class SharedFairQueue(FairQueue[C, T]):
     """A fair queue whose slots are released by threads.
 
     `release_in_thread` and `grant` may be called in any thread, everything else in the event
-    loop's. Released slots are put aside and granted in bulk: by a thread that finds nothing
-    granted, by the event loop when it has queued items, and before it sleeps. A thread releases
-    first, and then looks for items that wait; the event loop queues first, and then looks for slots
-    that were released: one of the two sees the other. So the lock is taken once for many items.
+    loop. Released slots are collected and granted in bulk: by a thread that finds nothing granted,
+    by the event loop when it has queued items, and before it sleeps. So the lock is taken once for
+    many items. No item is missed: a thread releases its slot and then checks for queued items, and
+    the event loop queues an item and then checks for released slots.
 
     Attributes:
-        granted: Items that have a slot, to be taken from the left by the thread that runs them.
+        granted: Items that have a slot. The threads that run them take them from the left.
     """
 
     def __init__(self, slots: int, per_client: int) -> None:
@@ -120,9 +120,9 @@ class SharedFairQueue(FairQueue[C, T]):
             return super().waiting
 
     def push(self, client: C, item: T) -> bool:
-        """As in `FairQueue`; an item for which a slot was released meanwhile is granted it."""
+        """As in `FairQueue`; if a slot was released meanwhile, the item is granted it."""
         with self._lock:
-            self._grant()  # there may be room in the queue then
+            self._grant()  # which may make room in the queue
             if self._released and not self._queues:
                 self._free = self._take_released() - 1
                 self.granted.append(item)
@@ -135,12 +135,12 @@ class SharedFairQueue(FairQueue[C, T]):
             super().remove(client, item)
 
     def release_in_thread(self) -> None:
-        """Put a slot aside for the next call of `grant`."""
+        """Release a slot, for the next call of `grant`."""
         self._released.append(None)
 
     def grant(self) -> bool:
-        """Grant the slots that were put aside; returns whether any item has one now."""
-        if self._queues and self._released:
+        """Grant the released slots; returns whether any item has one now."""
+        if self._queues and self._released:  # without the lock, which costs more than the check
             with self._lock:
                 self._grant()
         return bool(self.granted)
@@ -154,18 +154,18 @@ class SharedFairQueue(FairQueue[C, T]):
         """Grant slots, one item of each client, round after round; returns how many are left."""
         queues = self._queues
         while slots and queues:
-            whole = slots >= len(queues)  # then all move, and none has to
+            whole = slots >= len(queues)  # each client has a turn: the order stays
             for client, queue in list(islice(queues.items(), slots)):
                 self.granted.append(queue.popleft())
                 slots -= 1
                 if not queue:
                     del queues[client]
                 elif not whole:
-                    queues.move_to_end(client)  # of the round
+                    queues.move_to_end(client)  # it had its turn
         return slots
 
     def _take_released(self) -> int:
         slots = len(self._released)
-        for _ in range(slots):  # not cleared: there may be more by now
+        for _ in range(slots):  # not `clear`: threads may have added more
             self._released.popleft()
         return slots

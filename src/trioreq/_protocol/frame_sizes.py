@@ -1,9 +1,9 @@
-"""What counts as the size of a frame: libzmq compares it with its limit as it is on the wire.
+"""Sizes of frames on the wire, which libzmq compares with its limit.
 
-`max_message_size` is in the user's bytes, so two things are added to what it means:
+`max_message_size` counts the user's bytes, but:
 
 - CURVE makes each frame larger (RFC 26).
-- The commands of a handshake are frames too. If the limit is below their sizes, nobody can connect.
+- The commands of a handshake are frames too. With a limit below their sizes no client can connect.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WELCOME: Final = len(b"\x07WELCOME") + 16 + 144
 
 
 def on_wire(size: int, *, encrypted: bool) -> int:
-    """Bytes that a frame of the user's has for libzmq, with CURVE or without."""
+    """Bytes of a frame for libzmq, with CURVE or without."""
     return size + ENCRYPTION if encrypted else size
 
 
@@ -32,7 +32,7 @@ def ready(socket_type: str, routing_id: bytes = b"") -> int:
 def _metadata(socket_type: str, routing_id: bytes = b"") -> int:
     """Bytes of the properties that libzmq sends in a handshake.
 
-    A property is its name, behind a length of 1 byte, and its value, behind one of 4.
+    A property is a length of 1 byte, the name, a length of 4 bytes, and the value.
     """
     properties = (("Socket-Type", len(socket_type)), ("Identity", len(routing_id)))
     return sum(1 + len(name) + 4 + size for name, size in properties)
@@ -40,7 +40,7 @@ def _metadata(socket_type: str, routing_id: bytes = b"") -> int:
 
 GREETING: Final = 64
 SHORT: Final = 2
-"""Bytes of the header of a frame that has less than 256."""
+"""Bytes of the header of a frame with fewer than 256 bytes."""
 
 SENT_IN_HANDSHAKE: Final[dict[Mechanism, int]] = {
     "NULL": GREETING + SHORT + ready("ROUTER"),
@@ -48,7 +48,7 @@ SENT_IN_HANDSHAKE: Final[dict[Mechanism, int]] = {
     # READY: the nonce 8, a box of 16 more, and the properties.
     "CURVE": GREETING + SHORT + WELCOME + SHORT + len(b"\x05READY") + 8 + 16 + _metadata("ROUTER"),
 }
-"""Bytes that a ROUTER has sent when a handshake has succeeded; if it has not, they are fewer."""
+"""Bytes that a ROUTER has sent when a handshake has succeeded, and not before."""
 
 LEAST_AT_SERVER: Final[dict[Mechanism, int]] = {
     "NULL": ready("DEALER"),
@@ -60,7 +60,7 @@ LEAST_AT_SERVER: Final[dict[Mechanism, int]] = {
 }
 """The least `max_message_size` with which a server accepts REQ and DEALER sockets.
 
-A routing id that a client chooses counts too, each byte of it."""
+The bytes of an explicit routing id are added to it."""
 
 LEAST_AT_CLIENT: Final[dict[Mechanism, int]] = {
     "NULL": ready("ROUTER"),

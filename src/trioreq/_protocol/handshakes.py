@@ -1,17 +1,19 @@
-"""Which connections failed their handshake: libzmq's events in, failures out.
+"""Finds the handshakes that failed: libzmq's events in, failures out.
 
-libzmq reports that a handshake succeeded, was refused or has failed, and names no connection. It
+libzmq reports that a handshake succeeded, was refused or failed, without naming the connection. It
 reports some failures with a reason, just before the disconnect; others, such as a peer that speaks
-HTTP or has the wrong socket type, not at all. But each handshake has one end:
+HTTP or has the wrong socket type, not at all. But each handshake ends once:
 
-- So of the connections that are not known to be through, as many have succeeded or were refused as
-  libzmq has reported, and the others that are disconnected have failed.
-- When libzmq has reported as many as there are, all are through, and nothing is kept of them.
-- A connection that a message came from has succeeded, and so has one that is open for longer than a
-  handshake may take.
+- So of the connections with an unknown outcome, as many have succeeded or were refused as libzmq
+has
+  reported. The other disconnected ones have failed.
+- When libzmq has reported as many as there are, none has failed, and all are forgotten.
+- A connection has succeeded if a message came on it, or if it is open for longer than a handshake
+may
+  take.
 
 So the number of failures is exact in the end. While several handshakes are in progress, it may be
-open for a while whether one of them failed, and which, and then also whose address is logged.
+unknown for a while which of them failed, and which address to log.
 """
 
 from __future__ import annotations
@@ -23,52 +25,52 @@ from .connection_table import Connection
 
 
 class Failure(Enum):
-    """Why a handshake failed, as the log says it."""
+    """The reason why a handshake failed, as in the log."""
 
     FOREIGN = (
         "it does not speak ZMTP 3 (is it HTTP, TLS, or ZeroMQ before 4.0?), its socket is not a "
         "REQ or DEALER (is it SUB, PUSH, PAIR or REP?), or its routing id does not fit into "
         "max_message_size"
     )
-    """libzmq reports nothing but the disconnect."""
+    """libzmq reports only the disconnect."""
     MECHANISM = "it has another security mechanism than the server"
     KEYS = "it has another public key of the server than the server's, or damaged boxes (CURVE)"
-    MALFORMED = "a command was malformed or came out of turn"
+    MALFORMED = "a command was malformed or out of order"
     TIMED_OUT = "it was not completed in time"
     BROKEN_OFF = (
-        "the peer closed the connection in the middle, as a client does that has another security "
-        "mechanism or socket type, and sees it first"
+        "the peer closed the connection during the handshake, as a client does that detects "
+        "another security mechanism or socket type"
     )
     LEFT = "the peer closed the connection"
-    """As far as is known it sent nothing: a health check or a port scan. Not worth a warning."""
+    """As far as is known it sent nothing, as a health check or a port scan: logged at DEBUG."""
 
 
 class Handshakes:
-    """The connections whose handshakes are not known to be over.
+    """The connections whose handshakes have an unknown outcome.
 
-    Call it in the order in which libzmq reports.
+    Call the methods in the order of libzmq's events.
 
     Attributes:
-        failed: Handshakes that have failed.
+        failed: How many handshakes have failed.
     """
 
     def __init__(self) -> None:
         self.failed = 0
-        self._open: dict[Connection, float] = {}  # since when, in the order of their accepts
-        self._ended = 0  # disconnected connections of which it is not known how they fared
-        self._succeeded = 0  # reported of the two above
+        self._open: dict[Connection, float] = {}  # time of the accept, oldest first
+        self._ended = 0  # disconnected connections with an unknown outcome
+        self._succeeded = 0  # reports about connections of the two above
         self._refused = 0
 
     def __contains__(self, connection: Connection) -> bool:
         return connection in self._open
 
     def newest(self) -> Iterator[Connection]:
-        """Those whose handshake may be in progress, the newest first."""
+        """Connections whose handshake may be in progress, the newest first."""
         return reversed(self._open)
 
     @property
     def undecided(self) -> bool:
-        """Whether there are disconnected connections of which it is not known how they fared."""
+        """Whether there are disconnected connections with an unknown outcome."""
         return self._ended > 0
 
     def begun(self, connection: Connection, now: float) -> None:
@@ -76,7 +78,7 @@ class Handshakes:
         self._open[connection] = now
 
     def outlasted(self, begun: float) -> list[Failure]:
-        """Connections that were accepted before that time, and are open, are through."""
+        """Record success for connections that were accepted before a time, and are still open."""
         failures = []
         for connection, since in tuple(self._open.items()):
             if since >= begun:
@@ -95,7 +97,7 @@ class Handshakes:
         self._settle()
 
     def heard(self, connection: Connection) -> list[Failure]:
-        """A message was read from a connection, and after it all events; returns as `ended`."""
+        """A message of a connection was read, and then all events; returns the same as `ended`."""
         if connection not in self._open:
             return []
         del self._open[connection]
@@ -103,7 +105,7 @@ class Handshakes:
         return self._known([])
 
     def forget(self, connection: Connection) -> None:
-        """The server has closed a connection: however its handshake ends, it did not fail."""
+        """The server has closed a connection, which does not count as a failed handshake."""
         self._open.pop(connection, None)
         self._settle()
 
@@ -115,15 +117,14 @@ class Handshakes:
             reason: What libzmq reported just before; None if it did not.
 
         Returns:
-            Why a handshake failed, for each of which that is known now. As a rule it is that of
-            this connection, or none.
+            The reason of each failure that is known now: normally this connection's, or none.
         """
         if connection not in self._open:
             return []
         if connection.peer is not None:
             return self.heard(connection)
         del self._open[connection]
-        if self._refused:  # if that is another one, it is taken for this one when it ends
+        if self._refused:  # if it was another one, that one counts as this one when it ends
             self._refused -= 1
         elif reason is not None:
             return self._known([reason])
@@ -132,7 +133,7 @@ class Handshakes:
         return self._known([])
 
     def _known(self, failures: list[Failure]) -> list[Failure]:
-        """Add those that ended without a report, and are too many to have succeeded."""
+        """Add the failures without a report: more have ended than have succeeded."""
         surplus = max(0, self._ended - self._succeeded)
         self._ended -= surplus
         self._settle()
@@ -141,7 +142,7 @@ class Handshakes:
         return failures
 
     def _settle(self) -> None:
-        """All are through if that was reported as often."""
+        """Forget all connections if there are as many reports."""
         if self._succeeded + self._refused >= len(self._open) + self._ended:
             self._open.clear()
             self._ended = self._succeeded = self._refused = 0

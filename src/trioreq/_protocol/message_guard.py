@@ -1,20 +1,19 @@
-"""Which connection sends a message without end: byte counts in, connections to evict out.
+"""Finds connections that send a message without end: byte counts in, connections to evict out.
 
-libzmq gathers all frames of a message before it hands any over. It bounds the size of a frame, but
-not their number, and it does not report what it has gathered; but the kernel counts the bytes of
-each connection. A connection that sends more than one message may have, and from which no message
-is read, sends one without end.
+libzmq collects all frames of a message before it delivers it. It limits the size of a frame, but
+not their number, and it does not report how much it has collected; but the kernel counts the bytes
+of each connection. If more bytes have arrived on a connection than one message may have, and no
+message was read, the message has no end.
 
-- A connection that has sent a notable amount is watched, from the byte that it is at then. Not
-  sooner, since only while a connection is watched has the reader to report whose messages it read.
-- A watched connection from which a message is read begins again: the message has ended.
-- A watched connection that exceeds the room of one message is marked. It need not be at fault: the
-  end of its message may have been taken in just now, and not be handed over yet.
-- libzmq hands over what it has taken in before it takes in more. So a marked connection that has
-  gone on, and from which nothing is read although all that came was read, has sent no end within
-  the room.
+- A connection is watched when it has sent a notable amount, from the byte that it is at then. Not
+  earlier, since the reader must report the messages of watched connections.
+- When a message of a watched connection is read, the count starts again: the message has ended.
+- A watched connection that exceeds the room of one message is marked. It may be legitimate: libzmq
+  may have read the end of the message, and not delivered it yet.
+- libzmq delivers what it has read before it reads more. So a marked connection that has sent more,
+  and of which no message is read although all delivered messages were read, has exceeded the room.
 
-docs/hostile.md says what this promises.
+docs/hostile.md has the guarantee.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from collections.abc import Iterable
 
 from .connection_table import Connection
 
-EXTRA = 512 * 1024  # bytes that a message may have for its framing, beside max_message_size
-NOTABLE = 16  # one in so many of the bytes in a message's room is notable
+EXTRA = 512 * 1024  # bytes that a message may have beside max_message_size, for its framing
+NOTABLE = 16  # a sixteenth of a message's room is notable
 HEARTBEATS = 100  # bytes a second that do not count: PING and PONG are not messages
-TURNS = 1000  # messages that are read beyond two for each connection, to be sure
+TURNS = 1000  # messages to read beyond two for each connection, as a margin
 
 
 class Watch:
-    """What is known of a connection that is watched.
+    """The state of a connection that is watched.
 
     Attributes:
-        start: How many bytes libzmq had taken in at most when the watch began.
-        since: When that was.
-        marked: The same as `start`, when the room was first seen exceeded; None before that.
-        read: How many messages had been read in all when it had gone on; None before that.
+        start: Bytes that libzmq had read at most when the watch began.
+        since: When it began.
+        marked: Bytes that libzmq had read at most when the connection was marked; None before.
+        read: Messages that were read in all when it had sent more than that; None before.
     """
 
     __slots__ = ("marked", "read", "since", "start")
@@ -49,7 +48,7 @@ class Watch:
 
 
 class MessageGuard:
-    """Judges each connection by what it has sent since a message of it was last read.
+    """Decides about each connection by its bytes since a message of it was last read.
 
     Args:
         max_message_size: Bytes that a frame may have.
@@ -70,16 +69,16 @@ class MessageGuard:
             self._read += 1
             if connection.watch is not None:
                 self.forget(connection)
-                connection.began = None  # at a byte that is not known before the next look
+                connection.began = None  # at a byte that the next check determines
 
     def forget(self, connection: Connection) -> None:
-        """Watch a connection no more: it is gone, or was heard."""
+        """Stop watching a connection: it has closed, or a message of it was read."""
         if connection.watch is not None:
             connection.watch = None
             self.watched.remove(connection)
 
     def is_notable(self, connection: Connection, received: int) -> bool:
-        """Whether it is worth knowing what libzmq has taken in of what the kernel received."""
+        """Whether to determine how much of the received bytes libzmq has read, which costs more."""
         watch = connection.watch
         if watch is not None:
             return received - watch.start > self.room
@@ -88,16 +87,16 @@ class MessageGuard:
         return received - connection.began > self.room // NOTABLE
 
     def weigh(self, connection: Connection, least: int, most: int, now: float) -> bool:
-        """Record how many bytes libzmq has taken in of a connection's.
+        """Record how many bytes of a connection libzmq has read.
 
         Args:
             connection: The connection.
-            least: Bytes that it has taken in at least.
-            most: And at most, at the same time.
+            least: The number of bytes at least.
+            most: The number at most, at the same time.
             now: Seconds.
 
         Returns:
-            Whether `is_endless` is to be asked, after what has come was read.
+            Whether to call `is_endless`, after the messages that have arrived were read.
         """
         watch = connection.watch
         if watch is None:
@@ -117,11 +116,11 @@ class MessageGuard:
 
         Args:
             connection: The connection.
-            connections: How many there are.
-            dry: Whether all that came until now was read. There may always be more: then it is
-                enough that a message of each has been read. libzmq takes one of each in turn.
+            connections: The number of connections.
+            dry: Whether all messages that have arrived were read. If there are always more, it is
+                enough that a message of each connection was read: libzmq reads them in turn.
         """
         watch = connection.watch
-        if watch is None or watch.read is None:  # a message of it was read just now
+        if watch is None or watch.read is None:  # a message of it has just been read
             return False
         return dry or self._read - watch.read >= 2 * connections + TURNS

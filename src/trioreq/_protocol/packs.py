@@ -1,13 +1,13 @@
 """Packs, sans-IO: many short messages in one frame.
 
-For a message of a few bytes most of the work is libzmq's and pyzmq's, frame by frame. So a client
-that has many requests in flight puts those that go out together into one message, and the server
-does so with its replies. `docs/protocol.md` specifies it:
+For a short message most of the work is done by libzmq and pyzmq, for each frame. So a client with
+many requests in flight puts those that it sends together into one message, and the server does the
+same with its replies. `docs/protocol.md` specifies it:
 
     [magic, largest size, number of messages, ([length of body, header, body])...]
 
-Only messages of three frames fit, a header, the delimiter and a short body; all others go as they
-are. What is packed comes out frame by frame as it was, so nothing else needs to know of it.
+Only messages of three frames fit: a header, the delimiter and a short body. Others are sent as they
+are. Unpacking restores the frames, so no other module needs to know about packs.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ HEAD_SIZE: Final = 9
 OVERHEAD: Final = 19
 """Bytes that a message takes beside its body: the body's length, and the header."""
 MAX_MESSAGES: Final = 128
-"""Messages in a pack."""
+"""Maximum messages in a pack."""
 MAX_SIZE: Final = 16 * 1024
-"""Bytes in a pack."""
+"""Maximum bytes of a pack."""
 HELLO: Final = struct.Struct("!I")
-"""What a hello says: the largest size of a pack."""
+"""The body of a hello: the largest size of a pack."""
 
 
 def max_size(max_message_size: int) -> int:
-    """How large a pack may be for who takes frames of this size."""
+    """The largest size of a pack for a receiver with this `max_message_size`."""
     return min(max_message_size, MAX_SIZE)
 
 
 def max_size_untrusted(body: Frames) -> int:
-    """The largest size that a hello tells; 0, no packs, if it tells none."""
+    """The largest size of a pack, from a hello; 0, for no packs, if it has none."""
     if len(body) != 1 or len(body[0]) != HELLO.size:
         return 0
-    told: int = HELLO.unpack(body[0])[0]
-    return min(told, MAX_SIZE)
+    size: int = HELLO.unpack(body[0])[0]
+    return min(size, MAX_SIZE)
 
 
 def pack(messages: Sequence[Frames], theirs: int, own: int) -> list[Frames]:
     """Put messages into packs, as far as they fit, in their order.
 
     Args:
-        messages: What is to be sent.
-        theirs: Bytes that a pack may have for who is to read it.
-        own: Bytes that it may have for us, to tell them.
+        messages: The messages to send.
+        theirs: Bytes of the largest pack that the receiver accepts.
+        own: Bytes of the largest pack that the sender accepts, for the pack's head.
     """
     packed: list[Frames] = []
     together: list[Frames] = []
@@ -86,10 +86,10 @@ def _joined(messages: list[Frames], own: int) -> Frames:
 
 
 def unpack_untrusted(frame: bytes) -> tuple[int, list[list[bytes]]] | None:
-    """The largest size for its sender, and the messages of a pack; None if it is none."""
+    """The largest size for its sender, and the messages; None if the frame is not a pack."""
     if not HEAD_SIZE <= len(frame) <= MAX_SIZE or frame[:4] != MAGIC:
         return None
-    _, told, number = HEAD.unpack(frame[:HEAD_SIZE])
+    _, largest, number = HEAD.unpack(frame[:HEAD_SIZE])
     if number > MAX_MESSAGES:
         return None
     messages: list[list[bytes]] = []
@@ -101,9 +101,9 @@ def unpack_untrusted(frame: bytes) -> tuple[int, list[list[bytes]]] | None:
         at = end
     if at != len(frame) or len(messages) != number:
         return None
-    return min(told, MAX_SIZE), messages
+    return min(largest, MAX_SIZE), messages
 
 
 def messages_in(frames: Frames) -> int:
-    """How many messages a message of ours carries."""
+    """How many messages are in a message that `pack` has made."""
     return frames[0][HEAD_SIZE - 1] if len(frames) == 1 else 1

@@ -1,22 +1,22 @@
-"""Which connection sends messages that libzmq never hands over: byte counts in, verdicts out.
+"""Finds connections whose messages libzmq never delivers: byte counts in, verdicts out.
 
-libzmq ignores a connection whose routing id another one has, for good, also when that one is gone.
-It reports nothing, and goes on answering the connection's heartbeats. What shows such a connection
-is that bytes of messages came from it, and no message was read. But heartbeats are bytes too. They
-are told apart by what goes the other way: each PING is answered with a PONG, which is 2 bytes
-shorter. With *r* bytes received and *s* bytes sent since the handshake, a connection on which
-nothing but heartbeats has gone has
+libzmq ignores a connection if another one has the same routing id, permanently, also after that one
+has closed. It does not report it, and still answers the connection's heartbeats. Such a connection
+is detected by bytes of messages, of which no message was read. But heartbeats are bytes too. The
+bytes in the other direction distinguish them: each PING is answered with a PONG, which is 2 bytes
+shorter. With *r* bytes received and *s* bytes sent since the handshake, a connection that carried
+only heartbeats has
 
     pong * r - ping * s <= -(ping**2 - pong**2) * n
 
-where *ping* and *pong* are the sizes of the server's own, and *n* is how many PINGs the server has
-sent at least. For a PING of the client with its PONG leaves the left side as it is, or lowers it if
-the PING has a context; and a PING of the server with its PONG lowers it by the bracket. So what
-exceeds that is of messages. What was received is taken from the look before, so that libzmq has
-answered all PINGs among it.
+where *ping* and *pong* are the sizes of the server's own, and *n* is the number of PINGs that the
+server has sent at least. A PING of the client with its PONG leaves the left side unchanged, or
+lowers it if the PING has a context; a PING of the server with its PONG lowers it by the bracket. So
+a surplus is bytes of messages. The bytes received are those of the check before, so that libzmq has
+answered all PINGs among them.
 
-Such a message may still be on its way, all but its end. So a connection is only suspected until, of
-two looks, the later one shows heartbeats and nothing else: they are not sent inside a frame.
+A message may be incomplete: its end has not arrived yet. So a connection is only suspected until
+two checks differ by heartbeats alone: they are not sent inside a frame.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .frame_sizes import GREETING, SENT_IN_HANDSHAKE
 from .zap import Mechanism
 
 ON_TIME = 0.98  # libzmq's timers are late, by a millisecond or so each time
-LOOKS = 8  # that are compared: a PONG may take longer than the time between two
+LOOKS = 8  # checks to compare: a PONG may take longer than the time between two
 
 
 class Sizes(NamedTuple):
@@ -38,10 +38,10 @@ class Sizes(NamedTuple):
     ping: int
     pong: int
     sent: int
-    """What the server sends in its handshake."""
+    """Bytes that the server sends in its handshake."""
     complete: int | None
-    """What a client has sent, at least, whose last command of the handshake has come; None if it
-    does not send that before the ZAP handler's reply."""
+    """Bytes received at least when the last command of the client's handshake has arrived; None if
+    it does not send that before the ZAP handler's reply."""
 
 
 SIZES: dict[Mechanism, Sizes] = {
@@ -52,14 +52,14 @@ SIZES: dict[Mechanism, Sizes] = {
 
 
 class Silence:
-    """What is known of a connection from which no message was read.
+    """The state of a connection from which no message was read.
 
     Attributes:
         since: When `received` and `sent` were counted, in seconds.
         received, sent: Bytes at the end of its handshake.
-        before: Bytes received at the look before.
-        looks: What was seen since it has been suspected, as `UnheardGuard` compares it.
-        proven: Whether heartbeats have followed the messages.
+        before: Bytes received at the check before.
+        looks: The checks since it is suspected, as `UnheardGuard` compares them.
+        proven: Whether heartbeats have followed the messages, which so are complete.
     """
 
     __slots__ = ("before", "looks", "proven", "received", "sent", "since")
@@ -73,13 +73,13 @@ class Silence:
 
 
 class UnheardGuard:
-    """Judges each connection from which no message was read, by its bytes.
+    """Decides about connections from which no message was read, by their bytes.
 
     Args:
         mechanism: The security mechanism.
-        interval: Seconds between two PINGs of the server's; None if it sends none.
-        patience: Seconds that a connection has at least. By then whatever had its routing id and is
-            cut off has been disconnected, so a client that connects again is heard.
+        interval: Seconds between two PINGs of the server; None if it sends none.
+        patience: Seconds that a connection has at least. By then a cut-off connection with the same
+            routing id has been disconnected, so a client that connects again is heard.
     """
 
     def __init__(self, mechanism: Mechanism, interval: float | None, patience: float) -> None:
@@ -90,11 +90,11 @@ class UnheardGuard:
     def asks(self, connection: Connection, received: int, now: float) -> bool:
         """The ZAP handler is about to reply to some connections, of which this may be one.
 
-        A client sends no message before that reply. So if the last command of its handshake is
-        there, this is what its handshake has taken.
+        A client sends no message before that reply. So if the last command of its handshake has
+        arrived, all received bytes are those of the handshake.
 
         Returns:
-            Whether that command is the next to come, and is worth waiting for.
+            Whether only that command is missing, so that a wait for it may help.
         """
         complete = self._sizes.complete
         if connection.silence is not None or complete is None:
@@ -103,18 +103,18 @@ class UnheardGuard:
             connection.silence = Silence(now, received, self._sizes.sent)
         return self._sizes is SIZES["NULL"] and GREETING <= received < complete
 
-    def is_mute(self, connection: Connection, received: int, sent: int, now: float) -> bool:
-        """Whether its messages are not handed over, if all that was handed over is read.
+    def is_unheard(self, connection: Connection, received: int, sent: int, now: float) -> bool:
+        """Whether its messages are not delivered, if all delivered messages were read.
 
         Args:
             connection: One that has completed its handshake, and from which nothing was read.
-            received: Bytes that have come, all of which libzmq has read.
+            received: Bytes that have arrived, all of which libzmq has read.
             sent: Bytes that libzmq has written.
             now: Seconds.
         """
         silence = connection.silence
         if silence is None:
-            # What was sent may have a PING that is not answered yet, so it is not taken from now.
+            # Not `sent`: it may include a PING that is not answered yet.
             connection.silence = Silence(now, received, self._sizes.sent)
             return False
         ping, pong, *_ = self._sizes
@@ -135,7 +135,7 @@ class UnheardGuard:
         return silence.proven and now - silence.since >= self._patience
 
     def _pings(self, seconds: float) -> int:
-        """How many PINGs the server has sent in that time, at least."""
+        """How many PINGs the server has sent in this time, at least."""
         if self._interval is None:
             return 0
         return max(0, int(ON_TIME * seconds / self._interval) - 1)

@@ -1,4 +1,4 @@
-"""ZAP: what libzmq asks before it lets a connection in, and the replies (ZeroMQ RFC 27)."""
+"""ZAP: libzmq's requests for access control of connections, and the replies (RFC 27)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Applicant:
     """
 
     mechanism: Mechanism
-    """How it authenticates; ``NULL`` is not at all."""
+    """The security mechanism; ``NULL`` for no authentication."""
     address: str
-    """Its IP address, or ``localhost:uid:gid:pid`` (ipc). One of IPv4 is written so on a socket of
-    IPv6 too, and a link-local one has its zone: ``fe80::1%eth0``."""
+    """Its IP address, or ``localhost:uid:gid:pid`` (ipc). An IPv4 address is written as such on an
+    IPv6 socket too, and a link-local one has its zone: ``fe80::1%eth0``."""
     public_key: str = ""
-    """The key that it has proved to own; empty without CURVE."""
+    """Its public key, authenticated by CURVE; empty without CURVE."""
     username: str = ""
     """Its user name; empty without PLAIN."""
     password: str = field(default="", repr=False)
@@ -40,13 +40,13 @@ Admit = Callable[[Applicant], Awaitable[str | None]]
 
 @dataclass(frozen=True, slots=True)
 class ZapRequest:
-    """What libzmq asks about one connection.
+    """libzmq's request about one connection.
 
     Attributes:
-        sender: Routing id of the asking session, where the reply goes.
-        request_id: What the reply must repeat.
+        sender: The routing id for the reply.
+        request_id: Repeated in the reply.
         address: The client's address.
-        applicant: None if the request is one that can only be refused.
+        applicant: None if the request is invalid, and must be refused.
     """
 
     sender: bytes
@@ -60,11 +60,11 @@ class Verdict:
     """The decision about an applicant.
 
     Attributes:
-        code: A status of ZAP.
-        text: What it means.
+        code: The ZAP status code.
+        text: The ZAP status text.
         user_id: The applicant's user id.
-        public_key: The key that it owns.
-        reason: What the log says of a refusal, without anything secret.
+        public_key: The applicant's public key.
+        reason: The log's reason for a refusal, without secrets.
     """
 
     code: bytes
@@ -75,30 +75,30 @@ class Verdict:
 
 
 def accept(user_id: str, public_key: str) -> Verdict:
-    """Let it in."""
+    """Accept the applicant."""
     return Verdict(b"200", b"OK", user_id, public_key)
 
 
 def refuse(reason: str) -> Verdict:
-    """Refuse it. libzmq tells the client, and a stock client does not try again."""
+    """Refuse the applicant. libzmq sends an ERROR, and a stock client does not connect again."""
     return Verdict(b"400", b"access denied", reason=reason)
 
 
 def postpone(reason: str) -> Verdict:
-    """Decide later. libzmq tells the client nothing, and its handshake times out."""
+    """Decide later. libzmq sends nothing, and the handshake times out."""
     return Verdict(b"300", b"try again later", reason=reason)
 
 
 def request_untrusted(
     frames: Sequence[bytes], domain: bytes, encode_key: Callable[[bytes], str]
 ) -> ZapRequest:
-    """Read what libzmq asks.
+    """Parse a request of libzmq.
 
     Args:
         frames: Sender, empty, version, request id, domain, address, routing id, mechanism,
             credentials.
         domain: The ZAP domain that is served.
-        encode_key: Makes the text of a CURVE key (Z85).
+        encode_key: Encodes a CURVE key as text (Z85).
     """
     sender, _, version, request_id, its_domain, raw_address, _, mechanism, *credentials = frames
     address = canonical(raw_address.decode(errors="backslashreplace"))
@@ -121,9 +121,9 @@ def reply(request: ZapRequest, verdict: Verdict, properties: dict[str, str]) -> 
     """The frames of a reply, behind the sender.
 
     Args:
-        request: What was asked.
-        verdict: What was decided.
-        properties: What libzmq attaches to each message of the connection, if it is accepted.
+        request: The request.
+        verdict: The decision.
+        properties: libzmq attaches these to each message of the connection, if it is accepted.
     """
     metadata = b""
     if verdict.code == b"200":

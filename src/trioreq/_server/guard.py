@@ -114,10 +114,10 @@ class Guard:
         self._router.read_monitor()
         now = trio.current_time()
         suspects = []
-        mute = []
+        unheard = []
         for connection in some:
-            if self._is_mute(connection, now):
-                mute.append(connection)
+            if self._is_unheard(connection, now):
+                unheard.append(connection)
             # If it has just disconnected, these are the counters of the next connection on its
             # descriptor. `evict` reads the monitor, and then does nothing.
             if not connection.disconnected and guard.is_notable(
@@ -126,7 +126,7 @@ class Guard:
                 least, most = counters.read_by_owner(connection.descriptor)
                 if guard.weigh(connection, least, most, now):
                     suspects.append(connection)
-        if suspects or mute:
+        if suspects or unheard:
             dry = self._catch_up()
             for connection in suspects:
                 if guard.is_endless(connection, len(self._router), dry=dry):
@@ -135,14 +135,14 @@ class Guard:
                         f"it has sent more than {guard.room} bytes and no complete message; if it "
                         "is legitimate, raise max_message_size",
                     )
-            for connection in mute:
+            for connection in unheard:
                 if dry and connection.peer is None:
                     self._router.evict(connection, UNHEARD)
 
-    def _is_mute(self, connection: Connection, now: float) -> bool:
+    def _is_unheard(self, connection: Connection, now: float) -> bool:
         if connection.disconnected or connection.peer is not None:
             return False
         if connection.silence is None and connection in self._router.handshakes:
             return False  # its handshake may be in progress
         traffic = self._counters.traffic(connection.descriptor)
-        return traffic is not None and self._unheard.is_mute(connection, *traffic, now)
+        return traffic is not None and self._unheard.is_unheard(connection, *traffic, now)

@@ -40,7 +40,7 @@ PeerFields = tuple[int, str, str, str, int | None, int | None, str]
 """The fields of a `Peer`, sent in its place because pickling a dataclass is slow."""
 Answer = Frames | Error | None
 """The body of a reply, or the error of the handler. None if this process was not started as a
-worker: trio-parallel has put it in the place of one that had died, and no handler was called."""
+worker: trio-parallel has replaced a worker that had died, and no handler was called."""
 
 
 @dataclass(frozen=True, slots=True)

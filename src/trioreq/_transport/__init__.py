@@ -1,1 +1,1 @@
-"""zmq and the kernel: sockets, whole messages, descriptors, keys. Nothing here knows the server."""
+"""zmq and the kernel: sockets, whole messages, descriptors, keys. Nothing here uses the server."""

@@ -10,7 +10,7 @@
  * copied before the first is sent. So no other thread, and no finalizer, can
  * use or close the socket while a part of a message is read or sent. No
  * function waits. The GIL is released only while a large frame is copied, and
- * now and then between many small ones; the socket is not in use then. It may
+ * at intervals between many small ones; the socket is not in use then. It may
  * be closed meanwhile: each call asks pyzmq for libzmq's socket, which a
  * closed one does not have.
  */
@@ -645,8 +645,8 @@ file_of(void *function)
  * RTLD_GLOBAL), and then in the extension and what that was linked with, where
  * dlsym looks too. The first place only gains libraries, at its end. So if
  * nothing in it has the function now, or the same function, it was found in
- * the second. If another is there, nobody can tell whether it came before
- * pyzmq was loaded, or after.
+ * the second. If another is there, it is unknown whether it was loaded
+ * before pyzmq or after.
  */
 static void *
 find_function(void *library, const char *name)

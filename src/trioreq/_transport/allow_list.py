@@ -16,25 +16,25 @@ from .._functions import check_function
 from .._log import log
 from .curve_keys import PUBLIC, check_key, load_public_key
 
-LOOK = 1.0  # seconds between two looks at a directory of keys
+LOOK = 1.0  # seconds between two checks of a directory of keys
 
 AllowSource = str | os.PathLike[str] | Mapping[str, str]
 
 
 class AllowList(Mapping[str, str]):
-    """The public keys that may come in, and whose they are: public key -> user id.
+    """The public keys of accepted clients: a mapping from public key to user id.
 
-    A key that is taken out is thrown out at once: what it has asked for is cancelled, and nothing
-    is sent to it any more. So is one that is another user's now.
+    Connections of a key that is removed are evicted at once: their requests are cancelled, and
+    nothing is sent on them. The same holds for a key that gets another user id.
 
     Args:
-        source: The mapping; or a directory, of whose files ``USER.key`` each has a public key.
-            A server looks at its directory once a second.
+        source: The mapping; or a directory with a file ``USER.key`` for each public key. A server
+            checks its directory once a second.
 
     Raises:
         KeyFileError: The directory or a file in it cannot be read.
         TypeError: It is neither a mapping nor a path, or a key or a user id is not a str.
-        ValueError: A key is not one, or a user id has characters that cannot be shown.
+        ValueError: A key is invalid, or a user id has characters that are not printable.
     """
 
     def __init__(self, source: AllowSource) -> None:
@@ -42,7 +42,7 @@ class AllowList(Mapping[str, str]):
         self._listeners: set[Callable[[], None]] = set()
         self._seen: object = None
         self._reading = trio.Lock()
-        self._thread = trio.CapacityLimiter(1)  # its own: to throw out is not to wait for others
+        self._thread = trio.CapacityLimiter(1)  # its own: evictions must not wait for other threads
         self.directory: Path | None = None
         if isinstance(source, Mapping):
             self._users = _checked(source)
@@ -63,10 +63,10 @@ class AllowList(Mapping[str, str]):
         return len(self._users)
 
     def replace(self, users: Mapping[str, str]) -> None:
-        """Have another list from now on. Call it in trio's thread.
+        """Replace the list. Call it in trio's thread.
 
         Raises:
-            TypeError, ValueError: As above; then the list is what it was.
+            TypeError, ValueError: As above; then the list is unchanged.
             RuntimeError: The list is a directory: change that, and `reload`.
         """
         check_instance("users", users, Mapping, "a mapping of public keys to user ids")
@@ -75,15 +75,15 @@ class AllowList(Mapping[str, str]):
         self._change(_checked(users))
 
     async def reload(self) -> None:
-        """Look at the directory now. A list that is none is left as it is.
+        """Read the directory now, if the list is one and it has changed.
 
-        A file that cannot be read lets nobody in, and is logged. If the whole directory cannot
-        be read, the list stays what it was, and that is logged as an error.
+        A file that cannot be read is skipped, with a warning in the log. If the directory itself
+        cannot be read, the list is unchanged, and the log has an error.
         """
         if self.directory is None:
             await trio.lowlevel.checkpoint()
             return
-        async with self._reading:  # what was read first takes effect first
+        async with self._reading:  # results take effect in the order of the reads
             try:
                 found = await trio.to_thread.run_sync(
                     read_directory, self.directory, self._seen, limiter=self._thread
@@ -98,7 +98,7 @@ class AllowList(Mapping[str, str]):
                     self._change(users)
 
     async def watch(self, changed: Callable[[], None]) -> None:
-        """Call `changed` after each change, until cancelled (the server does this)."""
+        """Call `changed` after each change, until cancelled (the server calls this)."""
         check_function("changed", changed)
         self._listeners.add(changed)
         try:
@@ -110,7 +110,7 @@ class AllowList(Mapping[str, str]):
         finally:
             self._listeners.discard(changed)
 
-    @trio.lowlevel.enable_ki_protection  # who listens ends connections: half an event read is none
+    @trio.lowlevel.enable_ki_protection  # listeners evict connections, and read the monitor
     def _change(self, users: dict[str, str]) -> None:
         self._users = users
         for changed in tuple(self._listeners):
@@ -118,7 +118,7 @@ class AllowList(Mapping[str, str]):
 
 
 def check_source(name: str, source: object) -> None:
-    """Refuse what an allow-list cannot be made of.
+    """Check that an allow-list can be made of an object.
 
     Raises:
         TypeError: It is neither a mapping nor a path.
@@ -131,11 +131,11 @@ def check_source(name: str, source: object) -> None:
 
 
 def check_user_id(user_id: str, name: str = "a user id") -> str:
-    """A user id that comes out of libzmq as it went in: a zero byte would cut it short.
+    """Check that libzmq passes a user id on unchanged; returns it.
 
     Raises:
         TypeError: It is not a str.
-        ValueError: It is not that.
+        ValueError: It is too long, or not printable: a zero byte would end it.
     """
     check_instance(name, user_id, str, "a str")
     if not user_id.isprintable() or len(user_id.encode()) > 255:
@@ -146,7 +146,7 @@ def check_user_id(user_id: str, name: str = "a user id") -> str:
 def read_directory(
     directory: Path, seen: object, *, strict: bool = False
 ) -> tuple[object, dict[str, str]] | None:
-    """Read all keys, unless nothing has changed since `seen`; then the answer is None.
+    """Read all keys; returns None if nothing has changed since `seen`.
 
     Raises:
         KeyFileError: The directory cannot be read; or, if it is `strict`, a file.
@@ -168,15 +168,15 @@ def read_directory(
         except (KeyFileError, ValueError) as error:
             if strict:
                 raise KeyFileError(str(error)) from None
-            log.warning("a key is left out: %s", error)
+            log.warning("a key is skipped: %s", error)
     return found, users
 
 
 def _state(entry: os.DirEntry[str]) -> tuple[str, int, int, int]:
-    """What is another when a file is another; its name first."""
+    """The name of a file, and what changes when the file changes."""
     try:
         status = entry.stat()
-    except OSError:  # it has just gone, or is a link to nothing
+    except OSError:  # it was just removed, or is a broken link
         return entry.name, 0, 0, 0
     return entry.name, status.st_ino, status.st_mtime_ns, status.st_size
 

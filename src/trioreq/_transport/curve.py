@@ -1,4 +1,4 @@
-"""What a server and a client need for CURVE."""
+"""The CURVE options of a server and a client."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .curve_keys import KeyPair, check_key
 
 @dataclass(frozen=True, slots=True)
 class CurveServer:
-    """What a server needs for CURVE: everything is encrypted, and clients prove who they are.
+    """The CURVE options of a server, for encryption and authentication.
 
     Args:
-        keys: The server's. Its clients need the public one.
-        allow: Who may come in: an `AllowList`, or what one is made of. None to let `serve`'s
-            `admit` decide.
+        keys: The server's keys. Its clients need the public one.
+        allow: The accepted clients: an `AllowList`, or the source of one. None if `serve`'s
+            `admit` decides.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -42,16 +42,16 @@ class CurveServer:
 
 @dataclass(frozen=True, slots=True)
 class CurveClient:
-    """What a client needs for CURVE.
+    """The CURVE options of a client.
 
     Args:
-        server_key: The server's public key. A server that cannot prove that it has the secret
-            one is not talked to.
-        keys: The client's own. None makes a new pair, for a server that lets everybody in.
+        server_key: The server's public key. The client sends nothing to a server that does not
+            have the secret one.
+        keys: The client's own keys. None makes a new pair, for a server that accepts any key.
 
     Raises:
         TypeError: An argument is of the wrong type.
-        ValueError: The server's key is not a key.
+        ValueError: The server's key is invalid.
     """
 
     server_key: str

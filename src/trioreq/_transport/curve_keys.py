@@ -1,7 +1,7 @@
-"""CURVE: keys, the files they are in, and the list of those that may come in.
+"""CURVE keys, and the files of keys.
 
 A key is 40 characters (Z85, ZeroMQ RFC 32). The files are those of CZMQ and pyzmq: ``NAME.key``
-with the public key, which may go round, and ``NAME.key_secret`` with both.
+with the public key, which may be shared, and ``NAME.key_secret`` with both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KeyPath = str | os.PathLike[str]
 
 
 def check_key(name: str, key: str) -> str:
-    """Refuse what is not a key. The error does not show it: it may be a secret one.
+    """Check a key; returns it. The errors do not show it: it may be a secret one.
 
     Raises:
         TypeError: It is not a str.
@@ -37,7 +37,7 @@ def check_key(name: str, key: str) -> str:
     check_instance(name, key, str, expected, hint, secret=True)
     try:
         good = len(z85.decode(key.encode("ascii"))) == KEY_SIZE and len(key) == KEY_SIZE * 5 // 4
-    except Exception:  # noqa: BLE001  # pyzmq's decoder raises what happens to it
+    except Exception:  # noqa: BLE001  # pyzmq's decoder may raise anything
         good = False
     if not good:
         raise ValueError(f"{name} must be {expected}, got another text of {len(key)}")
@@ -49,12 +49,12 @@ class KeyPair:
     """A public key and its secret one, of a server or a client.
 
     Args:
-        public: What others may know.
-        secret: What nobody else may; ``repr`` does not show it.
+        public: The public key, which may be shared.
+        secret: The secret key, which must not be shared; ``repr`` does not show it.
 
     Raises:
         TypeError: One is not a str.
-        ValueError: One is not a key, or they do not belong together.
+        ValueError: One is not a key, or they are not a pair.
     """
 
     public: str
@@ -64,11 +64,11 @@ class KeyPair:
         check_key("public", self.public)
         check_key("secret", self.secret)
         if zmq.curve_public(self.secret.encode()).decode() != self.public:
-            raise ValueError("public must be the key of secret, got one that does not belong to it")
+            raise ValueError("public must be the public key of secret, got another key")
 
     @classmethod
     def generate(cls) -> KeyPair:
-        """Make a new one."""
+        """Make a new pair."""
         public, secret = zmq.curve_keypair()
         return cls(public.decode(), secret.decode())
 
@@ -77,13 +77,13 @@ class KeyPair:
         """Read a file with a secret key, as `save` makes it.
 
         Args:
-            path: The file, ``NAME.key_secret`` as a rule.
+            path: The file, normally ``NAME.key_secret``.
             allow_group: Whether its group may read it too, mode 0440 or 0640, as with a secret that
-                Kubernetes mounts. No other user may read it, and nobody but its owner write it.
+                Kubernetes mounts. Other users must not read it, and only its owner may write it.
 
         Raises:
-            KeyFileError: It cannot be read, has no secret key, or others than its owner may read
-                or write it.
+            KeyFileError: It cannot be read, or has no secret key, or other users may read or write
+                it.
             TypeError: An argument is of the wrong type.
         """
         check_path("path", path)
@@ -108,14 +108,14 @@ class KeyPair:
             The two paths.
 
         Raises:
-            KeyFileError: One of them is there already, or cannot be written.
+            KeyFileError: One of them already exists, or cannot be written.
             TypeError: The name is not a path.
         """
         check_path("name", name)
         public, secret = (Path(f"{os.fspath(name)}{suffix}") for suffix in (PUBLIC, SECRET))
         line = f'    public-key = "{self.public}"\n'
-        if os.path.lexists(public):  # before the secret file is made, which would be in the way
-            raise KeyFileError(f"{str(public)!r} is there already, and is not overwritten")
+        if os.path.lexists(public):  # checked before the secret file is made
+            raise KeyFileError(f"{str(public)!r} already exists, and is not overwritten")
         _write(
             secret,
             0o600,
@@ -131,7 +131,7 @@ class KeyPair:
 
 
 def load_public_key(path: KeyPath) -> str:
-    """Read the public key in a file, ``NAME.key`` as a rule.
+    """Read the public key in a file, normally ``NAME.key``.
 
     Raises:
         KeyFileError: It cannot be read, or has none.
@@ -148,21 +148,21 @@ def load_public_key(path: KeyPath) -> str:
 
 
 def _check_mode(path: KeyPath, mode: int, *, allow_group: bool) -> None:
-    """Refuse a secret key that others have."""
+    """Refuse a secret key that other users may read or write."""
     others = mode & OTHERS
     if not others or (allow_group and others == stat.S_IRGRP):
         return
-    hint = ". If its group is to read it, use allow_group" if others == stat.S_IRGRP else ""
+    hint = ". If its group may read it, use allow_group" if others == stat.S_IRGRP else ""
     raise KeyFileError(
         f"{os.fspath(path)!r} is a secret key that others may read or write "
-        f"(mode {stat.S_IMODE(mode):04o}): make a new one, or chmod 600 it if nobody has{hint}"
+        f"(mode {stat.S_IMODE(mode):04o}): make a new one, or chmod 600 it if it was not read{hint}"
     )
 
 
 def _read(path: Path) -> tuple[str, int]:
     """The text of a file of keys, and the file's mode."""
     try:
-        # Without blocking, so that a pipe in a directory of keys holds nobody up.
+        # Without blocking, as a pipe in a directory of keys would.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
             status = os.fstat(file.fileno())
             data = file.read(LARGEST_FILE) if stat.S_ISREG(status.st_mode) else b""
@@ -174,7 +174,7 @@ def _read(path: Path) -> tuple[str, int]:
 
 
 def _value(text: str, name: str) -> str | None:
-    """What stands behind a name, in a file of keys."""
+    """The value of a name, in a file of keys."""
     for line in text.splitlines():
         key, equals, value = line.partition("=")
         if equals and key.strip() == name:
@@ -183,11 +183,11 @@ def _value(text: str, name: str) -> str | None:
 
 
 def _write(path: Path, mode: int, text: str) -> None:
-    """Make a file that was not there, with a mode from its first moment on."""
+    """Make a new file, which has its mode from the start."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
-        raise KeyFileError(f"{str(path)!r} is there already, and is not overwritten") from None
+        raise KeyFileError(f"{str(path)!r} already exists, and is not overwritten") from None
     except OSError as error:
         raise KeyFileError(f"cannot write {str(path)!r}: {error.strerror}") from None
     except ValueError as error:  # a path with a zero byte

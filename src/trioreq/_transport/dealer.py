@@ -1,9 +1,9 @@
-"""The client's line on real sockets: a DEALER and its monitor, for each connection anew.
+"""The client's line on real sockets: a new DEALER and monitor for each connection.
 
-When a connection is lost, its sockets are closed with it and new ones are opened. So what libzmq
-still had in a queue is never sent later than the client knows, and every reply that came before the
-end is read. (libzmq's own way to the first, ZMQ_IMMEDIATE, loses the second.) And a host name is
-looked up again for each try to connect.
+When a connection is lost, its sockets are closed and new ones are opened. So a request that libzmq
+still queued is never sent after the client has reported it as lost, and all replies that arrived
+before the end are read. (libzmq's ZMQ_IMMEDIATE does the former, and loses the latter.) And a host
+name is resolved again for each attempt to connect.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from .line import (
 )
 from .names import LookupFailed, look_up
 
-BATCH = 128  # messages read before trio's other tasks have their turn
-RECONNECT = 0.05  # seconds before the client connects again; each further try doubles it
+BATCH = 128  # messages to read before other tasks run
+RECONNECT = 0.05  # seconds before the client connects again; doubled for each further attempt
 RECONNECT_MOST = 2.0
-NO_ANSWER = 5.0  # seconds until a name is looked up again, if none of its addresses answers
-WRONG_KEY = 3  # connections in a row that are closed in CURVE's handshake: a key is wrong
+NO_ANSWER = 5.0  # seconds until a name is resolved again, if none of its addresses answers
+WRONG_KEY = 3  # connections in a row closed in CURVE's handshake that show a wrong key
 
 
 class Dealer:
@@ -41,9 +41,9 @@ class Dealer:
 
     Args:
         endpoint: The server's address.
-        heartbeat: Seconds in which a silent server is noticed; None for no heartbeats.
-        max_message_size: Bytes that a frame may have that is received.
-        curve: The server's key and the client's own; None for no CURVE.
+        heartbeat: Seconds after which a silent server is detected; None for no heartbeats.
+        max_message_size: Bytes of the largest frame to receive.
+        curve: The server's key and the client's own keys; None for no CURVE.
 
     Raises:
         EndpointError: The endpoint is not an address that can be connected to.
@@ -64,32 +64,32 @@ class Dealer:
         self._connecter = Connecter(
             heartbeat=heartbeat, max_message_size=max_message_size, curve=curve
         )
-        self._sockets: DealerSockets | None = None  # of the connection, from when it is accepted
-        self._opened = trio.lowlevel.ParkingLot()  # where `receive` waits for them
+        self._sockets: DealerSockets | None = None  # of the connection, once it is accepted
+        self._opened = trio.lowlevel.ParkingLot()  # `receive` waits for them
         self._connected = False  # the handshake has succeeded
         self._failures = 0  # of handshakes, in a row
         self._failed = ""  # the numeric endpoint of the last one; others are tried first
-        self._pause = 0.0  # seconds before the next try to connect
-        self._untold: list[Event] = []
+        self._pause = 0.0  # seconds before the next attempt to connect
+        self._events: list[Event] = []
         self._begin()
 
     @property
     def max_pack_size(self) -> int:
-        """As in `Line`, like all that follow."""
+        """As in `Line`, like all other methods."""
         return self._max_pack_size
 
-    @trio.lowlevel.enable_ki_protection  # an event that is read and not returned is lost
+    @trio.lowlevel.enable_ki_protection  # an interrupt must not lose an event that was read
     async def events(self) -> list[Event]:
-        while not self._untold:
+        while not self._events:
             if self._sockets is None:
                 await self._connect()
             else:
                 await readable(self._sockets.monitor)
                 self._read_monitor()
-        events, self._untold = self._untold, []
+        events, self._events = self._events, []
         return events
 
-    @trio.lowlevel.enable_ki_protection  # the rest of a message would begin the next one
+    @trio.lowlevel.enable_ki_protection  # an interrupt must not lose a message that was read
     async def receive(self) -> list[list[bytes]]:
         while True:
             if self._sockets is None:
@@ -99,14 +99,14 @@ class Dealer:
                 if messages := self._read():
                     return messages
 
-    @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
+    @trio.lowlevel.enable_ki_protection  # an interrupt must not leave half a message
     def send(self, messages: Sequence[Frames]) -> None:
         if self._sockets is None:
             return
         dealer = self._sockets.dealer
         for frames in messages:
             if dealer.send(frames):
-                break  # there is no connection any more: the monitor tells it next
+                break  # the connection was lost: the monitor reports it next
         dealer.nudge()
 
     @trio.lowlevel.enable_ki_protection
@@ -115,19 +115,19 @@ class Dealer:
         await self._connecter.aclose()
 
     def _begin(self) -> None:
-        """The first try to connect is next."""
+        """Prepare for the first attempt to connect."""
         if self._host is not None and not self._host.is_numeric():
             hint = f"the name {self._host.name!r} is being looked up: does the name server answer?"
-            self._untold.append(NoConnection(hint))
+            self._events.append(NoConnection(hint))
 
     async def _connect(self) -> None:
-        """Try to connect once, to one address after the other."""
+        """Try to connect once, to each address."""
         await trio.sleep(self._pause)
         self._pause = min(max(2 * self._pause, RECONNECT), RECONNECT_MOST)
         try:
             addresses = [self._endpoint] if self._host is None else await look_up(self._host)
         except LookupFailed as error:
-            self._untold.append(NoConnection(str(error)))
+            self._events.append(NoConnection(str(error)))
             return
         addresses.sort(key=lambda address: address == self._failed)
         sockets = None
@@ -136,14 +136,14 @@ class Dealer:
         if sockets is not None:
             self._sockets = sockets
             self._opened.unpark_all()
-            self._untold.append(Accepted())
+            self._events.append(Accepted())
             return
         hint = NO_SERVER
         if answer.cancelled_caught:
-            hint = "nothing answers: is the address right? Does a firewall drop what is sent there?"
+            hint = "nothing answers: is the address right? Does a firewall drop the packets?"
         if addresses != [self._endpoint]:
             hint = f"tried {', '.join(addresses)}: {hint}"
-        self._untold.append(NoConnection(hint))
+        self._events.append(NoConnection(hint))
 
     def _close(self) -> None:
         if self._sockets is not None:
@@ -161,27 +161,27 @@ class Dealer:
         return messages
 
     def _read_monitor(self) -> None:
-        """Read what has happened, up to the end of the connection."""
-        while self._sockets is not None and (told := self._sockets.next_event()) is not None:
-            event, value = told
+        """Read the events, up to the end of the connection."""
+        while self._sockets is not None and (found := self._sockets.next_event()) is not None:
+            event, value = found
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._connected = True
                 self._failures = 0
                 self._failed = ""
-                self._untold.append(HandshakeSucceeded())
+                self._events.append(HandshakeSucceeded())
             elif event == zmq.EVENT_DISCONNECTED and self._connected:
                 self._lose()
             elif event & (FAILED | zmq.EVENT_DISCONNECTED) and not self._connected:
                 self._fail_handshake(event, value)
 
     def _lose(self) -> None:
-        """The connection is gone; what came before the end counts."""
+        """The connection was lost. Messages that arrived before are still returned."""
         unread: list[list[bytes]] = []
         while messages := self._read():
             unread += messages
         self._close()
-        self._pause = RECONNECT  # a server that lets in and throws out is not stormed
-        self._untold.append(Lost(unread))
+        self._pause = RECONNECT  # for a server that accepts and closes each connection
+        self._events.append(Lost(unread))
         self._begin()
 
     def _fail_handshake(self, event: int, value: int) -> None:
@@ -194,24 +194,24 @@ class Dealer:
             self._failures = 0
             self._pause = RECONNECT_MOST
         self._close()
-        self._untold.append(HandshakeFailed(reason))
+        self._events.append(HandshakeFailed(reason))
 
     def _reason(self, event: int, value: int) -> str | None:
-        """Why a handshake has failed; libzmq tells little of it."""
+        """Why a handshake has failed, as far as libzmq reports it."""
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            reason = f"the server does not let this client in (status {value})"
+            reason = f"the server refuses this client (status {value})"
             if self._curve is not None:
-                reason += f": is its key {self._curve.keys.public} on the server's list?"
+                reason += f": is its key {self._curve.keys.public} on the server's allow-list?"
             return reason
         if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
             if self._curve is None:
-                return "the server wants a client to prove who it is, by CURVE or PLAIN"
+                return "the server requires authentication, by CURVE or PLAIN"
             return "the server does not speak CURVE"
         if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-            return "what it says in the handshake is not understood: is it a ZeroMQ server?"
+            return "the handshake is malformed: is it a ZeroMQ server?"
         if self._curve is not None and self._failures >= WRONG_KEY:
             return (
-                "the server closes the connection in the handshake and does not say why: "
+                "the server closes the connection in the handshake, without a reason: "
                 "is the server's key right? Does it speak CURVE? Is it full?"
             )
         return None

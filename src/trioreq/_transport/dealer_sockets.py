@@ -1,7 +1,7 @@
-"""A DEALER and its monitor, which make one connection, and the race for the first to have one.
+"""A DEALER and its monitor, which make one connection, and connecting to one of several addresses.
 
-libzmq is given one numeric address, and connects once. What follows the end of a connection, or of
-an attempt, is the client's to decide: it may have to look a name up again, or try another address.
+libzmq gets one numeric address, and connects once. The client decides what to do after the end of a
+connection or an attempt: it may have to resolve a name again, or try another address.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .heartbeats import heartbeat_times
 from .zsocket import ZSocket, terminate
 
 EVENT = struct.Struct("=Hi")
-HANDSHAKE = 15.0  # seconds; a server that cannot decide now says nothing, and is asked again
+HANDSHAKE = 15.0  # seconds; a server that postpones its decision sends nothing: try again
 NEVER: Final = 3_600_000  # ms until libzmq connects again; the sockets are closed long before
-NEXT_ADDRESS = 0.25  # seconds until the next address is tried beside those before (RFC 8305)
+NEXT_ADDRESS = 0.25  # seconds until the next address is tried in parallel (RFC 8305)
 FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -44,7 +44,7 @@ class DealerSockets:
     """A DEALER, as pyzmq has it and in trio, and its monitor.
 
     Attributes:
-        endpoint: The numeric one that it is connected to.
+        endpoint: Its numeric endpoint.
     """
 
     endpoint: str
@@ -52,9 +52,9 @@ class DealerSockets:
     dealer: ZSocket
     monitor: ZSocket
 
-    @trio.lowlevel.enable_ki_protection  # an event that is read and not returned is lost
+    @trio.lowlevel.enable_ki_protection  # an interrupt must not lose an event that was read
     async def wait_accepted(self) -> bool:
-        """Wait until the server accepts the connection; returns False if that has failed."""
+        """Wait until the server accepts the connection; returns False if that fails."""
         while True:
             await readable(self.monitor)
             while (event := self.next_event()) is not None:
@@ -73,17 +73,17 @@ class DealerSockets:
         """Close both."""
         self.raw.disable_monitor()
         self.monitor.close()
-        trio.lowlevel.notify_closing(self.raw.fileno())  # wakes the reader
+        trio.lowlevel.notify_closing(self.raw.fileno())  # wakes the task that reads
         self.dealer.close()
 
 
 class Connecter:
-    """Makes connections, one after the other; their sockets have one context.
+    """Makes connections, one after the other, with one Context for their sockets.
 
     Args:
-        heartbeat: Seconds in which a silent server is noticed; None for no heartbeats.
-        max_message_size: Bytes that a frame may have that is received.
-        curve: The server's key and the client's own; None for no CURVE.
+        heartbeat: Seconds after which a silent server is detected; None for no heartbeats.
+        max_message_size: Bytes of the largest frame to receive.
+        curve: The server's key and the client's own keys; None for no CURVE.
     """
 
     def __init__(
@@ -98,15 +98,15 @@ class Connecter:
     async def connect_first(self, endpoints: Sequence[str]) -> DealerSockets | None:
         """Connect to the first of some endpoints that accepts the connection.
 
-        One after the other is tried; the next as soon as the last has failed, or beside it if that
-        takes long (RFC 8305, Happy Eyeballs).
+        They are tried in order; the next one when the last has failed, or in parallel if that takes
+        long (RFC 8305, Happy Eyeballs).
 
         Returns:
             The sockets of that connection; None if all have failed.
         """
         first: DealerSockets | None = None
 
-        @trio.lowlevel.enable_ki_protection  # a socket that is left open holds `aclose` up for ever
+        @trio.lowlevel.enable_ki_protection  # with an open socket `aclose` would never end
         async def attempt(sockets: DealerSockets, ended: trio.Event) -> None:
             nonlocal first
             try:
@@ -126,7 +126,7 @@ class Connecter:
                     with trio.move_on_after(NEXT_ADDRESS):
                         await ended.wait()
         except BaseException:
-            if first is not None:  # it came with the cancel, and nobody would close it
+            if first is not None:  # it connected in the moment of the cancel
                 first.close()
             raise
         return first
@@ -137,7 +137,7 @@ class Connecter:
         with ExitStack() as stack:
             dealer = stack.enter_context(self._context.socket(zmq.DEALER))
             dealer.linger = 0
-            dealer.sndhwm = dealer.rcvhwm = 0  # bounded by the requests that wait for a reply
+            dealer.sndhwm = dealer.rcvhwm = 0  # bounded by the requests in flight
             encrypted = self._curve is not None
             dealer.maxmsgsize = on_wire(self._max_message_size, encrypted=encrypted)
             dealer.reconnect_ivl = NEVER
@@ -151,7 +151,7 @@ class Connecter:
                 interval, timeout = heartbeat_times(self._heartbeat)
                 dealer.heartbeat_ivl = max(1, round(interval * 1000))
                 dealer.heartbeat_timeout = max(1, round(timeout * 1000))
-            # A name is not free at once when its sockets are closed.
+            # A new name each time: libzmq frees one some time after its sockets are closed.
             address = f"inproc://trioreq.monitor.{next(self._numbers)}"
             dealer.monitor(address, WATCHED)
             monitor = stack.enter_context(self._context.socket(zmq.PAIR))

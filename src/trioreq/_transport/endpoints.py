@@ -1,4 +1,4 @@
-"""What can be said of an address before it is bound, and why it could not be."""
+"""Checks addresses before they are bound or connected to, and explains errors."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ ANY_IPC = "ipc://*"  # a new path
 
 MOST_PORT = 65535
 MOST_PATH = 107  # bytes that the kernel has room for
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # what libzmq takes for a name
-SOURCE = re.compile(r"[A-Za-z0-9:\[][A-Za-z0-9.:%\[\]_-]*")  # and for an address to connect from
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # what libzmq accepts as a name
+SOURCE = re.compile(r"[A-Za-z0-9:\[][A-Za-z0-9.:%\[\]_-]*")  # and as an address to connect from
 
 ADVICE = {
     errno.EADDRINUSE: "the address is in use: stop the other server, or choose another port",
     errno.EADDRNOTAVAIL: "this machine has no such address: use one of its own, or '*' for all",
     errno.ENODEV: "no such address or network interface: use an IP address, or '*'",
     errno.EINVAL: f"invalid address: write it as {EXAMPLES}",
-    errno.EACCES: "permission denied: choose another, or run as a user who may",
+    errno.EACCES: "permission denied: choose another address, or run as a user with the permission",
     errno.ENOENT: "no such directory: make it first",
     errno.ENOTDIR: "a part of the path is not a directory: choose another path",
     errno.ENAMETOOLONG: "the path is too long for a socket (107 bytes): choose a shorter one",
@@ -36,7 +36,7 @@ ADVICE = {
 
 
 def check_client(endpoint: str) -> Host | None:
-    """Refuse what no client can connect to, before it is tried for ever.
+    """Refuse an address that no client can connect to, and that libzmq would retry endlessly.
 
     Returns:
         The host of a tcp endpoint; None for ipc.
@@ -86,7 +86,7 @@ def _check_host(endpoint: str, host: str) -> str:
 
 
 def check(addr: str) -> Path | None:
-    """Refuse what cannot be served, before libzmq does it with less to say, or worse, does not.
+    """Refuse an address that cannot be served; libzmq's errors say less, or are missing.
 
     Returns:
         The path of the socket file that binding the address makes, if it makes one.
@@ -108,7 +108,7 @@ def check(addr: str) -> Path | None:
         if port != "*" and not (port.isdecimal() and int(port) <= MOST_PORT):  # libzmq wraps it
             raise EndpointError(f"{addr!r}: {port!r} is not a port: write it as {EXAMPLES}")
         return None
-    if rest.startswith("@"):  # Linux's abstract names leave no file, and the kernel guards them
+    if rest.startswith("@"):  # an abstract name of Linux: there is no file to check
         return None
     path = Path(rest)
     _refuse_taken(addr, path)
@@ -116,7 +116,7 @@ def check(addr: str) -> Path | None:
 
 
 def _refuse_taken(addr: str, path: Path) -> None:
-    """Refuse what libzmq would take over, whoever has it; only a dead server's may be taken."""
+    """Refuse a path that is in use: libzmq would take it over. A dead server's may be taken."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -130,9 +130,9 @@ def _refuse_taken(addr: str, path: Path) -> None:
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
-            return  # nobody listens: its server is dead
+            return  # nothing listens: its server is dead
         except BlockingIOError:
-            pass  # somebody does, and has his hands full
+            pass  # a server listens, and its backlog is full
         except OSError as error:
             raise EndpointError(explain(addr, error.errno)) from error
     raise EndpointError(f"cannot bind {addr!r}: {ADVICE[errno.EADDRINUSE]}")

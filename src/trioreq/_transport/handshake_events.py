@@ -9,7 +9,7 @@ import zmq
 
 from .._protocol.handshakes import Failure
 
-EVENT = struct.Struct("=Hi")  # the first frame of an event of the monitor: which, and a value
+EVENT = struct.Struct("=Hi")  # the first frame of a monitor's event: its number and value
 
 # Values of HANDSHAKE_FAILED_PROTOCOL; all others are of commands.
 REASONS = {
@@ -25,8 +25,8 @@ def failure_of(event: int, value: int) -> Failure:
 
     Args:
         event: HANDSHAKE_FAILED_PROTOCOL or HANDSHAKE_FAILED_NO_DETAIL.
-        value: An error of the protocol; or the errno of the read that failed. If the time was up,
-            none has, and libzmq reports what errno happens to be.
+        value: An error of the protocol; or the errno of the read that failed. After a timeout no
+            read has failed, and libzmq reports the current value of errno.
     """
     if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
         return REASONS.get(value, Failure.MALFORMED)

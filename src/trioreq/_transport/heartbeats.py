@@ -1,4 +1,4 @@
-"""How ZMTP heartbeats are timed."""
+"""The timing of ZMTP heartbeats."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ PATIENCE = 5.0  # seconds that a PONG may take, unless that is more than half of
 
 
 def heartbeat_times(heartbeat: float) -> tuple[float, float]:
-    """Split a heartbeat so that a silent peer is noticed within it.
+    """Split a heartbeat so that a silent peer is detected within it.
 
-    libzmq's I/O thread searches its timers in the order of time whenever a PONG comes. So with many
-    connections, short waits and rare PINGs are cheap; but a slow network needs time.
+    libzmq's I/O thread searches its timers in the order of time for each PONG. So with many
+    connections, short timeouts and rare PINGs are cheap; but a slow network needs longer timeouts.
 
     Args:
-        heartbeat: Seconds in which a silent peer is to be noticed.
+        heartbeat: Seconds in which a silent peer must be detected.
 
     Returns:
         Seconds between two PINGs, and seconds in which each must be answered.

@@ -1,12 +1,13 @@
-"""Which side has ended a connection.
+"""Detects which side has ended a connection.
 
-libzmq ends a connection that sends a frame larger than its limit, and reports no more than that it
-is disconnected. By then its descriptor is closed, and perhaps another's. So each connection is held
-by a second descriptor from its accept on: at its disconnect that still tells whether the peer has
-ended it, or goes on. It is released in the same step, and the kernel closes the connection then.
+libzmq closes a connection that sends a frame larger than its limit, and reports only the
+disconnect. By then its descriptor is closed, and may belong to another connection. So each
+connection is held by a second descriptor from its accept on, which still shows at the disconnect
+whether the peer has ended the connection. It is closed in the same step, and only then does the
+kernel close the connection.
 
-A second descriptor is a luxury, and to close the last one takes the kernel's time. So connections
-are held only while there are few.
+A second descriptor costs one of a limited number, and closing it costs time. So connections are
+held only while there are few.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from .._protocol.connection_table import Connection, ConnectionTable
 from .limited_log import LimitedLog
 from .server_sockets import HeldConnection
 
-MOST: Final = 1000  # connections; when all end at once, to close them takes some 30 ms
+MOST: Final = 1000  # connections; if all end at once, closing them takes some 30 ms
 
 
 class HeldConnections:
     """The connections that are held.
 
     Args:
-        table: The connections that live.
+        table: The open connections.
         room: Connections get descriptors below this one.
         max_message_size: Bytes that a frame may have.
     """
@@ -32,18 +33,18 @@ class HeldConnections:
     def __init__(self, table: ConnectionTable, room: int, max_message_size: int) -> None:
         self._table = table
         self._few = min(room // 4, MOST)  # connections: if there are more, none is held
-        self._plenty = room // 2  # what holds them is below this descriptor
+        self._plenty = room // 2  # they are held by descriptors below this one
         self._max_message_size = max_message_size
         self._holds: dict[Connection, HeldConnection] = {}
         self._log = LimitedLog()
 
     def make_room(self) -> None:
-        """Hold nothing if there are too many connections for that."""
+        """Release all connections if there are too many to hold."""
         if len(self._table) > self._few:
             self._release_all()
 
     def keep(self, connection: Connection, hold: HeldConnection) -> None:
-        """Hold a connection until it ends, if there are descriptors enough; else release it."""
+        """Hold a connection until it ends if descriptors suffice; otherwise release it."""
         few = len(self._table) <= self._few and hold.descriptor < self._plenty
         if few and not connection.disconnected:
             self._holds[connection] = hold
@@ -77,13 +78,13 @@ class HeldConnections:
         )
 
     def release(self, connection: Connection) -> None:
-        """Hold a connection no more; it need not be held."""
+        """Release a connection, if it is held."""
         hold = self._holds.pop(connection, None)
         if hold is not None:
             hold.close()
 
     def close(self) -> None:
-        """Hold nothing from now on."""
+        """Release all connections, and hold no more."""
         self._plenty = 0
         self._release_all()
 

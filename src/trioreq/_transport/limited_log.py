@@ -1,4 +1,4 @@
-"""Log lines that anybody could cause by the thousand."""
+"""Log lines that any peer could cause by the thousand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EVERY = 1.0  # seconds between two lines
 
 
 class LimitedLog:
-    """Warnings of one kind: at most one a second, which says how many were left out before it."""
+    """Warnings of one kind: at most one a second, which says how many were skipped before it."""
 
     def __init__(self) -> None:
         self._unlogged = 0

@@ -1,7 +1,7 @@
-"""The line between a client and one server: what is told of its connection, and what it carries.
+"""The line between a client and one server: the events of its connection, and its messages.
 
-A line connects by itself, and connects again when the connection is lost. Its user pulls: `events`
-and `receive` wait, and return what has happened since. There are two lines: a DEALER socket
+A line connects by itself, and connects again when the connection is lost. `events` and `receive`
+wait, and return what has happened since the last call. There are two lines: a DEALER socket
 (`dealer`), and one on a network in memory (`trioreq.testing`).
 """
 
@@ -21,7 +21,7 @@ class NoConnection:
     """The server has not accepted a connection yet; the line tries again.
 
     Attributes:
-        hint: What is known of why, and what to check.
+        hint: The cause as far as it is known, and what to check.
     """
 
     hint: str
@@ -42,7 +42,7 @@ class HandshakeFailed:
     """The handshake has failed; the line tries again.
 
     Attributes:
-        reason: What is wrong, if that is known: the next try is likely to fail too. None if the
+        reason: The cause, if it is known: the next attempt is likely to fail too. None if the
             server has closed the connection without a reason.
     """
 
@@ -51,10 +51,10 @@ class HandshakeFailed:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The connection is gone, with what was sent on it; the line connects again.
+    """The connection was lost, with the messages that were sent on it; the line connects again.
 
     Attributes:
-        unread: The messages that came before the end, and that `receive` has not returned.
+        unread: Messages that arrived before, and that `receive` has not returned.
     """
 
     unread: list[list[bytes]]
@@ -64,9 +64,10 @@ Event = NoConnection | Accepted | HandshakeSucceeded | HandshakeFailed | Lost
 
 
 class Line(Protocol):
-    """What carries a client's messages.
+    """Carries a client's messages.
 
-    `events` and `receive` are for one task each. Neither loses anything when it is cancelled.
+    `events` and `receive` are for one task each. Neither loses an event or a message when it is
+    cancelled.
     """
 
     @property
@@ -77,12 +78,12 @@ class Line(Protocol):
         """Wait for the next events of the connection; returns them in their order."""
 
     async def receive(self) -> list[list[bytes]]:
-        """Wait for messages; returns some that have come, in their order."""
+        """Wait for messages; returns some that have arrived, in their order."""
 
     def send(self, messages: Sequence[Frames]) -> None:
         """Send messages; never waits.
 
-        What is sent after the loss of the connection and before its `Lost` is dropped.
+        Messages between the loss of the connection and its `Lost` are dropped.
         """
 
     async def aclose(self) -> None:

@@ -1,10 +1,11 @@
-"""What only the Linux kernel knows: whose connection a descriptor is, and what it has counted.
+"""Linux only: the connection of a descriptor, and the kernel's counters.
 
 libzmq cannot close one connection of a bound ROUTER. The kernel can: after a shutdown(2), libzmq
-reads the end of the stream and closes the connection as if the peer had. What must be certain is
-whose descriptor it is; docs/design.md has the order of steps that makes it so.
+reads the end of the stream and closes the connection as if the peer had. It must be certain which
+connection has the descriptor; docs/design.md has the order of steps for that.
 
-On other systems connections are closed all the same. What only Linux tells is then not known.
+On other systems connections are closed in the same way. The information that only Linux has is
+unknown.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pathlib import Path
 from .._protocol.addresses import canonical
 
 NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-LINUX: bool = sys.platform == "linux"  # elsewhere the calls are missing, or give something else
+LINUX: bool = sys.platform == "linux"  # elsewhere the calls are missing or differ
 SO_BINDTOIFINDEX = 62
 EPOLL_CTL_MOD = 3
 # Which events, and libzmq's own data; packed on one architecture alone.
@@ -40,20 +41,20 @@ NOT_SENT, BYTES_SENT, BYTES_SENT_AGAIN = 144, 200, 208
 UINT32, COUNTER = struct.Struct("=I"), struct.Struct("=Q")
 TCP_INFO_SIZE = BYTES_SENT_AGAIN + COUNTER.size
 
-# By the number of the descriptor, which is not ours to wrap in an object; and with the GIL kept:
-# the call takes a microsecond, and to get the GIL back can take thousands.
+# With the number of the descriptor: a socket object would close it. PyDLL keeps the GIL: the call
+# takes a microsecond, and getting the GIL back can take thousands.
 _getsockopt = ctypes.PyDLL(None).getsockopt
 _epoll_ctl = ctypes.CDLL(None).epoll_ctl if LINUX else None
 
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """What is left of a connection that libzmq has closed. What cannot be known is None.
+    """The state of a connection that libzmq has closed. None for what is unknown.
 
     Attributes:
         peer_ended: Whether the peer has ended it.
-        handshake: Whether the handshake was over.
-        silent: Whether nothing has come for as long as a heartbeat waits.
+        handshake: Whether the handshake was complete.
+        silent: Whether nothing has arrived for the timeout of a heartbeat.
     """
 
     peer_ended: bool
@@ -62,12 +63,12 @@ class Signs:
 
 
 class DuplicatedConnection:
-    """The connection that has a descriptor now, whoever has its number later.
+    """A connection, held by a duplicate of its descriptor, whose number may be reused.
 
     Args:
-        duplicate: Another descriptor of it.
-        handshake: Bytes that this side has sent when the handshake is over.
-        patience: Seconds that a heartbeat waits for the peer.
+        duplicate: The duplicate.
+        handshake: Bytes that this side has sent when the handshake is complete.
+        patience: The timeout of a heartbeat, in seconds.
 
     Attributes:
         descriptor: The duplicate's own.
@@ -91,7 +92,7 @@ class DuplicatedConnection:
                 socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size
             )
             return f"uid {PEER_CREDENTIALS.unpack(credentials)[1]}"
-        try:  # as libzmq asks, so that the zone of a link-local address is there
+        try:  # as libzmq does, which includes the zone of a link-local address
             host, _ = socket.getnameinfo(self._socket.getpeername(), NUMERIC)
         except OSError:  # it is disconnected already
             return ""
@@ -99,18 +100,18 @@ class DuplicatedConnection:
 
     def shut_down(self) -> None:
         """Close the connection, in both directions."""
-        with suppress(OSError):  # the peer was faster
+        with suppress(OSError):  # the peer has closed it
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def signs(self) -> Signs:
-        """What tells how it has ended, once libzmq has reported its disconnect."""
-        if not LINUX:  # then it counts as ended by the peer, of which no line is logged
+        """How it has ended, after libzmq has reported its disconnect."""
+        if not LINUX:  # it counts as ended by the peer, which is not logged
             return Signs(peer_ended=True, handshake=None, silent=None)
         ended = select.poll()
         ended.register(self._socket, select.POLLRDHUP)
         if ended.poll(0):
             return Signs(peer_ended=True, handshake=None, silent=None)
-        if self._socket.family == socket.AF_UNIX:  # where the kernel counts nothing
+        if self._socket.family == socket.AF_UNIX:  # for which the kernel has no counters
             silent = None if self._patience < math.inf else False
             return Signs(peer_ended=False, handshake=None, silent=silent)
         info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
@@ -123,7 +124,7 @@ class DuplicatedConnection:
         )
 
     def close(self) -> None:
-        """Close the duplicate; if libzmq has the connection still, it lives on."""
+        """Close the duplicate. The connection stays open while libzmq has it."""
         self._socket.close()
 
 
@@ -141,12 +142,12 @@ def duplicate(descriptor: int, handshake: int, patience: float) -> DuplicatedCon
 
 
 def refuse_connections(listener: int) -> None:
-    """Let the kernel refuse connections to a tcp socket that listens.
+    """Make the kernel refuse connections to a listening tcp socket.
 
-    libzmq cannot stop accepting: if it unbinds, it closes the connections that it has accepted, and
-    if its listener is closed or shut down by somebody else, it aborts. So the listener is bound to
-    a network interface that does not exist. Then no packet matches it, and the kernel answers as if
-    nobody listened. This needs no privilege. Connections that were accepted are not affected.
+    libzmq cannot stop accepting: unbinding closes the connections that it has accepted, and it
+    aborts if its listener is closed or shut down from outside. So the listener is bound to a
+    network interface that does not exist. Then no packet matches it, and the kernel answers as if
+    there were no listener. This needs no privilege. Accepted connections are not affected.
     """
     if not LINUX:
         return
@@ -181,7 +182,7 @@ def ignore_connections(listener: int) -> bool:
 class KernelCounters:
     """The memory of this process, and the bytes of a tcp connection.
 
-    Nothing here fails: what the kernel does not count is 0.
+    No method fails. Counters that the kernel does not have are 0.
     """
 
     def __init__(self) -> None:
@@ -190,7 +191,7 @@ class KernelCounters:
         self._size_ref = ctypes.byref(self._size)
 
     def memory(self) -> int:
-        """Bytes of memory that this process has resident."""
+        """Bytes of resident memory of this process."""
         with suppress(OSError), open("/proc/self/statm", "rb", buffering=0) as file:  # noqa: PTH123
             return int(file.read().split()[1]) * mmap.PAGESIZE
         return 0
@@ -207,8 +208,8 @@ class KernelCounters:
         """Bytes that the process has read from a tcp connection, and written to it.
 
         Returns:
-            Both at one instant. None if not all that has come is read, or if they are not counted:
-            before Linux 4.19, and if it is not a tcp connection.
+            Both at one instant. None if bytes are unread, or without the counters: before Linux
+            4.19, or if it is not a tcp connection.
         """
         if self._unread(descriptor) or self._read_info(descriptor) < TCP_INFO_SIZE:
             return None
@@ -222,7 +223,7 @@ class KernelCounters:
         return self._counter(offset)
 
     def _read_info(self, descriptor: int) -> int:
-        """Have the kernel fill in its struct tcp_info; returns how much of it there is."""
+        """Read the kernel's struct tcp_info; returns its size."""
         self._size.value = TCP_INFO_SIZE
         failed = _getsockopt(
             descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, self._info, self._size_ref
@@ -234,14 +235,14 @@ class KernelCounters:
         return count
 
     def _unread(self, descriptor: int) -> int:
-        """Bytes that have come and were not read."""
+        """Bytes that have arrived and were not read."""
         with suppress(OSError):
             unread = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
             return int.from_bytes(unread, sys.byteorder)
         return 0
 
     def read_by_owner(self, descriptor: int) -> tuple[int, int]:
-        """Of those, how many the process has read: at least and at most, at one instant."""
+        """Received bytes that the process has read: at least and at most, at one instant."""
         before = self.received(descriptor)
         unread = self._unread(descriptor)
         return before - unread, self.received(descriptor) - unread

@@ -1,8 +1,8 @@
 """Whole messages, from and to a zmq socket. Nothing here waits.
 
 There are two implementations: `PyMessages`, which calls pyzmq for each frame, and `_cmessages.c`,
-which does the same in one call for a message. The second is used where trioreq is compiled.
-libzmq delivers and accepts a message as a whole, so neither ever holds a part of one.
+which makes one call for each message. The latter is used if trioreq was compiled. libzmq delivers
+and accepts whole messages, so neither implementation keeps a part of one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ try:
     from ._cmessages import Messages as _CMessages
 except ImportError as error:
     _CMessages = None  # type: ignore[assignment,misc]
-    if error.name != f"{__package__}._cmessages":  # else trioreq is not compiled
+    if error.name != f"{__package__}._cmessages":  # otherwise trioreq was not compiled
         log.warning("trioreq is slower than it could be: %s", error)
 
 COMPILED: Final = _CMessages is not None
@@ -38,7 +38,7 @@ Received = tuple[bytes, list[bytes], Origin | None]  # routing id, frames, origi
 class Messages(Protocol):
     """Receives and sends the messages of one socket.
 
-    A zmq socket is not thread-safe: only one thread may use it, and others may not close it.
+    A zmq socket is not thread-safe: only one thread may use it, and others must not close it.
 
     Raises:
         zmq.ZMQError: From each method, on an error that is not expected, such as ENOTSOCK of a
@@ -53,7 +53,7 @@ class Messages(Protocol):
 
         Args:
             known: The routing ids for which no origin is needed.
-            names: The properties in any other origin.
+            names: The properties in the origin.
 
         Returns:
             The routing id, the frames, and the origin: None if the routing id is known. A
@@ -76,7 +76,7 @@ class Messages(Protocol):
         """
 
     def readable(self) -> bool:
-        """Tell whether there is a message."""
+        """Return whether there is a message."""
 
     def close(self) -> None:
         """Close the socket."""
@@ -92,11 +92,11 @@ class PyMessages:
     def __init__(self, raw: zmq.Socket[bytes]) -> None:
         self.raw = raw
         self._recv: Any = raw.recv
-        self._send: Any = super(zmq.Socket, raw).send  # without the checks that pyzmq adds
+        self._send: Any = super(zmq.Socket, raw).send  # without pyzmq's checks
 
     def receive(self) -> list[bytes] | None:
         """As in `Messages`."""
-        if not self.readable():  # costs a third of an exception
+        if not self.readable():  # a third of the cost of an exception
             return None
         return self._from(self._recv(NOBLOCK, copy=False))
 
@@ -124,7 +124,7 @@ class PyMessages:
         """As in `Messages`."""
         try:
             self._send_all(frames)
-        except zmq.Again:  # at any frame: a DEALER may lose its connection in between
+        except zmq.Again:  # at any frame: a DEALER may lose its connection meanwhile
             return EAGAIN
         return 0
 
@@ -160,7 +160,7 @@ def _property(frame: zmq.Frame, name: str) -> str:
         return str(frame.get(name))
     except zmq.ZMQError:
         return ""
-    except UnicodeDecodeError as error:  # the client may have written it
+    except UnicodeDecodeError as error:  # the client may have set it
         return error.object.decode(errors="backslashreplace")
 
 

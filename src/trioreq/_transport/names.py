@@ -1,8 +1,8 @@
 """The numeric addresses of a server whose endpoint has a host name.
 
-libzmq looks names up in its I/O thread: a name server that is silent holds up all sockets of the
-context there, and also its end. It looks for addresses of one family, and uses the first alone. So
-libzmq is given numeric addresses, and names are looked up here, in threads that can be abandoned.
+libzmq resolves names in its I/O thread: a name server that does not answer blocks all sockets of
+the Context, and its termination. It asks for addresses of one family, and uses only the first. So
+libzmq gets numeric addresses, and names are resolved here, in threads that can be abandoned.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
-LOOKUPS: Final = 16  # at a time, abandoned ones included: each has a thread until it has ended
+LOOKUPS: Final = 16  # at a time, including abandoned ones: each has a thread until it ends
 MISSING: Final = {socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY}
 
 _limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("trioreq.lookups")
@@ -25,7 +25,7 @@ class Host(NamedTuple):
     """The host of a client's tcp endpoint.
 
     Attributes:
-        before: What stands before it: the transport, and the source address if there is one.
+        before: The part before it: the transport, and the source address if there is one.
         name: A name, or an address without its brackets.
         port: The port.
     """
@@ -35,14 +35,14 @@ class Host(NamedTuple):
     port: int
 
     def is_numeric(self) -> bool:
-        """Whether there is nothing to look up. A zone, as in ``fe80::1%eth0``, is."""
+        """Whether it is numeric. A zone, as in ``fe80::1%eth0``, must be resolved."""
         try:
             return getattr(ip_address(self.name), "scope_id", None) is None
         except ValueError:
             return False
 
     def endpoint(self, address: str) -> str:
-        """The endpoint with an address in the place of the name."""
+        """The endpoint with an address instead of the name."""
         return f"{self.before}{f'[{address}]' if ':' in address else address}:{self.port}"
 
 
@@ -51,13 +51,13 @@ class LookupFailed(Exception):
 
 
 async def look_up(host: Host) -> list[str]:
-    """Look up a host.
+    """Resolve a host.
 
     Returns:
-        An endpoint for each of its addresses, in the order in which they are to be tried.
+        An endpoint for each of its addresses, in the order in which to try them.
 
     Raises:
-        LookupFailed: There is none.
+        LookupFailed: It has no address.
     """
     if host.is_numeric():
         return [host.endpoint(host.name)]
@@ -73,10 +73,10 @@ async def look_up(host: Host) -> list[str]:
 
 
 def in_order(addresses: Iterable[str]) -> list[str]:
-    """The order in which addresses are tried, as RFC 8305 (Happy Eyeballs) has it.
+    """The order in which to try addresses, by RFC 8305 (Happy Eyeballs).
 
-    It is the system's order (RFC 6724), in which one family comes first as a rule; but the second
-    is one of the other family, which may be the one that works.
+    It is the system's order (RFC 6724), which normally begins with all addresses of one family; but
+    the second is moved up from the other family, which may be the one that works.
     """
     ordered = list(dict.fromkeys(addresses))
     for index, address in enumerate(ordered):
@@ -87,7 +87,7 @@ def in_order(addresses: Iterable[str]) -> list[str]:
 
 
 def _with_zone(address: tuple[Any, ...]) -> str:
-    """The address of a socket address, as `socket.getaddrinfo` has it."""
+    """The address in a socket address of `socket.getaddrinfo`."""
     numeric, _, *rest = address
     return f"{numeric}%{rest[1]}" if rest and rest[1] else str(numeric)
 

@@ -1,4 +1,4 @@
-"""A stand-in for the system's network and its threads, which an address can be."""
+"""The interface of a network that replaces the system's, given instead of an address."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .server_sockets import Sockets
 
 
 class Network(ABC):
-    """What `serve` and `open_client` accept in the place of an address.
+    """Accepted by `serve` and `open_client` instead of an address.
 
-    `trioreq.testing` has one.
+    `trioreq.testing` has one, in memory.
     """
 
     @abstractmethod
@@ -28,13 +28,13 @@ class Network(ABC):
     @property
     @abstractmethod
     def thread_pool(self) -> Callable[..., Any]:
-        """Makes that server's `ThreadPool`, of which this layer knows nothing."""
+        """Makes that server's `ThreadPool`, a type that this layer does not import."""
 
     @abstractmethod
     def open_processes(self, handler: Any, workers: Any) -> AbstractAsyncContextManager[Any]:  # noqa: ANN401
-        """Open what stands for that server's worker `Processes`."""
+        """Open the replacement of that server's worker `Processes`."""
 
     @property
     @abstractmethod
     def observers(self) -> Sequence[Any]:
-        """More `Observer`s of that server's requests."""
+        """Additional `Observer`s of that server's requests."""

@@ -1,8 +1,8 @@
-"""What the server sends: each message to its own connection, or to none.
+"""Sends messages: each to its own connection, or not at all.
 
-Messages that are ready one after the other are sent together while the outbox is corked, and those
-for a client that accepts packs go in packs. What libzmq does not accept, because the client is slow
-to read, is kept here in order and sent later. Nothing here waits.
+While the outbox is corked, messages are collected, to be sent together; those for a client that
+accepts packs are sent in packs. Messages that libzmq does not accept, because the client is slow,
+are kept here in order and sent later. Nothing here waits.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ class Unsent:
 
     Attributes:
         since: When it last accepted one, or when the first was kept, by trio's clock.
-        acked: Bytes that the client's system had acknowledged when that was looked up, since then.
-        overflowed: Whether one was dropped because there were too many: the connection is closed.
+        acked: Bytes that the client's system had acknowledged at a check since then.
+        overflowed: Whether a message was dropped, because there were too many: the client is
+            evicted.
     """
 
     __slots__ = ("acked", "messages", "overflowed", "since")
@@ -39,19 +40,19 @@ class Unsent:
 
 
 class Outbox:
-    """Messages that are ready, and the ROUTER that they are handed to.
+    """Hands messages to the ROUTER.
 
     Args:
         router: The socket.
-        read_monitor: Records which connections are gone by now.
+        read_monitor: Records which clients have disconnected.
         own_max_pack_size: Bytes of the largest pack that a client may send.
-        most_unsent: Messages that are kept for one connection.
+        most_unsent: Maximum messages that are kept for one connection.
 
     Attributes:
         sent: Messages that were handed over.
-        dropped: Messages that were not, since the connection was gone, or is to be closed.
-        unsent: What is kept, by connection.
-        has_unsent: Whether anything is kept.
+        dropped: Messages that were not, because the client had disconnected or is evicted.
+        unsent: The messages that are kept, by connection.
+        has_unsent: Whether any messages are kept.
     """
 
     def __init__(
@@ -74,19 +75,19 @@ class Outbox:
         self.unsent: dict[Connection, Unsent] = {}
         self.has_unsent = AsyncBool(False)
 
-    @trio.lowlevel.enable_ki_protection  # half a message would begin the next one
+    @trio.lowlevel.enable_ki_protection  # an interrupt must not leave half a message
     def send(self, connection: Connection, frames: Frames) -> None:
-        """Hand a message to this connection or to none: now, or with others if corked."""
+        """Send a message to this connection, or drop it: now, or in `flush` if corked."""
         if self._corked:
             self._messages.append((connection, frames))
             if connection.max_pack_size:
                 self._packing = True
         else:
             self._hand_over(connection, frames)
-            self._router.nudge()  # a send can eat the edge, also one that fails
+            self._router.nudge()  # a send can consume the signal of a received message
 
     def cork(self) -> None:
-        """Keep messages until `flush`. The caller does not wait for anything in between."""
+        """Collect messages until `flush`. No checkpoint is allowed in between."""
         self._corked = True
 
     @trio.lowlevel.enable_ki_protection
@@ -104,28 +105,28 @@ class Outbox:
         self._router.nudge()
 
     def _hand_over(self, connection: Connection, frames: Frames) -> None:
-        """Hand a message to its own connection, or to none; `nudge` follows."""
+        """Hand a message to the ROUTER, or keep or drop it. The caller calls `nudge`."""
         if not connection.automatic:
-            self._read_monitor()  # another connection may have the routing id by now
+            self._read_monitor()  # another connection may have the routing id now (G2)
         if connection.disconnected:
             self.dropped += packs.messages_in(frames)
         elif connection in self.unsent or not self._accepts(connection, frames):
-            self._keep(connection, frames)  # behind those that wait already
+            self._keep(connection, frames)  # after those already kept: replies stay in order
 
     def _accepts(self, connection: Connection, frames: Frames) -> bool:
-        """Hand a message to a connection that lives; returns False if it accepts none now."""
+        """Hand a message to the ROUTER; returns False if the connection accepts none now."""
         error = self._router.send_to(connection.routing_id, frames)  # type: ignore[arg-type]
         if error == EAGAIN:
             return False
         number = 1 if len(frames) > 1 else packs.messages_in(frames)
-        if error:  # it is gone, and the monitor has not told yet
+        if error:  # it has closed, and the monitor has not reported it yet
             self.dropped += number
         else:
             self.sent += number
         return True
 
     def _keep(self, connection: Connection, frames: Frames) -> None:
-        """Keep a message that cannot be sent now, unless there are too many, or it is too late."""
+        """Keep a message that cannot be sent now, unless there are too many, or after `close`."""
         unsent = self.unsent.get(connection)
         if unsent is None:
             if self._closed:
@@ -134,7 +135,7 @@ class Outbox:
             unsent = self.unsent[connection] = Unsent(trio.current_time())
             self.has_unsent.value = True
         if len(unsent.messages) >= self._most_unsent and not unsent.overflowed:
-            # libzmq's thread has perhaps sent some since. A look makes the socket know of that.
+            # libzmq's thread may have sent some since. Any call makes the socket process that.
             self._router.readable()
             self._retry(connection, unsent)
             if not unsent.messages and self._accepts(connection, frames):
@@ -147,9 +148,9 @@ class Outbox:
 
     @trio.lowlevel.enable_ki_protection
     def retry(self) -> None:
-        """Send what was kept, as far as its connections accept it now."""
+        """Send the kept messages, as far as their connections accept them now."""
         if self.unsent:
-            self._read_monitor()  # another connection may have a routing id by now
+            self._read_monitor()  # another connection may have a routing id now (G2)
             for connection, unsent in tuple(self.unsent.items()):
                 self._retry(connection, unsent)
                 if not (unsent.messages or unsent.overflowed):
@@ -164,14 +165,14 @@ class Outbox:
             unsent.acked = None
 
     def forget(self, connection: Connection) -> None:
-        """Drop what is kept for a connection: it is gone, or nothing is kept."""
+        """Drop the messages that are kept for a connection, if any."""
         unsent = self.unsent.pop(connection, None)
         if unsent is not None:
             self.dropped += sum(map(packs.messages_in, unsent.messages))
             self.has_unsent.value = bool(self.unsent)
 
     def close(self) -> None:
-        """Send what was kept for the last time: from now on nothing is."""
+        """Send the kept messages for the last time, and keep no more from now on."""
         self._closed = True
         self.retry()
         for connection in tuple(self.unsent):

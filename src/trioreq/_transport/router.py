@@ -1,6 +1,6 @@
-"""The ROUTER and its monitor: batches of messages, and which connections are gone.
+"""The ROUTER and its monitor: reads batches of messages, and events of connections.
 
-Nothing here waits for a client. docs/design.md has the rules that this follows, and the reasons.
+Nothing here waits for a client. docs/design.md has the rules, and the reasons.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .routing_ids import RoutingIds
 from .server_sockets import HeldConnection, Sockets
 from .zap_handler import EPOCH, PUBLIC_KEY
 
-BATCH: Final = 256 * 1024  # bytes read before they are worked on: what fits a processor's cache
+BATCH: Final = 256 * 1024  # bytes of a batch: what fits into a processor's cache
 MESSAGE: Final = 2048  # bytes that a message of one frame counts as, beside its content
 OUT_OF_DESCRIPTORS = (
     "the process has nearly as many file descriptors open as it may (ulimit -n): new connections "
@@ -44,26 +44,26 @@ Message = tuple[Connection, list[bytes]]
 
 
 class Router:
-    """The ROUTER, its monitor, and the table of connections that both speak of.
+    """The ROUTER, its monitor, and the connection table.
 
     Args:
         sockets: The server's sockets.
         limits: How many connections are accepted.
-        most_unsent: Messages that the outbox keeps for one connection.
-        disconnected: Called with connections that are gone, and already marked so.
+        most_unsent: Maximum messages that the outbox keeps for one connection.
+        disconnected: Called with connections that have disconnected, and are marked so already.
         refused: Called with the address of a connection that a limit refuses, and the reason.
         handshake_failed: Called with the address of a connection whose handshake failed, which is
-            empty if it is not known, and the reason. These three are calls upwards: what they
-            report takes effect in the step in which it is read, whoever reads the monitor.
+            empty if it is unknown, and the reason. These three are calls upwards, so that an event
+            takes effect in the step in which it is read, in whichever task.
 
     Attributes:
-        outbox: What is to be sent.
-        guard: Judges messages without end.
-        handshakes: The connections that have not completed theirs.
-        unattributed: Messages that were read after their connection had gone, and was forgotten.
-        evicted: Connections that were closed by the server.
-        own_routing_ids: Connections now that have a routing id which the client has set.
-        closed_routing_ids: Such routing ids of connections that have disconnected.
+        outbox: Sends messages.
+        guard: Decides about messages without end.
+        handshakes: The connections whose handshakes may be in progress.
+        unattributed: Messages that were read after their connection was forgotten.
+        evicted: How many connections were evicted.
+        own_routing_ids: How many open connections have an explicit routing id.
+        closed_routing_ids: Explicit routing ids of connections that have closed.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Router:
         self._refused = refused
         self._handshake_failed = handshake_failed
         self._table = ConnectionTable()
-        self._automatic: dict[bytes, Connection] = {}  # by routing id, while they live
+        self._automatic: dict[bytes, Connection] = {}  # by routing id, while they are open
         self.own_max_pack_size = packs.max_size(sockets.max_message_size)
         self.outbox = Outbox(sockets.router, self.read_monitor, self.own_max_pack_size, most_unsent)
         self.guard = MessageGuard(sockets.max_message_size)
@@ -93,7 +93,7 @@ class Router:
         self.own_routing_ids = 0
         self.closed_routing_ids = RoutingIds(sockets.router)
         self._occupied = AsyncBool(False)
-        self._new: deque[Connection] = deque()  # accepted, and not looked at
+        self._new: deque[Connection] = deque()  # accepted, and not checked yet
         self._first_heard: list[Connection] = []  # since the monitor was last read
         self._failure: Failure | None = None  # of the handshake whose disconnect is reported next
         self._held = HeldConnections(self._table, sockets.room, sockets.max_message_size)
@@ -103,12 +103,12 @@ class Router:
         self._draining = False
 
     def __len__(self) -> int:
-        """Connections that live, those included that have sent nothing."""
+        """The number of open connections, including those that have sent nothing."""
         return len(self._table)
 
     @property
     def connections(self) -> Iterable[Connection]:
-        """The connections that live."""
+        """The open connections."""
         return self._table
 
     async def watch(self) -> NoReturn:
@@ -125,7 +125,7 @@ class Router:
         await self._occupied.wait_value(True)
 
     def wake(self) -> None:
-        """Wake the task in `wait` if there is a message, after a call on the socket."""
+        """Wake the task in `wait` if there is a message, after another call on the socket."""
         self._socket.nudge()
 
     def readable(self) -> bool:
@@ -133,11 +133,11 @@ class Router:
         return self._socket.readable()
 
     def read_monitor(self) -> int:
-        """Record which connections came and went; returns the epoch of that."""
+        """Record which connections were accepted and disconnected; returns the epoch."""
         disconnected: list[Connection] = []
         self._read_events(disconnected)
         while self._new:
-            # One is held at a time: a burst of connections takes no more than one descriptor.
+            # One at a time: a burst of connections must not take a second descriptor for each.
             connection = self._new.popleft()
             self._held.make_room()
             hold = None if connection.disconnected else self._sockets.hold(connection.descriptor)
@@ -146,20 +146,20 @@ class Router:
                 # A connection that is not disconnected after this is the one that is held: its
                 # descriptor was not free for another one in between.
                 self._read_events(disconnected)
-                self._look_at(connection, hold, spoke=spoke)
+                self._check_new(connection, hold, spoke=spoke)
         if self._first_heard:
             for connection in self._first_heard:
                 self._report("", self.handshakes.heard(connection))
             self._first_heard.clear()
         if self.handshakes.undecided:
-            begun = trio.current_time() - 2 * server_sockets.HANDSHAKE  # libzmq may be late
+            begun = trio.current_time() - 2 * server_sockets.HANDSHAKE  # libzmq's timer may be late
             self._report("", self.handshakes.outlasted(begun))
         if disconnected:
             self._disconnected(disconnected)
         return self._table.epoch
 
     def epoch_of_replies(self) -> int:
-        """The epoch for the ZAP handler's next replies, which it sends in this step."""
+        """The epoch for ZAP replies, which must be sent before the next checkpoint."""
         self._newest_reply = self.read_monitor()
         return self._newest_reply
 
@@ -199,7 +199,7 @@ class Router:
                 disconnected.append(before)
 
     def _ended(self, connection: Connection) -> None:
-        """A connection was disconnected: log why, if libzmq has ended it; once."""
+        """A connection was disconnected: log the reason once, if libzmq has ended it."""
         reason = self._reason(connection)
         failures = self.handshakes.ended(connection, reason)
         self._report(connection.address, failures)
@@ -208,7 +208,7 @@ class Router:
             self._held.disconnected(connection, accepted=accepted)
 
     def _reason(self, connection: Connection) -> Failure | None:
-        """Why the handshake failed of a connection that is disconnected, as far as was reported."""
+        """Why the handshake of a disconnected connection failed, as far as it was reported."""
         if self._failure is Failure.LEFT and connection.spoke:
             return Failure.BROKEN_OFF
         return self._failure
@@ -232,7 +232,7 @@ class Router:
             self.own_routing_ids -= 1
             self.closed_routing_ids.closed(connection.routing_id)
 
-    def _look_at(self, connection: Connection, hold: HeldConnection, *, spoke: bool) -> None:
+    def _check_new(self, connection: Connection, hold: HeldConnection, *, spoke: bool) -> None:
         """Record a new connection's address, or close it if it would exceed a limit."""
         if not connection.disconnected:
             connection.address = hold.address
@@ -252,12 +252,12 @@ class Router:
         self._held.keep(connection, hold)
 
     def refuse_connections(self) -> None:
-        """Accept no connection from now on.
+        """Refuse connections from now on.
 
         The system refuses them. Where it cannot, they are accepted and closed at once, as are those
-        that it has accepted already and libzmq has not.
+        that the system has accepted and libzmq has not.
         """
-        self.read_monitor()  # those that libzmq has accepted may stay
+        self.read_monitor()  # connections that libzmq has accepted may stay
         self._draining = True
         self._sockets.refuse_connections([*self._retired, *self._listeners])
 
@@ -273,14 +273,14 @@ class Router:
         self._retired += before
 
     def close(self) -> None:
-        """Hold no connection any more."""
+        """Release all held connections."""
         self._held.close()
 
     def evict(self, connection: Connection, reason: str) -> None:
-        """Close a connection: it counts as gone at once.
+        """Close a connection. It counts as disconnected at once.
 
-        Hold it, then read the monitor, then shut it down: see docs/design.md on why this order
-        cannot hit another connection.
+        Hold it, then read the monitor, then shut it down: if it is not disconnected by then, the
+        descriptor that was duplicated was its own. So no other connection is shut down.
         """
         hold = self._sockets.hold(connection.descriptor)
         self.read_monitor()
@@ -298,16 +298,16 @@ class Router:
             hold.close()
 
     def read_batch(self, room: int = BATCH) -> list[Message] | None:
-        """Read messages, and then which connections have gone since.
+        """Read a batch of messages, and then the monitor.
 
         Args:
-            room: Bytes to read before the batch is worked on.
+            room: Bytes after which the batch ends.
 
         Returns:
-            The messages of connections that live, or have just gone, which may be none; None if
-            there was nothing to read.
+            The messages of connections that are open or have just disconnected, which may be
+            none; None if there was nothing to read.
         """
-        self.outbox.retry()  # libzmq has perhaps reported that it accepts more
+        self.outbox.retry()  # libzmq may have signalled that it accepts more
         receive_from = self._socket.receive_from
         known = self._automatic
         batch: list[Message] = []
@@ -337,20 +337,20 @@ class Router:
                 batch.append((connection, frames))
         if room == whole:
             return None
-        self.read_monitor()
+        self.read_monitor()  # after the batch, before its requests are accepted (G3)
         if self.guard.watched:
             self.guard.heard([connection for connection, _ in batch])
         return batch
 
     def _sender(self, routing_id: bytes, origin: Origin) -> Connection | None:
-        """The connection of a message, by its descriptor and epoch; None if it is gone."""
+        """The connection of a message, by its descriptor and epoch; None if it is disconnected."""
         descriptor, properties = origin
         connection = self._table.sender(descriptor, int(properties[0]))
         if connection is not None and connection.peer is None:
             connection.peer = _peer(connection.id, properties)
             connection.routing_id = routing_id
             self._first_heard.append(connection)
-            if routing_id.startswith(b"\0"):  # libzmq made it
+            if routing_id.startswith(b"\0"):  # libzmq made it, and never reuses it
                 connection.automatic = True
                 self._automatic[routing_id] = connection
             else:
@@ -360,7 +360,7 @@ class Router:
 
 
 def _peer(number: int, properties: tuple[str, ...]) -> Peer:
-    """What libzmq and the ZAP handler know of a message's sender."""
+    """The sender of a message, by the properties of libzmq and the ZAP handler."""
     _epoch, address, socket_type, user_id, public_key = properties
     uid = pid = None
     if address.startswith("localhost:"):  # ipc: localhost:uid:gid:pid, on macOS without the pid

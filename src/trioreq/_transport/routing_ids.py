@@ -2,7 +2,7 @@
 
 libzmq ignores a new connection for as long as it lives, if its routing id is not free. It frees the
 routing id of a closed connection some time after it has reported the disconnect: its I/O thread
-tells the ROUTER, the ROUTER has read all messages of the connection and confirms, and the I/O
+notifies the ROUTER, the ROUTER has read all messages of the connection and confirms, and the I/O
 thread confirms that. A new connection may ask to be accepted before the first of these steps, if
 the machine is busy.
 """
@@ -47,9 +47,9 @@ class RoutingIds:
         """Whether all are free. The caller has read the ROUTER until it was empty.
 
         A message is sent to each: if libzmq accepts it, the closed connection still has the routing
-        id, and the message ends with it. If it has no such connection, the I/O thread has told the
-        ROUTER, and a moment later the ROUTER has confirmed. What follows comes to the ROUTER in the
-        right order by itself, since each ZAP reply takes the same way through the I/O thread.
+        id, and the message ends with it. If it has no such connection, the I/O thread has notified
+        the ROUTER, and a moment later the ROUTER has confirmed. What follows comes to the ROUTER in
+        the right order by itself, since each ZAP reply takes the same way through the I/O thread.
         """
         now = trio.current_time()
         for routing_id, checked in tuple(self._closed.items()):

@@ -27,7 +27,7 @@ from .linux import KernelCounters, Signs
 from .zsocket import ZSocket, terminate
 
 DOMAIN = b"trioreq"
-ZAP = "inproc://zeromq.zap.01"  # where libzmq asks, in each Context
+ZAP = "inproc://zeromq.zap.01"  # libzmq sends ZAP requests here, in each Context
 MONITOR = "inproc://trioreq.monitor"
 MONITORED = (
     zmq.EVENT_LISTENING
@@ -41,17 +41,17 @@ MONITORED = (
 BACKLOG = 4096  # connections that the kernel may hold for libzmq; it caps this itself
 HANDSHAKE = 10.0  # seconds that a handshake may take
 SPARE = 64  # descriptors that no connection gets, unless the limit is very low
-# Messages that libzmq holds for one connection. It accepts more when it has sent half of them: a
-# small number shows sooner whether the client reads.
+# Messages that libzmq holds for one connection. It accepts more when it has sent half of them: with
+# a small number a slow client is detected sooner.
 IN_LIBZMQ = 256
-LINGER = 0.5  # seconds in which the last messages are sent
+LINGER = 0.5  # seconds for sending the last messages
 
 
 class HeldConnection(Protocol):
-    """A connection that is held, whoever has its descriptor later.
+    """A connection that is held by a descriptor of our own.
 
     Attributes:
-        descriptor: The one that holds it.
+        descriptor: The descriptor that holds it.
     """
 
     descriptor: int
@@ -64,24 +64,24 @@ class HeldConnection(Protocol):
         """Close it."""
 
     def signs(self) -> Signs:
-        """What tells how it has ended, once libzmq has reported its disconnect."""
+        """How it has ended, after libzmq has reported its disconnect."""
 
     def close(self) -> None:
-        """Hold it no more; if libzmq has it still, it lives on."""
+        """Release it. It stays open while libzmq has it."""
 
 
 class Sockets(Protocol):
     """A server's sockets: those of libzmq, or those of a network in memory.
 
     Attributes:
-        router: Messages, each behind the routing id of its connection.
-        monitor: Which descriptors were accepted and disconnected, and how handshakes ended.
-        zap: Which connections are accepted (ZeroMQ RFC 27).
-        endpoints: The addresses as really bound.
+        router: Messages, each with the routing id of its connection.
+        monitor: The events of connections and handshakes.
+        zap: ZAP requests and replies (ZeroMQ RFC 27).
+        endpoints: The addresses as bound.
         room: Connections get descriptors below this one.
         max_message_size: Bytes that a frame may have.
         send_queue: Messages that libzmq holds for one connection; others wait in the outbox.
-        counters: What the kernel counts of the connections; None if it does not.
+        counters: The kernel's counters of connections; None if it has none.
     """
 
     router: ZSocket
@@ -97,7 +97,7 @@ class Sockets(Protocol):
         """Hold the connection that has a descriptor now; None if it has none."""
 
     def refuse_connections(self, listeners: Sequence[int]) -> None:
-        """Let the system refuse new connections, as far as it can.
+        """Make the system refuse new connections, as far as it can.
 
         Args:
             listeners: The descriptors that the monitor has reported as listening.
@@ -118,7 +118,7 @@ class BoundSockets:
             share those, so they are left as they are.
         heartbeat: Seconds after which a silent peer is disconnected; None for no heartbeats.
         max_message_size: Bytes in a frame; a peer that sends more is disconnected.
-        send_queue: Messages that one connection may have waiting to go out.
+        send_queue: Maximum messages that wait to be sent on one connection.
         curve: The server's keys; None without CURVE.
         plain: Whether the mechanism is PLAIN.
 
@@ -148,7 +148,8 @@ class BoundSockets:
         self._patience = math.inf if heartbeat is None else heartbeat_times(heartbeat)[1]
         self.send_queue = min(send_queue, IN_LIBZMQ)
         self.counters = KernelCounters() if linux.LINUX else None
-        # One I/O thread: with more, libzmq does not promise the order that the table needs.
+        # One I/O thread: with more, libzmq does not guarantee the order of events that the
+        # connection table needs (A1 in docs/design.md).
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:
             largest = on_wire(max_message_size, encrypted=curve is not None)
@@ -170,9 +171,9 @@ class BoundSockets:
         _hide_routing_ids()
         router = self._context.socket(zmq.ROUTER)
         router.zap_domain = DOMAIN
-        router.router_mandatory = True
-        # Before it is bound: a connection that breaks while the socket is closed takes the linger
-        # that its listener was bound with. Without a limit it can wait for ever.
+        router.router_mandatory = True  # report full queues and closed connections, do not drop
+        # Before it is bound: a connection that is lost while the socket closes has the linger that
+        # its listener was bound with. Without a limit it may never end.
         router.linger = round(LINGER * 1000)
         router.sndhwm = self.send_queue
         router.maxmsgsize = largest_frame
@@ -189,7 +190,7 @@ class BoundSockets:
 
     def _open_monitor(self) -> zmq.Socket[bytes]:
         monitor = self._context.socket(zmq.PAIR)
-        monitor.rcvhwm = 0  # a full monitor would stop libzmq's I/O thread
+        monitor.rcvhwm = 0  # a full monitor would block libzmq's I/O thread
         monitor.linger = 0
         monitor.connect(MONITOR)
         return monitor
@@ -250,21 +251,20 @@ class BoundSockets:
                 self._share(same.fileno(), endpoints.of_socket(same))
 
     def _listen(self, addr: str) -> None:
-        # Each address by itself: one of IPv4 means the same whatever else is bound.
+        # For each address: an IPv4 address means the same whatever else is bound.
         self._router.ipv6 = endpoints.is_ipv6(addr)
         try:
             self._router.bind(addr)
         except zmq.ZMQError as error:
             if error.errno != errno.ENODEV or self._router.ipv6:
                 raise
-            self._router.ipv6 = True  # it may be a name that has IPv6 addresses only
+            self._router.ipv6 = True  # it may be a name with only IPv6 addresses
             self._router.bind(addr)
 
     def _new_directory(self) -> str:
         """Make a directory for one socket file.
 
-        libzmq would make it in the working directory where TMPDIR is not set, and name it relative
-        to that.
+        Without TMPDIR, libzmq would make it in the working directory, with a relative name.
         """
         try:
             where = Path(tempfile.gettempdir()).absolute()
@@ -278,9 +278,9 @@ class BoundSockets:
         return linux.duplicate(descriptor, self._handshake, self._patience)
 
     def refuse_connections(self, listeners: Sequence[int]) -> None:
-        """Let the system refuse new connections: on tcp by the kernel, on ipc there is no file.
+        """Make the system refuse connections: on tcp the kernel, on ipc by removing the file.
 
-        Those to a shared listener are left to the other processes that have it.
+        New connections to a shared listener are left to the other processes that have it.
         """
         self._remove_files()
         for listener in listeners:
@@ -306,22 +306,22 @@ class BoundSockets:
 
 
 def _hide_routing_ids() -> None:
-    """Let the next ROUTER's automatic routing ids begin at a value that peers cannot know.
+    """Make the automatic routing ids of the next ROUTER unpredictable.
 
-    libzmq draws the first from C's `rand()`, which it does not seed, so that it is the same in
-    every process; a peer that announces the next one by name aborts libzmq 4.3.5. Other users of
-    `rand()` in this process get other numbers than without a seed.
+    libzmq takes the first from C's `rand()` without a seed, so it is the same in every process, and
+    a peer that sets the next one as its routing id makes libzmq 4.3.5 abort. The seed changes the
+    numbers of other users of `rand()` in this process.
     """
     ctypes.CDLL(None).srand(secrets.randbits(32))
 
 
 def _room() -> int:
-    """The descriptor from which on they are spared.
+    """The lowest descriptor that is reserved.
 
-    The kernel gives the lowest that is free, so a connection that has this one shows that they
-    run out. At the limit libzmq could not accept, and would retry without a pause; nor could
-    anything else in the process open a file. So some are kept for connections that are accepted in
-    order to be closed, and for the rest of the program.
+    The kernel assigns the lowest free one, so a connection with this one shows that few are left.
+    At the limit libzmq could not accept, and would retry without a pause, and the rest of the
+    process could not open files. So some are reserved for the program, and for connections that are
+    accepted in order to be closed.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft - min(SPARE, soft // 4)

@@ -1,7 +1,7 @@
-"""The ZAP handler's socket: libzmq asks here before it lets a connection in (ZeroMQ RFC 27).
+"""The ZAP handler: libzmq sends it a request before it accepts a connection (ZeroMQ RFC 27).
 
-It asks with the NULL mechanism too, since the ROUTER has a ZAP domain. The properties in the reply
-then come with every message of that connection.
+It does so with the NULL mechanism too, since the ROUTER has a ZAP domain. The properties in the
+reply are attached to every message of that connection.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ PUBLIC_KEY = "X-Trioreq-Key"
 
 
 class AccessRules:
-    """Which connections are accepted.
+    """Decides which connections are accepted.
 
     Args:
-        mechanism: The one that is served.
+        mechanism: The server's security mechanism.
         allow: The keys that are accepted, with CURVE.
         admit: Decides instead. With NULL, and neither of the two, every connection is accepted.
     """
@@ -48,7 +48,7 @@ class AccessRules:
         self.admit = admit
 
     def decide(self, applicant: Applicant | None) -> Verdict | None:
-        """The verdict; None if `admit` has to be asked."""
+        """The verdict; None if `admit` decides."""
         if applicant is None or applicant.mechanism != self.mechanism:
             return refuse("malformed credentials, or another mechanism than the server's")
         if self.admit is not None:
@@ -71,30 +71,30 @@ class ZapHandler:
     """Reads libzmq's requests and sends the replies.
 
     Args:
-        socket: Where libzmq asks.
+        socket: Receives the requests.
     """
 
     def __init__(self, socket: ZSocket) -> None:
         self._socket = socket
 
     def read(self) -> list[ZapRequest]:
-        """All requests that are there now."""
+        """All requests that have arrived."""
         requests = []
         while (frames := self._socket.receive()) is not None:
             requests.append(request_untrusted(frames, DOMAIN, _encode_key))
         return requests
 
     async def wait(self) -> None:
-        """Wait until there may be more, after `read`."""
+        """Wait, after `read`, until there may be a request."""
         if self._socket.readable():
             await trio.lowlevel.checkpoint()
         else:
             await self._socket.wait()
 
     def reply(self, verdicts: Sequence[tuple[ZapRequest, Verdict]], epoch: int) -> None:
-        """Send the replies; the epoch comes with each message of the connections accepted."""
+        """Send the replies; accepted connections have the epoch in each message."""
         for request, verdict in verdicts:
-            # The key also if there is none: else the peer could announce one itself.
+            # The key also if it is empty: otherwise the peer could set the property itself.
             properties = {EPOCH: str(epoch), PUBLIC_KEY: verdict.public_key}
             self._socket.send_to(request.sender, reply(request, verdict, properties))
         self._socket.nudge()

@@ -1,8 +1,8 @@
-"""A zmq socket in trio: it never blocks, and never sleeps on a message that is there.
+"""A zmq socket in trio: it never blocks, and no wake-up for a message is lost.
 
-A zmq socket's descriptor is edge-triggered: it tells that something has happened since one last
-looked, and any call on the socket may be that look. So nobody waits on it before a look has found
-nothing, and who uses the socket while its reader sleeps calls `nudge` afterwards.
+A zmq socket's descriptor is edge-triggered: it signals that something has happened since the last
+call on the socket, and any call may consume the signal. So a task waits only after a call has found
+no message, and a task that uses the socket while another one waits calls `nudge` afterwards.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from .messages import Known, Messages, Names, Received, messages_of
 
 
 class Edge(Protocol):
-    """What tells that something has happened on a socket."""
+    """Signals that something has happened on a socket."""
 
     async def wait(self) -> None:
         """Wait until something has happened since the last call on the socket, or `wake`."""
 
     def wake(self) -> None:
-        """Wake who waits."""
+        """Wake the task that waits."""
 
 
 class FileEdge:
-    """The descriptor that libzmq has for it."""
+    """The descriptor of a zmq socket."""
 
     __slots__ = ("_descriptor",)
 
@@ -47,13 +47,13 @@ class FileEdge:
 
 
 class ZSocket:
-    """A zmq socket with one task at a time that reads it, as trio has it: one waiter a descriptor.
+    """A zmq socket that one task at a time reads: trio allows one waiter for each descriptor.
 
     Its calls are those of `Messages`.
 
     Args:
-        messages: What it has to say, and what is said to it.
-        edge: What tells that something has happened on it.
+        messages: Reads and writes whole messages on the socket.
+        edge: Signals that something has happened on it.
     """
 
     __slots__ = (
@@ -77,16 +77,16 @@ class ZSocket:
         self.readable: Callable[[], bool] = messages.readable
         self.close: Callable[[], None] = messages.close
         self._edge = edge
-        self._asleep = False
+        self._asleep = False  # whether a task waits
 
     @classmethod
     def of(cls, raw: zmq.Socket[bytes]) -> Self:
-        """One of libzmq's."""
+        """Make one for a socket of pyzmq."""
         descriptor: int = raw.get(zmq.FD)  # type: ignore[assignment]
         return cls(messages_of(raw), FileEdge(descriptor))
 
     async def wait(self) -> None:
-        """Wait until there may be a message. The last call on the socket has found none."""
+        """Wait until there may be a message. The last call on the socket must have found none."""
         self._asleep = True
         try:
             await self._edge.wait()
@@ -95,7 +95,7 @@ class ZSocket:
 
     @trio.lowlevel.enable_ki_protection
     async def keep_reading(self, read: Callable[[], object]) -> NoReturn:
-        """Call `read` whenever there may be a message, for ever."""
+        """Call `read` whenever there may be a message, until cancelled."""
         while True:
             read()
             if self.readable():
@@ -104,20 +104,20 @@ class ZSocket:
                 await self.wait()
 
     def nudge(self) -> None:
-        """After another call on the socket: wake the reader if it sleeps on a message."""
+        """Wake the waiting task if there is a message, after another call on the socket."""
         if self._asleep and self.readable():
             self._asleep = False
             self._edge.wake()
 
 
 async def terminate(context: zmq.Context[zmq.Socket[bytes]]) -> None:
-    """Terminate a Context whose sockets are closed: it waits for their linger.
+    """Terminate a Context whose sockets are closed, after their linger.
 
-    In a thread that only this call needs: trio's default limiter may be exhausted by threads that
-    wait for this very server or client to end.
+    It has its own limiter: trio's default one may be exhausted by threads that wait for this server
+    or client to end.
     """
     with trio.CancelScope(shield=True):  # bounded by the linger
         try:
             await trio.to_thread.run_sync(context.term, limiter=trio.CapacityLimiter(1))
-        except RuntimeError:  # no thread can be started: then the event loop waits
+        except RuntimeError:  # no thread can be started: block the event loop instead
             context.term()

@@ -1,6 +1,6 @@
 """The command line: `trioreq-client`, `trioreq-keygen` and `trioreq-server`.
 
-The first two call the public API alone. What the third runs is in `_runner`.
+The first two use only the public API. What the third runs is in `_runner`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One request, or many: what `trioreq-client` is told, and what it prints."""
+"""`trioreq-client request`: sends a request once or many times, and prints the replies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ._streams import INPUT, OUTPUT, CannotRead, has_room, in_thread, read_all, 
 
 @dataclass
 class Ask:
-    """What `request` was told, and what came of it."""
+    """The options of `request`, and its results."""
 
     endpoint: str
     body: tuple[str, ...]
@@ -41,18 +41,18 @@ class Ask:
     reply: list[bytes] = field(default_factory=list)
 
     def check(self) -> None:
-        """Refuse what does not go together."""
+        """Refuse options that cannot be combined."""
         if self.file and self.body:
-            raise click.UsageError("--file is the request: give no BODY beside it")
+            raise click.UsageError("--file and BODY cannot be combined: choose one")
         if self.as_hex and self.as_json:
             raise click.UsageError("--hex and --json: choose one")
 
     def run(self) -> int:
-        """Ask, print what came, and return the exit code."""
+        """Send the request, print the reply, and return the exit code."""
         try:
             run_while_read(self.main)
         except BaseException:
-            if has_room(OUTPUT):  # a reader that does not read does not hold Ctrl-C up
+            if has_room(OUTPUT):  # a slow reader must not delay Ctrl-C
                 self.summarize()
             raise
         self.summarize()
@@ -61,8 +61,8 @@ class Ask:
         return 0 if self.took else 1
 
     async def main(self) -> None:
-        """Ask, once or many times."""
-        async with trioreq.open_client(  # refuses a wrong endpoint before anything is read
+        """Send the request, once or many times."""
+        async with trioreq.open_client(  # refuses a wrong endpoint before the request is read
             self.endpoint,
             timeout=self.timeout,
             retries=self.retries,
@@ -87,13 +87,13 @@ class Ask:
         return [os.fsencode(part) for part in self.body]
 
     async def ask(self, client: trioreq.Client, frames: list[bytes]) -> list[bytes]:
-        """Ask once."""
+        """Send the request once."""
         begun = trio.current_time()
         self.sent += 1
         reply = await client.request_multipart(frames)
         now = trio.current_time()
         if self.sent == 1 and client.timings:
-            # It may have waited for the connection; what that took is told apart.
+            # Without the wait for the connection, which is reported separately.
             begun = max(begun, client.timings.since)
         self.took.append(now - begun)
         if self.verbose and client.timings:
@@ -108,7 +108,7 @@ class Ask:
         return reply
 
     async def ping(self, client: trioreq.Client, frames: list[bytes]) -> None:
-        """Ask once, and print a line of it."""
+        """Send the request once, and print a line about it."""
         try:
             reply = await self.ask(client, frames)
         except trioreq.TrioreqError as error:
@@ -118,7 +118,7 @@ class Ask:
         await in_thread(write, f"{self.sent}: {text}\n".encode())
 
     def summarize(self) -> None:
-        """Print what came of all repeated requests."""
+        """Print a summary of the repeated requests."""
         if self.repeat is None or not self.sent:
             return
         lost = self.sent - len(self.took)
@@ -142,7 +142,7 @@ def read_file(path: Path) -> bytes:
 
 
 def read_input() -> bytes:
-    """Read a request from standard input. A person who is to type it is told so."""
+    """Read a request from standard input, with a prompt on a terminal."""
     if os.isatty(INPUT):
         tell("type the request, and end it with Ctrl-D")
     try:
@@ -154,7 +154,7 @@ def read_input() -> bytes:
 
 
 def show(reply: Sequence[bytes], options: Ask) -> None:
-    """Print a reply as it was asked for."""
+    """Print a reply in the chosen format."""
     terminal = os.isatty(OUTPUT)
     shown: bytes | None = None
     if options.as_hex:
@@ -165,7 +165,7 @@ def show(reply: Sequence[bytes], options: Ask) -> None:
             tell("the reply is not JSON")
     if shown is None:
         lines = options.multipart
-        shown = _output.readable(reply) if terminal else _output.as_it_came(reply, lines=lines)
+        shown = _output.readable(reply) if terminal else _output.raw(reply, lines=lines)
     write(shown)
 
 

@@ -21,14 +21,14 @@ from ._output import colours_wanted
 from ._streams import ERRORS, in_thread, run_while_read
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
-DURATION = 5.0  # seconds, if nothing else is said
+DURATION = 5.0  # seconds, by default
 BAR = 30  # characters
 LINE = 67  # characters of a line that shows the progress
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is to be done."""
+    """The options of `bench`."""
 
     endpoint: str
     clients: int
@@ -42,7 +42,7 @@ class Load:
 
     @property
     def seconds(self) -> float:
-        """How long it may take."""
+        """Seconds that it may take."""
         if self.duration is None:
             return DURATION if self.requests is None else math.inf
         return self.duration
@@ -50,14 +50,14 @@ class Load:
 
 @dataclass
 class Result:
-    """What came of it."""
+    """The results."""
 
     seconds: float = 0.0
     took: array[float] = field(default_factory=lambda: array("d"))
     errors: Counter[str] = field(default_factory=Counter)
 
     def figures(self) -> dict[str, Any]:
-        """All of it in numbers: rates a second, times in milliseconds."""
+        """The figures: rates per second, times in milliseconds."""
         ordered = sorted(self.took)
         return {
             "requests": len(self.took) + self.errors.total(),
@@ -73,14 +73,14 @@ class Result:
 
 
 def percentile(ordered: list[float], cut: float) -> float:
-    """The exact one, by nearest rank; nan of nothing."""
+    """The exact percentile, by nearest rank; nan of an empty list."""
     if not ordered:
         return math.nan
     return ordered[max(0, math.ceil(len(ordered) * cut / 100) - 1)]
 
 
 def run_bench(load: Load, *, as_json: bool) -> int:
-    """Make the load, and print what came of it. Returns 1 if there was any error."""
+    """Make the load, and print the results. Returns 1 if there was any error."""
     result = Result()
     if os.isatty(ERRORS):
         try:
@@ -91,8 +91,8 @@ def run_bench(load: Load, *, as_json: bool) -> int:
         run_while_read(partial(make_load, load, result, lambda *_: None))
     figures = result.figures()
     if as_json:
-        told = {name: value for name, value in vars(load).items() if name != "curve"}
-        shown = {"load": told | {"curve": load.curve is not None}, **figures}
+        options = {name: value for name, value in vars(load).items() if name != "curve"}
+        shown = {"load": options | {"curve": load.curve is not None}, **figures}
         click.echo(json.dumps(without_nan(shown)))
     else:
         click.echo(table(load, figures))
@@ -100,7 +100,7 @@ def run_bench(load: Load, *, as_json: bool) -> int:
 
 
 async def make_load(load: Load, result: Result, show: Callable[[Load, int, float], object]) -> None:
-    """Ask with all clients until the number or the time is reached; show how far it is."""
+    """Send requests with all clients until the number or the time is reached; show progress."""
     body = b"x" * load.size
     left = load.requests if load.requests is not None else math.inf
 
@@ -130,7 +130,7 @@ async def make_load(load: Load, result: Result, show: Callable[[Load, int, float
             connect_timeout=load.connect_timeout,
             curve=load.curve,
         ) as client:
-            await client.request_multipart([body])  # is connected now, or says why not
+            await client.request_multipart([body])  # connects, or raises the reason
             task_status.started(client)
             await trio.sleep_forever()
 
@@ -152,14 +152,14 @@ async def make_load(load: Load, result: Result, show: Callable[[Load, int, float
 
 
 def without_nan(value: object) -> object:
-    """JSON has no nan: what there is no figure for is null."""
+    """Replace nan by null: JSON does not have nan."""
     if isinstance(value, dict):
         return {key: without_nan(part) for key, part in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def table(load: Load, figures: dict[str, Any]) -> str:
-    """For people."""
+    """The figures as a table for humans."""
     rows = [
         ("requests", f"{figures['requests']:,}"),
         ("seconds", f"{figures['seconds']:.3f}"),
@@ -178,7 +178,7 @@ def table(load: Load, figures: dict[str, Any]) -> str:
 
 
 def show_progress(load: Load, replies: int, seconds: float) -> None:
-    """Write over the last line of the terminal how far the measurement is."""
+    """Show the progress in the last line of the terminal."""
     share = min(max(replies / (load.requests or math.inf), seconds / load.seconds), 1.0)
     done = round(share * BAR)
     bar = "#" * done, "-" * (BAR - done)

@@ -1,4 +1,4 @@
-"""`trioreq-client`: arguments in, the API called, an exit code out."""
+"""`trioreq-client`: parses the arguments and calls the API."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ._streams import MAX_REQUEST
 
 EXITS = """\b
 Exit codes:
-  0    a reply came
+  0    the server replied
   1    the server answered with an error
-  2    wrong usage, an address that is none, or a file or standard input that
+  2    wrong usage, an invalid address, or a file or standard input that
        cannot be read; nothing was sent
-  3    the time was up
+  3    the request timed out
   4    no connection
-  5    the connection broke: whether the request was done is unknown
-  6    the reply is not understood
-  7    the server does not let this client in
+  5    the connection was lost: whether the request was done is unknown
+  6    the reply is malformed
+  7    the server refuses this client
   8    the output could not be written
   70   an unexpected error; standard error has a traceback
   130  Ctrl-C
-  141  whoever read the output has gone
+  141  standard output is closed by its reader
 """
 
 
@@ -43,11 +43,11 @@ class Seconds(click.FloatRange):
 
     def convert(
         self,
-        value: Any,  # noqa: ANN401  # as click has it
+        value: Any,  # noqa: ANN401  # as in click
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> float:
-        """Refuse nan too, which is in no range and outside of none."""
+        """Refuse nan too, which click's range accepts."""
         seconds = float(super().convert(value, param, ctx))
         if math.isnan(seconds):
             self.fail(f"{value} is not a number of seconds", param, ctx)
@@ -58,16 +58,16 @@ TIME = Seconds(min=0, max=2_000_000, min_open=True)  # libzmq's times are ints, 
 
 
 class Commands(click.Group):
-    """The commands, and what does not name one is a request."""
+    """The commands. The name of `request` may be omitted."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put in the word that may be left out."""
+        """Insert the omitted name."""
         if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
             args = ["request", *args]
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete what may come first: also the options of a request."""
+        """Complete commands, and the options of a request."""
         options = request.shell_complete(click.Context(request, parent=ctx), incomplete)
         return [*super().shell_complete(ctx, incomplete), *options]
 
@@ -80,13 +80,13 @@ class Commands(click.Group):
 )
 @click.version_option(trioreq.__version__, prog_name="trioreq-client")
 def commands() -> None:
-    """Ask a ZeroMQ request/reply server: trioreq's, or any REP or ROUTER.
+    """Send requests to a ZeroMQ server: trioreq, or any REP or ROUTER.
 
     \b
     trioreq-client tcp://127.0.0.1:5555 hello
     trioreq-client request --help      all options of a request
     trioreq-client bench --help        measure a server
-    """  # noqa: D301  # click takes the character \b for: keep these lines
+    """  # noqa: D301  # to click \b means: do not wrap
 
 
 @commands.command(epilog=EXITS)
@@ -113,13 +113,13 @@ def commands() -> None:
     type=click.IntRange(min=0, max=2**31 - 1),
     default=0,
     show_default=True,
-    help="Ask again if the connection breaks; the work may be done twice.",
+    help="Retries after a lost connection; the work may be done twice.",
 )
 @click.option(
     "--repeat",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Ask N times, and show the times, as ping does; 0 is until Ctrl-C.",
+    help="Send N requests, and show the times, as ping does; 0 is until Ctrl-C.",
 )
 @click.option(
     "--interval",
@@ -129,18 +129,18 @@ def commands() -> None:
     help="Seconds between repeated requests.",
 )
 @key_options
-@click.option("-v", "--verbose", is_flag=True, help="Tell how long each step took.")
+@click.option("-v", "--verbose", is_flag=True, help="Show how long each step took.")
 def request(
     *,
     server_key: str | None,
     key_file: Path | None,
     allow_group: bool,
-    **options: Any,  # noqa: ANN401  # click gives them by name
+    **options: Any,  # noqa: ANN401  # those of `Ask`
 ) -> Work:
     """Send a request to ENDPOINT and print the reply.
 
-    Each BODY is a frame. Without one, or with -, standard input is the request. A reply is
-    written as it came; on a terminal it is made readable. Of several frames each is a line.
+    Each BODY is a frame. Without one, or with -, standard input is the request. The reply is
+    written unchanged; on a terminal it is made readable. Each of several frames is a line.
     """
     ask = Ask(**options, curve=keys(server_key, key_file, allow_group=allow_group))
     ask.check()
@@ -160,12 +160,14 @@ def request(
     show_default=True,
     help="Requests in flight on each.",
 )
-@click.option("-n", "--requests", type=click.IntRange(min=1), help="Stop after so many.")
+@click.option(
+    "-n", "--requests", type=click.IntRange(min=1), help="Stop after this number of requests."
+)
 @click.option(
     "-d",
     "--duration",
     type=TIME,
-    help="Stop after so many seconds (5, if there is no -n).",
+    help="Stop after this many seconds (5, without -n).",
 )
 @click.option(
     "--size",
@@ -183,14 +185,14 @@ def request(
     help="Seconds for a connection.",
 )
 @key_options
-@click.option("--json", "as_json", is_flag=True, help="Print the figures for machines.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def bench(
     *,
     as_json: bool,
     server_key: str | None,
     key_file: Path | None,
     allow_group: bool,
-    **options: Any,  # noqa: ANN401  # as above
+    **options: Any,  # noqa: ANN401  # those of `Load`
 ) -> Work:
     """Measure how fast ENDPOINT answers: throughput, latencies, and errors by kind."""
     load = Load(**options, curve=keys(server_key, key_file, allow_group=allow_group))
@@ -200,7 +202,7 @@ def bench(
 def keys(
     server_key: str | None, key_file: Path | None, *, allow_group: bool
 ) -> trioreq.CurveClient | None:
-    """What the options say.
+    """The keys that the options name.
 
     Raises:
         KeyFileError: A file cannot be used.

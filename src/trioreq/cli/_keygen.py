@@ -14,11 +14,11 @@ from ._program import Work
 EXITS = """\b
 Exit codes:
   0    the keys are made
-  2    wrong usage, or a file that cannot be written or is there already
+  2    wrong usage, or a file that cannot be written or already exists
   8    the public key could not be printed; the keys are made
   70   an unexpected error; standard error has a traceback
   130  Ctrl-C
-  141  whoever read the output has gone
+  141  standard output is closed by its reader
 """
 
 
@@ -28,13 +28,13 @@ Exit codes:
 def make(name: Path) -> Work:
     """Make a pair of CURVE keys: NAME.key and NAME.key_secret.
 
-    The first may go round; the second only its owner may read. Neither is overwritten. The
+    The first may be shared; only its owner may read the second. Neither is overwritten. The
     public key is printed.
 
     \b
     trioreq-keygen server      for a server
-    trioreq-keygen alice       for a client; then alice.key goes to the server
-    """  # noqa: D301  # click takes the character \b for: keep these lines
+    trioreq-keygen alice       for a client; give alice.key to the server
+    """  # noqa: D301  # to click \b means: do not wrap
     return partial(make_keys, name)
 
 

@@ -1,4 +1,4 @@
-"""The options that say which keys to use, and what they mean."""
+"""The options for keys, and the keys that they name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def key_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--key-file",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="The file with your own secret key, NAME.key_secret; else a new pair is used.",
+        help="The file with your own secret key, NAME.key_secret; by default a new pair is used.",
     )(command)
     command = click.option(
         "--allow-group",
@@ -36,17 +36,17 @@ def key_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def curve_of(
     server_key: str | None, key_file: Path | None, *, allow_group: bool
 ) -> trioreq.CurveClient | None:
-    """What a client needs, if keys are given.
+    """The CURVE options of a client, if keys are given.
 
     Raises:
         KeyFileError: A file cannot be used.
-        click.UsageError: The options do not go together.
+        click.UsageError: The options cannot be combined.
     """
     if server_key is None:
         if key_file is not None:
-            raise click.UsageError("--key-file needs --server-key: whose server is it?")
+            raise click.UsageError("--key-file needs --server-key")
         return None
-    if len(server_key) != SIZE or os.path.exists(server_key):  # noqa: PTH110  # may be no path
+    if len(server_key) != SIZE or os.path.exists(server_key):  # noqa: PTH110  # or an invalid path
         server_key = trioreq.load_public_key(server_key)
     keys = None
     if key_file is not None:

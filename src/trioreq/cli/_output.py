@@ -1,4 +1,4 @@
-"""How a reply is shown: as it came to a program, and readable to a person."""
+"""Formats of replies: unchanged for programs, readable for humans."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ TOKEN = re.compile(
 COLOURS = {"key": "blue", "string": "green", "number": "cyan", "word": "magenta"}
 
 
-def as_it_came(frames: Sequence[bytes], *, lines: bool) -> bytes:
-    """Raw bytes: of one frame exactly, of several each with a newline."""
+def raw(frames: Sequence[bytes], *, lines: bool) -> bytes:
+    """The bytes of one frame; of several, each with a newline."""
     if len(frames) == 1 and not lines:
         return frames[0]
     return b"".join(frame + b"\n" for frame in frames)
 
 
 def readable(frames: Sequence[bytes]) -> bytes:
-    """One line for each line of each frame; what cannot be shown is escaped."""
+    """The lines of each frame; characters that are not printable are escaped."""
     texts = (printable(frame.decode(errors="backslashreplace")) for frame in frames)
     return "".join(text + "\n" for text in texts).encode()
 
 
 def hex_dump(frames: Sequence[bytes]) -> bytes:
-    """Offset, bytes, and what is printable of them; an empty line between frames."""
+    """Offset, bytes, and printable characters; an empty line between frames."""
     return "\n".join(map(_dump, frames)).encode()
 
 
@@ -47,7 +47,7 @@ def pretty_json(frames: Sequence[bytes], *, colour: bool) -> bytes | None:
 
 
 def printable(text: str) -> str:
-    """The text, with what a terminal would obey, or cannot show, escaped."""
+    """The text; characters that control a terminal, or are not printable, are escaped."""
     return "".join(
         letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1]
         for letter in text
@@ -55,12 +55,12 @@ def printable(text: str) -> str:
 
 
 def colours_wanted() -> bool:
-    """Whether a terminal may be written to in colour; see no-color.org."""
+    """Whether to use colours on a terminal; see no-color.org."""
     return not os.environ.get("NO_COLOR")
 
 
 def _escape_json(text: str) -> str:
-    """Escape as JSON does; what is not printable can only be in a string."""
+    """Escape as JSON does; characters that are not printable are always in a string."""
     return "".join(
         letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1]
         for letter in text

@@ -1,4 +1,4 @@
-"""What both programs have in common: they run, and end with an exit code that says how it went."""
+"""The common part of both programs: run a command, and exit with a code for its result."""
 
 from __future__ import annotations
 
@@ -34,46 +34,46 @@ INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
 Work = Callable[[], int]
-"""What a command does after its arguments are read; returns the exit code."""
+"""The work of a command after its arguments are parsed; returns the exit code."""
 
 
 def run_program(name: str, command: click.Command) -> NoReturn:
     """Run a command, which returns its `Work`, and exit.
 
-    The work is done outside of click, which has exit codes and messages of its own for Ctrl-C and
-    for a broken pipe.
+    The work runs outside of click, which has its own exit codes and messages for Ctrl-C and broken
+    pipes.
     """
     open_streams()
     try:
         code = run(name, command)
-    except KeyboardInterrupt:  # the second: what was done about the first is given up
+    except KeyboardInterrupt:  # a second one, during the clean-up after the first
         code = INTERRUPTED
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # and a third does not interrupt the end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a third must not interrupt the exit
     sys.exit(code)
 
 
 def run(name: str, command: click.Command) -> int:
-    """Run a command, and say why it failed; returns the exit code."""
+    """Run a command, and report an error; returns the exit code."""
     try:
         work: Work | int = command.main(prog_name=name, standalone_mode=False)
         return work if isinstance(work, int) else work()
-    except BaseException as error:  # noqa: BLE001  # what is not known is printed, or goes on
+    except BaseException as error:  # noqa: BLE001  # unknown errors are printed or raised
         return code_of(first_cause(error), name)
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """What is in the groups that nurseries make."""
+    """The first exception in nested groups of nurseries."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 def code_of(error: BaseException, name: str) -> int:
-    """Say what has happened; returns the exit code."""
+    """Report an error; returns its exit code."""
     match error:
         case KeyboardInterrupt() | click.Abort():
             return INTERRUPTED
-        case CannotWrite(reader_gone=True):
+        case CannotWrite(reader_closed=True):
             return BROKEN_PIPE
         case CannotWrite() | CannotRead() | trioreq.TrioreqError():
             tell(name, describe(error))
@@ -94,6 +94,6 @@ def tell(name: str, text: str) -> None:
 
 
 def describe(error: Exception) -> str:
-    """What a person is told of an error. The server's words cannot control the terminal."""
+    """The text of an error. The server's text is escaped, so it cannot control the terminal."""
     text = f"error: {error}" if isinstance(error, trioreq.ReplyError) else str(error)
     return printable(text)

@@ -1,10 +1,10 @@
-"""Standard input, output and error as descriptors: all is read and written, or an error is raised.
+"""Standard input, output and error as descriptors, read and written completely or with an error.
 
-`sys.stdin`, `sys.stdout` and `sys.stderr` are not enough. Each is None if its descriptor is closed.
-A thread that waits in `sys.stdin` holds its lock, and an interpreter that ends meanwhile aborts.
-What `sys.stdout` has in its buffer when a write fails is written again at the end. None of them
-waits if another process has put the descriptor into non-blocking mode. That mode belongs to all
-processes that share the descriptor, so it is left as it is.
+`sys.stdin`, `sys.stdout` and `sys.stderr` are not sufficient. Each is None if its descriptor is
+closed. A thread that waits in `sys.stdin` holds its lock, and an interpreter that exits meanwhile
+aborts. When a write fails, `sys.stdout` writes its buffer again at the exit. None of them waits if
+another process has set the descriptor to non-blocking mode. All processes that share the descriptor
+share that mode, so it is not changed here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Args = TypeVarTuple("Args")
 Result = TypeVar("Result")
 
 INPUT, OUTPUT, ERRORS = range(3)
-CHUNK = 2**20  # bytes that are read at once
+CHUNK = 2**20  # bytes of one read
 MAX_REQUEST = 2**28  # bytes; without a limit, /dev/zero would fill the memory
 
 
@@ -38,15 +38,15 @@ class CannotRead(Exception):
 
 
 class CannotWrite(Exception):
-    """Standard output does not take what is written.
+    """Standard output cannot be written.
 
     Attributes:
-        reader_gone: Whether it is a pipe or a socket that nobody reads any more.
+        reader_closed: Whether it is a pipe or a socket, closed by its reader.
     """
 
-    def __init__(self, text: str, *, reader_gone: bool) -> None:
+    def __init__(self, text: str, *, reader_closed: bool) -> None:
         super().__init__(text)
-        self.reader_gone = reader_gone
+        self.reader_closed = reader_closed
 
 
 class Output(io.FileIO):
@@ -69,15 +69,15 @@ class Output(io.FileIO):
         except OSError as error:
             raise CannotWrite(
                 f"cannot write to standard output: {error.strerror}",
-                reader_gone=error.errno == errno.EPIPE,
+                reader_closed=error.errno == errno.EPIPE,
             ) from error
         return size
 
 
 class ErrorOutput(Output):
-    """Standard error, without a buffer. What it does not take is dropped: there is no other place.
+    """Standard error, without a buffer. Text that cannot be written is dropped.
 
-    The exit code still tells.
+    The exit code still reports the error.
     """
 
     def write(self, data: ReadableBuffer, /) -> int:
@@ -89,17 +89,17 @@ class ErrorOutput(Output):
 
 
 def open_streams() -> None:
-    """Put unbuffered streams in the place of `sys.stdout` and `sys.stderr`.
+    """Replace `sys.stdout` and `sys.stderr` by unbuffered streams.
 
-    A closed descriptor is opened, so that no socket gets its number, and a reply is not written
-    into it. It is opened for the wrong direction: what uses it fails as before.
+    A closed descriptor is opened, so that no socket gets its number, and no reply is written to
+    that socket. It is opened for the wrong direction, so that its use still fails.
     """
     for descriptor in (INPUT, OUTPUT, ERRORS):
         try:
             os.fstat(descriptor)
         except OSError:
             wrong = os.O_WRONLY if descriptor == INPUT else os.O_RDONLY
-            os.open(os.devnull, wrong)  # gets the lowest number that is free
+            os.open(os.devnull, wrong)  # it gets the lowest free number
     sys.stdout = _text(Output(OUTPUT), sys.stdout)
     sys.stderr = _text(ErrorOutput(ERRORS), sys.stderr)
 
@@ -122,7 +122,7 @@ def read_all(descriptor: int, *, limit: int = MAX_REQUEST) -> bytes:
         parts.append(part)
         size += len(part)
         if size > limit:
-            raise CannotRead(f"a request may have {limit} bytes, and there are more")
+            raise CannotRead(f"a request must have at most {limit} bytes, got more")
     return b"".join(parts)
 
 
@@ -142,24 +142,24 @@ def wait_for(descriptor: int, event: int) -> None:
 
 
 def has_room(descriptor: int) -> bool:
-    """Whether a line can be written at once, and there is somebody to read it."""
+    """Whether a line can be written at once, and the reader is open."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return poll.poll(0) == [(descriptor, select.POLLOUT)]
 
 
 async def in_thread(wait: Callable[[Unpack[Args]], Result], *args: *Args) -> Result:
-    """Call what may have to wait for a stream's other end. Ctrl-C and the event loop do not."""
+    """Call a function that may block on a stream, without blocking the event loop or Ctrl-C."""
     return await trio.to_thread.run_sync(wait, *args, abandon_on_cancel=True)
 
 
 def run_while_read(main: Callable[[], Awaitable[None]]) -> None:
-    """Run an async function, but no longer than somebody reads standard output, if it is a pipe.
+    """Run an async function, and cancel it if standard output is a pipe that its reader closes.
 
-    It must not block. Ctrl-C comes at its checkpoints, and interrupts no task half-way.
+    It must not block. Ctrl-C is raised only at its checkpoints.
 
     Raises:
-        CannotWrite: Nobody reads it any more; `main` was cancelled.
+        CannotWrite: The reader has closed the pipe; `main` was cancelled.
     """
     trio.run(_while_read, main, restrict_keyboard_interrupt_to_checkpoints=True)
 
@@ -170,7 +170,9 @@ async def _while_read(main: Callable[[], Awaitable[None]]) -> None:
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
-                await trio.lowlevel.wait_readable(OUTPUT)  # of a writing end: its reader is gone
+                await trio.lowlevel.wait_readable(
+                    OUTPUT
+                )  # a writing end is readable when its reader is closed
                 nursery.cancel_scope.cancel()
 
             if _is_writing_end(OUTPUT):
@@ -179,12 +181,12 @@ async def _while_read(main: Callable[[], Awaitable[None]]) -> None:
             done = True
             nursery.cancel_scope.cancel()
     except* KeyboardInterrupt:
-        # While trio ends, Python would print an error about a second one: trio closes the
-        # descriptor to which Python writes a signal's number before it takes it back.
+        # A second one would make Python print an error while trio ends: trio closes the descriptor
+        # that Python writes signal numbers to before it unregisters it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise
     if not done:
-        raise CannotWrite("standard output is not read any more", reader_gone=True)
+        raise CannotWrite("standard output is closed by its reader", reader_closed=True)
 
 
 def _is_writing_end(descriptor: int) -> bool:

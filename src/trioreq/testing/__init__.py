@@ -1,6 +1,6 @@
 """Test handlers, and the server itself, without a kernel, threads or waiting.
 
-The server's own code runs on a network in memory, on trio's clock: with pytest-trio's
+The server's own code runs on a network in memory, and on trio's clock: with pytest-trio's
 ``autojump_clock`` a test of a timeout of 30 seconds takes milliseconds.
 """
 

@@ -24,8 +24,8 @@ SOCKET_TYPES = ("REQ", "DEALER")
 class MemoryClient(Peer):
     """One connection of a plain client; `MemoryNetwork.connect` makes it.
 
-    It sends at any time, as a DEALER does, also if it says that it is a REQ: then the server
-    takes a second request for a sign that the first was given up.
+    It can send at any time, as a DEALER can. If its socket type is REQ, a second request supersedes
+    the first, as from a REQ socket with `zmq.REQ_RELAXED`.
     """
 
     connection: Connection
@@ -39,11 +39,11 @@ class MemoryClient(Peer):
 
     @property
     def connected(self) -> bool:
-        """Whether the connection stands, as far as the client knows."""
+        """Whether the connection is open, as far as the client knows."""
         return not self._closed and self._lost is None
 
     def send(self, *frames: bytes) -> None:
-        """Send a request, as a REQ socket does it.
+        """Send a request, as a REQ socket does.
 
         Args:
             frames: The frames of its body, at least one.
@@ -59,13 +59,13 @@ class MemoryClient(Peer):
         self.send_raw(b"", *frames)
 
     def send_raw(self, *frames: bytes) -> None:
-        """Send a message as it is, envelope and delimiter included; errors as in `send`."""
+        """Send a message unchanged, including envelope and delimiter; errors as in `send`."""
         if self._closed:
             raise trio.ClosedResourceError("this client has closed its connection")
         if self._lost is not None:
             raise trio.BrokenResourceError(f"{self._lost}: connect again")
         if self._stalled:
-            raise RuntimeError("the client is stalled, and sends nothing: resume() it first")
+            raise RuntimeError("the client is stalled, and cannot send: resume() it first")
         message = [wire.frame("each of frames", part) for part in frames]
         if self.socket_type == "REQ":
             self._forget_replies()
@@ -75,19 +75,19 @@ class MemoryClient(Peer):
         """Wait for a message.
 
         Returns:
-            The frames of its body, as a plain client sees them. An error has the three frames
-            ``trioreq-error``, a code and a text.
+            The frames of its body, as a plain client gets them. The body of an error has the
+            three frames ``trioreq-error``, a code and a text.
 
         Raises:
             trio.ClosedResourceError: The client was closed, or has crashed.
-            trio.BrokenResourceError: The server has ended the connection, and all that came
-                before was received.
+            trio.BrokenResourceError: The server has ended the connection, and all messages
+                before were received.
         """
         frames = await self.receive_raw()
         return body_of(frames)
 
     async def receive_raw(self) -> list[bytes]:
-        """Wait for a message, and return it as it is; errors as in `receive`."""
+        """Wait for a message, and return it unchanged; errors as in `receive`."""
         try:
             return await self._heard.receive()
         except trio.EndOfChannel:
@@ -103,20 +103,20 @@ class MemoryClient(Peer):
         self.close()
 
     def close(self) -> None:
-        """Close the connection; what comes for it now is lost."""
+        """Close the connection. Messages that arrive later are lost."""
         if not self._closed:
             self._closed = True
             self._heard.close()
             self.connection.hang_up()
 
     def stall(self) -> None:
-        """Stop as by SIGSTOP: it reads nothing, and answers no heartbeats."""
+        """Stop as by SIGSTOP: the client reads nothing, and answers no heartbeats."""
         self._stalled = True
         self.connection.to_client.block("stalled")
         self.connection.silence()
 
     def resume(self) -> None:
-        """Go on as by SIGCONT."""
+        """Continue as by SIGCONT."""
         self._stalled = False
         self.connection.hear_again()
         self.connection.to_client.clear("stalled")
@@ -126,7 +126,7 @@ class MemoryClient(Peer):
         return f"<MemoryClient {self.socket_type}, {state}>"
 
     def heard(self, frames: list[bytes]) -> None:
-        """A message came (the network calls this)."""
+        """A message has arrived (the network calls this)."""
         self._heard_in.send_nowait(frames)
 
     def down(self, reason: str) -> None:
@@ -135,7 +135,7 @@ class MemoryClient(Peer):
         self._heard_in.close()
 
     def _forget_replies(self) -> None:
-        """REQ takes no old reply for the new request's."""
+        """Drop earlier replies, as a REQ socket does."""
         try:
             while True:
                 self._heard.receive_nowait()
@@ -146,22 +146,23 @@ class MemoryClient(Peer):
 class MemoryLine(Peer):
     """The line of `trioreq.open_client` on a network in memory; a `Line`.
 
-    The network calls `up`, `refused`, `heard` and `down`; the client pulls what they say.
+    The network calls `up`, `refused`, `heard` and `down`; the client gets them as events and
+    messages.
 
     Args:
         connect: Waits for a server, and connects to it.
     """
 
-    max_pack_size = 0  # no packs: a test sees each message as it is
+    max_pack_size = 0  # no packs: tests see each message unchanged
 
     def __init__(self, connect: Callable[[Peer], Awaitable[Connection]]) -> None:
         self._connect = connect
         self._connection: Connection | None = None  # the newest
-        self._open = False  # until its end is told
+        self._open = False  # until its end is reported
         self._connected = False
         self._refusal: str | None = None
-        self._pause = 0.0  # seconds before the next try
-        # Lists, for a channel hands an item to the task that waits, and `down` would not find it.
+        self._pause = 0.0  # seconds before the next attempt
+        # Lists: a channel would hand an item to the waiting task, where `down` does not find it.
         self._events: list[Event] = []
         self._messages: list[list[bytes]] = []
         self._happened = trio.lowlevel.ParkingLot()
@@ -182,7 +183,7 @@ class MemoryLine(Peer):
         return self._connection
 
     async def events(self) -> list[Event]:
-        """As in `Line`, like all that follow."""
+        """As in `Line`, like the next methods."""
         if not self._open:
             await trio.sleep(self._pause)
             await self.mended.wait()
@@ -219,16 +220,16 @@ class MemoryLine(Peer):
         await trio.lowlevel.checkpoint()
 
     def up(self) -> None:
-        """The server has let it in."""
+        """The server has accepted the client."""
         self._connected = True
         self._happen(HandshakeSucceeded())
 
     def refused(self, why: str) -> None:
-        """The server has not let it in; `down` follows."""
+        """The server has refused the client; `down` follows."""
         self._refusal = why
 
     def heard(self, frames: list[bytes]) -> None:
-        """A message came."""
+        """A message has arrived."""
         self._messages.append(frames)
         self._arrived.unpark_all()
 
@@ -248,5 +249,5 @@ class MemoryLine(Peer):
 
 
 def body_of(frames: list[bytes]) -> list[bytes]:
-    """What stands behind the first delimiter; all of it if there is none."""
+    """The frames after the first delimiter; all frames if there is none."""
     return frames[frames.index(b"") + 1 :] if b"" in frames else list(frames)

@@ -1,4 +1,4 @@
-"""Plain functions on a virtual clock: they run in the loop's thread, and wait only in `sleep`."""
+"""Plain functions on a virtual clock: they run in the event loop, and wait only in `sleep`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ except ModuleNotFoundError:  # pragma: no cover  # what is needed for plain func
 
 
 class InlineThreads(ThreadPool):
-    """Greenlets in the place of threads, of which one runs at a time.
+    """Greenlets instead of threads. One runs at a time.
 
-    They belong to the network, and not to the server: what still runs when the server has ended
-    goes on for as long as the network lives, as an abandoned thread does.
+    They belong to the network, and not to the server: a function that still runs when the server
+    has ended goes on until the network is closed, like an abandoned thread.
     """
 
     def __init__(self, *args: Any, outer: trio.Nursery) -> None:  # noqa: ANN401
@@ -45,7 +45,7 @@ class InlineThreads(ThreadPool):
         worker = self._pool.worker()
         self._pool.done.append(await greenback.with_portal_run_sync(worker.run, request))
         self._pool.workers.remove(worker)
-        self._spawn()  # the slot that it released may be another's now
+        self._spawn()  # its slot may be granted to another request
         self._woken()
 
     def _begin(self, request: PendingRequest) -> None:
@@ -54,9 +54,9 @@ class InlineThreads(ThreadPool):
 
 
 class InlineProcesses:
-    """Tasks in the place of processes: a function that is killed ends in `sleep`.
+    """Tasks instead of processes: a function that is killed ends in `sleep`.
 
-    It is to `serve` what `Processes` are, and has what they have.
+    It has the interface of `Processes`.
     """
 
     died = retired = 0
@@ -88,18 +88,18 @@ class InlineProcesses:
 
 
 def sleep(seconds: float) -> None:
-    """Stand for work that takes this long, in a plain function that is a handler.
+    """Simulate work that takes this long, in a handler that is a plain function.
 
-    On a network in memory the time passes on trio's clock, and everything else goes on
-    meanwhile; in a thread it is `time.sleep`.
+    On a network in memory the time passes on trio's clock, and all tasks run meanwhile; in a
+    thread it is `time.sleep`.
 
     Args:
-        seconds: As for `trio.sleep`; not for ever.
+        seconds: As for `trio.sleep`; finite.
 
     Raises:
         TypeError: It is not a number.
-        ValueError: It is negative, or for ever.
-        RuntimeError: It is called in trio's loop, where no plain handler runs.
+        ValueError: It is negative or infinite.
+        RuntimeError: It is called outside a plain function.
 
     Example:
         >>> def handler(request):
@@ -116,4 +116,4 @@ def sleep(seconds: float) -> None:
         return
     if not greenback.has_portal():
         raise RuntimeError("sleep is for plain functions that are handlers: here use trio.sleep")
-    greenback.await_(trio.sleep(seconds))  # noqa: ASYNC105  # that is how it is awaited
+    greenback.await_(trio.sleep(seconds))  # noqa: ASYNC105  # greenback awaits it

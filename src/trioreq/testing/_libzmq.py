@@ -1,9 +1,9 @@
-"""As much of libzmq as the server sees: a ROUTER, its monitor and its gate, in memory.
+"""A model of libzmq as the server uses it: a ROUTER, its monitor and ZAP socket, in memory.
 
-What the server relies on is here as it is there (docs/design.md has the list): queues of their
-own for messages and events, descriptors that are used again at once, requests of the dead that
-are still delivered, routing ids that are taken, send queues that are full, and a descriptor that
-tells of something once, if no other call on the socket has been told before.
+It has the properties that the server assumes (docs/design.md has the list): separate queues for
+messages and events, descriptors that are reused at once, messages that are delivered after the
+disconnect, routing ids that are in use, full send queues, and a descriptor that signals once,
+unless another call on the socket has consumed the signal.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from .._transport.zsocket import ZSocket
 from ._ways import Timers, Watch, Way
 
 EVENT = struct.Struct("=Hi")
-LOWEST = 10  # descriptor that a connection may have
-READY: list[bytes] = []  # the client's last word of the handshake, as it goes along a way
+LOWEST = 10  # lowest descriptor of a connection
+READY: list[bytes] = []  # stands for the client's last command of the handshake
 END = None  # the end of the stream
 Item = list[bytes] | None
 
@@ -43,12 +43,12 @@ class MemorySocket:
         self._happened = trio.Event()
 
     def put(self, frames: Sequence[bytes]) -> None:
-        """A message comes."""
+        """Add a message."""
         self._messages.append(list(frames))
         self.happened()
 
     def happened(self) -> None:
-        """There is something to tell to who waits."""
+        """Signal that something has happened."""
         self._edge = True
         self._happened.set()
 
@@ -61,20 +61,20 @@ class MemorySocket:
         self._woken = False
 
     def wake(self) -> None:
-        """End the wait; unlike an edge, that is not undone by another call on the socket."""
+        """End the wait. Unlike an edge, this is not consumed by another call on the socket."""
         self._woken = True
         self._happened.set()
 
     def receive(self) -> list[bytes] | None:
-        """As in `Messages`, like all that follow."""
+        """As in `Messages`, like the next methods."""
         self._edge = False
         return self._messages.popleft() if self._messages else None
 
     def receive_from(self, known: Known, names: Names, /) -> Received | None:
-        raise NotImplementedError  # but of a ROUTER
+        raise NotImplementedError  # only a ROUTER has it
 
     def send(self, frames: Sequence[bytes], /) -> int:
-        raise NotImplementedError  # there is nobody to send to, here
+        raise NotImplementedError  # these sockets only receive
 
     def send_to(self, routing_id: bytes, frames: Sequence[bytes], /) -> int:
         raise NotImplementedError
@@ -84,33 +84,33 @@ class MemorySocket:
         return self.waiting()
 
     def waiting(self) -> bool:
-        """Whether there is a message; no call on the socket, as the server makes them."""
+        """Whether there is a message; unlike `readable`, it does not consume the edge."""
         return bool(self._messages)
 
     def close(self) -> None:
-        """Nothing is held outside."""
+        """Do nothing: it has no resources."""
 
 
 class ZapSocket(MemorySocket):
-    """Questions, and who is called with each answer."""
+    """ZAP requests, and a callback for each reply."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._asked: dict[bytes, Callable[[list[bytes]], None]] = {}
+        self._requested: dict[bytes, Callable[[list[bytes]], None]] = {}
         self._number = 0
 
-    def ask(self, question: Sequence[bytes], answered: Callable[[list[bytes]], None]) -> None:
-        """Put a question: domain, address, routing id, mechanism and credentials."""
+    def request(self, content: Sequence[bytes], replied: Callable[[list[bytes]], None]) -> None:
+        """Put a request: domain, address, routing id, mechanism and credentials."""
         self._number += 1
         request_id = b"%d" % self._number
-        self._asked[request_id] = answered
-        self.put([b"session", b"", b"1.0", request_id, *question])
+        self._requested[request_id] = replied
+        self.put([b"session", b"", b"1.0", request_id, *content])
 
     def send_to(self, routing_id: bytes, frames: Sequence[bytes], /) -> int:
-        """Give an answer."""
+        """Take a reply."""
         self._edge = False
-        _empty, _version, request_id, *answer = frames
-        self._asked.pop(request_id)(answer)
+        _empty, _version, request_id, *reply = frames
+        self._requested.pop(request_id)(reply)
         return 0
 
 
@@ -118,7 +118,7 @@ class RouterSocket(MemorySocket):
     """A ROUTER with ROUTER_MANDATORY.
 
     Attributes:
-        refused: All messages that no connection was there for.
+        refused: All messages that had no connection.
     """
 
     def __init__(self, send_queue: int) -> None:
@@ -126,11 +126,11 @@ class RouterSocket(MemorySocket):
         self.refused: list[tuple[bytes, ...]] = []
         self._send_queue = send_queue
         self._table: dict[bytes, Connection] = {}
-        self._turns: deque[Connection] = deque()  # who has something to read
+        self._turns: deque[Connection] = deque()  # connections with messages to read
         self._automatic = 0x6B8B4567
 
     def attach(self, connection: Connection) -> None:
-        """Let a connection speak, unless its routing id is taken: then it is ignored for good."""
+        """Deliver messages of a connection, unless its routing id is in use: then never (A9)."""
         self._automatic += 1
         routing_id = connection.wanted or b"\0" + self._automatic.to_bytes(4, "big")
         if routing_id not in self._table:
@@ -138,7 +138,7 @@ class RouterSocket(MemorySocket):
             connection.routing_id = routing_id
 
     def arrived(self, connection: Connection, frames: list[bytes]) -> None:
-        """A message came on a connection."""
+        """A message has arrived on a connection."""
         if connection.routing_id is None:
             return
         if connection.unflushed is not None:
@@ -150,13 +150,13 @@ class RouterSocket(MemorySocket):
         self.happened()
 
     def ended(self, connection: Connection) -> None:
-        """A connection is gone; its routing id stays taken until all that it said was read."""
+        """A connection has closed. Its routing id is in use until all its messages were read."""
         if not connection.unread and not connection.unflushed:
             self._release(connection)
         self.happened()
 
     def receive_from(self, known: Known, names: Names, /) -> Received | None:
-        """The next message; each connection that has some has its turn."""
+        """The next message. Connections take turns."""
         self._edge = False
         if not self._turns:
             return None
@@ -167,7 +167,7 @@ class RouterSocket(MemorySocket):
         elif connection.ended and not connection.unflushed:
             self._release(connection)
         routing_id = connection.routing_id
-        assert routing_id is not None  # noqa: S101  # else it is not heard
+        assert routing_id is not None  # noqa: S101  # otherwise it is ignored
         if routing_id in known:
             return routing_id, frames, None
         properties = tuple(connection.properties.get(name, "") for name in names)
@@ -200,7 +200,7 @@ class MemorySockets:
 
     endpoints: tuple[str, ...] = ("memory",)
     room: int = sys.maxsize
-    counters: KernelCounters | None = None  # so nobody looks at it now and then, and time can jump
+    counters: KernelCounters | None = None  # no checks at intervals, so that time can jump
 
     def __init__(
         self,
@@ -228,10 +228,12 @@ class MemorySockets:
         self.zap: ZSocket = ZSocket(self.raw_zap, self.raw_zap)
 
     def free_descriptor(self, wanted: int | None) -> int:
-        """The one that is wanted; or the lowest that is free, as the kernel gives it."""
+        """The wanted one, or the lowest free one, as the kernel assigns them."""
         if wanted is not None:
             if wanted in self._connections:
-                raise ValueError(f"descriptor {wanted} is in use: its client is not gone yet")
+                raise ValueError(
+                    f"descriptor {wanted} is in use: its client has not disconnected yet"
+                )
             return wanted
         descriptor = LOWEST
         while descriptor in self._connections:
@@ -239,19 +241,19 @@ class MemorySockets:
         return descriptor
 
     def accept(self, connection: Connection) -> None:
-        """A client has connected: tell the monitor, and then ask the gate."""
+        """A client has connected: put the event, and then the ZAP request."""
         self._connections[connection.descriptor] = connection
-        self._tell(zmq.EVENT_ACCEPTED, connection)
-        question = [b"trioreq", connection.address.encode(), b"", b"NULL"]
-        self.raw_zap.ask(question, connection.answered)
+        self._put_event(zmq.EVENT_ACCEPTED, connection)
+        request = [b"trioreq", connection.address.encode(), b"", b"NULL"]
+        self.raw_zap.request(request, connection.answered)
 
     def handshake_ended(self, event: int, connection: Connection, value: int = 0) -> None:
-        """Tell the monitor how the handshake of a connection has ended."""
-        self._tell(event, connection, value)
+        """Put the event for the end of a connection's handshake."""
+        self._put_event(event, connection, value)
 
     def ended(self, connection: Connection) -> None:
-        """A connection is gone: tell the monitor, and then free its descriptor."""
-        self._tell(zmq.EVENT_DISCONNECTED, connection)
+        """A connection has closed: put the event, and then free its descriptor."""
+        self._put_event(zmq.EVENT_DISCONNECTED, connection)
         del self._connections[connection.descriptor]
         self.raw_router.ended(connection)
 
@@ -276,8 +278,8 @@ class MemorySockets:
         self._closed()
         await trio.lowlevel.cancel_shielded_checkpoint()  # as on real sockets
 
-    def _tell(self, event: int, connection: Connection, value: int | None = None) -> None:
-        """Put an event; its value is the connection's descriptor, unless it is another."""
+    def _put_event(self, event: int, connection: Connection, value: int | None = None) -> None:
+        """Put an event. Its value is the connection's descriptor by default."""
         value = connection.descriptor if value is None else value
         self.raw_monitor.put([EVENT.pack(event, value), b"memory"])
 
@@ -299,20 +301,20 @@ class HeldConnection:
         self._connection.end_at_server("the server has shut the connection down")
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release it."""
 
 
 class Peer:
-    """The client's end of a connection, as the connection sees it."""
+    """The client's end of a connection."""
 
     def up(self) -> None:
-        """The gate has let it in."""
+        """The ZAP handler has accepted the client."""
 
     def refused(self, why: str) -> None:
-        """The gate has not let it in."""
+        """The ZAP handler has refused the client."""
 
     def heard(self, frames: list[bytes]) -> None:
-        """A message came."""
+        """A message has arrived."""
 
     def down(self, reason: str) -> None:
         """The other side has ended the connection."""
@@ -322,14 +324,16 @@ class Connection:
     """One connection, from end to end.
 
     Attributes:
-        sent: All that was ever handed over for it.
-        unread: What libzmq has of it that the server has not read.
-        unflushed: What libzmq's I/O thread has of it and keeps to itself; None if it does not.
-        routing_id: Of the ROUTER; None before the gate's answer, and if the wanted one is taken.
+        sent: All messages that were handed to libzmq for it.
+        unread: Its messages that libzmq has, and that the server has not read.
+        unflushed: Messages that libzmq's I/O thread has read and not delivered yet; None if it
+            delivers them at once.
+        routing_id: The one that the ROUTER uses; None before the ZAP reply, and if the wanted one
+            is in use.
         through: Whether its handshake was completed.
-        ended: Whether it is gone, as libzmq at the server sees it.
-        cut_off: Whether that was for what the client has sent.
-        full: Whether a message was not accepted since the last one went out.
+        ended: Whether it has closed, for libzmq at the server.
+        cut_off: Whether libzmq has closed it because of a frame that was too large.
+        full: Whether a message was not accepted since the last one was sent.
     """
 
     def __init__(
@@ -378,16 +382,16 @@ class Connection:
 
     @property
     def held(self) -> list[list[bytes]]:
-        """What was handed over and is still with the server."""
+        """The messages that were handed to libzmq, and have not left the server."""
         return [item for item in self.to_client.held if item is not None]
 
     def answered(self, answer: Sequence[bytes]) -> None:
-        """The gate has spoken: code, text, user id and metadata."""
+        """The ZAP handler has replied: code, text, user id and metadata."""
         if self.ended:
             return
         code, text, user_id, metadata = answer
         if code != b"200":
-            why = f"the gate refused the client: {code.decode()} {text.decode()}"
+            why = f"the server refused the client: {code.decode()} {text.decode()}"
             self._sockets.handshake_ended(zmq.EVENT_HANDSHAKE_FAILED_AUTH, self, int(code))
             self._refused = True
             self._peer.refused(why)
@@ -413,16 +417,16 @@ class Connection:
         self.to_server.put(END)
 
     def keep_unflushed(self) -> None:
-        """Let libzmq read from now on, and not hand on what it has read, nor the end.
+        """Make libzmq read from now on without delivering messages.
 
-        It does so for an instant where messages and what ends the connection come in one
-        segment: the monitor tells of the end before the ROUTER has the messages.
+        It does so for an instant if messages and the end of the connection arrive in one segment:
+        the monitor reports the end before the ROUTER has the messages.
         """
         if self.unflushed is None:
             self.unflushed = []
 
     def flush(self) -> None:
-        """Let it hand on what it has."""
+        """Make it deliver what it has read."""
         unflushed, self.unflushed = self.unflushed, None
         for frames in unflushed or ():
             self._sockets.raw_router.arrived(self, frames)
@@ -433,18 +437,18 @@ class Connection:
             watch.silent()
 
     def hear_again(self) -> None:
-        """They do again."""
+        """Both sides answer heartbeats again."""
         for watch in self._watches:
             watch.heard()
 
     def end_at_server(
         self, reason: str = "the server has ended the connection", error: int = EPIPE
     ) -> None:
-        """For the server it is gone; the client hears of it when the end comes through.
+        """Close it for the server; the client detects it when the end arrives.
 
         Args:
-            reason: What the client hears.
-            error: The errno that libzmq reports if this is in the handshake.
+            reason: The reason that the client gets.
+            error: The errno that libzmq reports if this is during the handshake.
         """
         if self.ended:
             return
@@ -455,7 +459,7 @@ class Connection:
         self._sockets.timers.forget(self._handshake)
         self._watches[0].heard()
         if self.to_client.blocked:
-            self.to_client.forget()  # it was still with the server, and is freed
+            self.to_client.forget()  # the messages have not left the server, and are freed
         self.to_client.put(END)
         self._sockets.ended(self)
 
@@ -501,18 +505,18 @@ class Connection:
             self._watches[1].heard()
             self._peer.down(self._reason)
         elif is_too_large(item, self._max_at_client):
-            self._break_at_client("a frame was larger than the client takes")
+            self._break_at_client("a frame was larger than the client accepts")
         else:
             self._peer.heard(item)
 
 
 def is_too_large(frames: Sequence[bytes], most: int | None) -> bool:
-    """Whether libzmq would end the connection that this comes on."""
+    """Whether libzmq would close the connection because of this message."""
     return most is not None and any(len(frame) > most for frame in frames)
 
 
 def parse_metadata(metadata: bytes) -> dict[str, str]:
-    """The properties in a gate's answer, as ZMTP's metadata has them."""
+    """The properties in a ZAP reply, encoded as ZMTP's metadata."""
     properties: dict[str, str] = {}
     while metadata:
         name, rest = metadata[1 : 1 + metadata[0]], metadata[1 + metadata[0] :]

@@ -30,7 +30,7 @@ from ._ways import open_timers
 
 
 class HandlerErrors(Observer):
-    """Raises what handlers raise, beside the server: in the block that the network is open for."""
+    """Raises the exceptions of handlers in the block of the network."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -42,18 +42,18 @@ class HandlerErrors(Observer):
     async def _raise(self, error: BaseException) -> NoReturn:
         if isinstance(error, Exception):
             raise error
-        # One that steers a program, such as a Cancelled that is not the handler's own.
+        # One that must not be raised here, such as a Cancelled that is not the handler's own.
         raise RuntimeError(f"the handler failed with {type(error).__name__}") from error
 
 
 class MemoryNetwork(Network):
     """A network without a kernel, with room for one server.
 
-    `trioreq.serve` and `trioreq.open_client` take it in the place of an address.
+    `trioreq.serve` and `trioreq.open_client` accept it instead of an address.
     `open_memory_network` makes it, and `open_memory_server` with a server on it.
 
     Attributes:
-        server: The one that `open_memory_server` has started.
+        server: The server that `open_memory_server` has started.
     """
 
     server: Server
@@ -69,7 +69,7 @@ class MemoryNetwork(Network):
     def __str__(self) -> str:
         return "memory"
 
-    # The tests' side.
+    # For tests.
 
     def connect(
         self,
@@ -82,12 +82,12 @@ class MemoryNetwork(Network):
         """Connect a plain client.
 
         Args:
-            routing_id: One of its own, 1 to 255 bytes that do not begin with a zero byte; None
-                for an automatic one.
-            socket_type: What it says it is, ``REQ`` or ``DEALER``.
-            user_id: Who it proves to be.
-            reuse: A client that is gone, whose descriptor at the server this one is to get. Else
-                it gets the lowest that is free, as from a kernel.
+            routing_id: An explicit one, 1 to 255 bytes that do not begin with a zero byte; None for
+                an automatic one.
+            socket_type: The socket type that it announces, ``REQ`` or ``DEALER``.
+            user_id: Its user id, as if it was authenticated.
+            reuse: A client that has disconnected, whose descriptor at the server the new one
+                gets. Otherwise it gets the lowest free one, as from a kernel.
 
         Raises:
             ConnectionRefusedError: No server is bound.
@@ -118,7 +118,7 @@ class MemoryNetwork(Network):
         return client
 
     def cut(self, client: MemoryClient | Client) -> None:
-        """Cut the cable: nothing arrives any more, on either side, not even the end."""
+        """Cut the connection: nothing arrives on either side, not even its end."""
         connection = _connection(client)
         connection.to_server.block("cut")
         connection.to_client.block("cut")
@@ -127,7 +127,7 @@ class MemoryNetwork(Network):
             _line(client).mended = trio.Event()
 
     def mend(self, client: MemoryClient | Client) -> None:
-        """Mend it: what is still on its way arrives."""
+        """Undo a `cut`: everything that was sent meanwhile arrives."""
         connection = _connection(client)
         connection.hear_again()
         connection.to_server.clear("cut")
@@ -136,7 +136,7 @@ class MemoryNetwork(Network):
             _line(client).mended.set()
 
     def delay(self, client: MemoryClient | Client, seconds: float) -> None:
-        """Let all that is sent from now on take this long, in each direction."""
+        """Delay everything that is sent from now on by this time, in each direction."""
         check_duration("seconds", seconds)
         connection = _connection(client)
         connection.to_server.delay = connection.to_client.delay = seconds
@@ -144,19 +144,19 @@ class MemoryNetwork(Network):
             _line(client).delay = seconds
 
     def sent_to(self, client: MemoryClient | Client) -> list[list[bytes]]:
-        """The bodies of all messages that the server ever handed over for a client."""
+        """The bodies of all messages that the server has sent to a client."""
         return [body_of(frames) for frames in _connection(client).sent]
 
     def held_for(self, client: MemoryClient | Client) -> list[list[bytes]]:
-        """The bodies of those that have not reached it yet and still may."""
+        """The bodies of those that have not arrived yet, and still may."""
         return [body_of(frames) for frames in _connection(client).held]
 
-    # The server's side, and that of the clients' connections.
+    # For servers and clients.
 
     def bind(
         self, *, heartbeat: float | None, max_message_size: int, send_queue: int
     ) -> MemorySockets:
-        """Be the place where a server is (`serve` calls this)."""
+        """Bind a server to this network (`serve` calls this)."""
         if self._sockets is not None:
             raise EndpointError("a server is bound to this network already: stop it first")
         self._sockets = MemorySockets(
@@ -172,23 +172,23 @@ class MemoryNetwork(Network):
 
     @property
     def thread_pool(self) -> Callable[..., InlineThreads]:
-        """Run plain functions in the event loop (`serve` asks for this)."""
+        """Runs plain functions in the event loop (for `serve`)."""
         return partial(InlineThreads, outer=self._nursery)
 
     @asynccontextmanager
     async def open_processes(
         self, handler: Handler, workers: ProcessWorkers
     ) -> AsyncIterator[InlineProcesses]:
-        """Run plain functions of `ProcessWorkers` in the event loop (`serve` asks for this)."""
+        """Run plain functions of `ProcessWorkers` in the event loop (for `serve`)."""
         yield InlineProcesses(handler, workers)
 
     @property
     def observers(self) -> Sequence[Observer]:
-        """See to errors of handlers (`serve` asks for this)."""
+        """Raises errors of handlers in the test (for `serve`)."""
         return self._observers
 
     def line(self, *, heartbeat: float | None, max_message_size: int) -> MemoryLine:
-        """Make a client's way to the server (`open_client` calls this)."""
+        """Make a client's line to the server (`open_client` calls this)."""
 
         async def connect(peer: Peer) -> Connection:
             await self._bound.wait()
@@ -206,7 +206,7 @@ class MemoryNetwork(Network):
         descriptor: int | None = None,
         **options: Any,  # noqa: ANN401
     ) -> Connection:
-        """Connect to the server that is bound."""
+        """Connect to the bound server."""
         if self._sockets is None:
             raise ConnectionRefusedError("no server is bound to this network")
         if self._sockets.draining:
@@ -232,9 +232,9 @@ class MemoryNetwork(Network):
 
 def _line(client: Client) -> MemoryLine:
     check_instance("client", client, Client, "a MemoryClient or a Client of open_client")
-    line = client._multiplexer.line  # noqa: SLF001  # the one thing that a test cannot say of a Client
+    line = client._multiplexer.line  # noqa: SLF001  # a Client has no public name for it
     if not isinstance(line, MemoryLine):
-        raise TypeError("client must be connected to a network in memory, got one that is not")
+        raise TypeError("client must be connected to a MemoryNetwork, got another client")
     return line
 
 
@@ -249,12 +249,12 @@ async def open_memory_network(
     """Open a network in memory; `trioreq.serve` and `trioreq.open_client` take it as an address.
 
     Args:
-        seed: Decides in which order trio runs tasks that are ready at the same time, and what
-            Python's `random` gives, for as long as the network is open. So each run of a test
-            is the same, and another seed is another run.
-        raise_handler_errors: Whether a handler that fails ends the block, with what it raised.
-            Else only its client is told, as by a server that users have. An error that is a reply,
-            `trioreq.ReplyError`, never ends the block.
+        seed: The seed for the order in which trio runs tasks that are ready at the same time, and
+            for Python's `random`, while the network is open. So each run of a test is the same,
+            and another seed gives another run.
+        raise_handler_errors: Whether an exception of a handler ends the block and is raised there.
+            Otherwise only its client gets an error, as from a real server. `trioreq.ReplyError`
+            never ends the block.
 
     Example:
         >>> async def main():
@@ -279,10 +279,10 @@ async def open_memory_server(
     raise_handler_errors: bool = True,
     **options: Any,  # noqa: ANN401  # of `serve`
 ) -> AsyncIterator[MemoryNetwork]:
-    """Serve on a network in memory, which is made for it; leaving the block stops the server.
+    """Serve on a new network in memory; leaving the block stops the server.
 
-    It is the server of `trioreq.serve`, down to the socket calls, with libzmq replaced. Plain
-    functions run in the loop's own thread: they take no time, except in `sleep`.
+    It is the server of `trioreq.serve`; only libzmq is replaced. Plain functions run in the event
+    loop: they take no time, except in `sleep`.
 
     Args:
         handler: As for `trioreq.serve`.

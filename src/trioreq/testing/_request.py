@@ -1,4 +1,4 @@
-"""A request without a server, for a unit test of a handler."""
+"""A request without a server, for unit tests of handlers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def make_request(
     client: Peer = PEER,
     deadline: float = math.inf,
 ) -> Request:
-    """Make a request, to call a handler with in a test.
+    """Make a request for calling a handler in a test.
 
-    It has no server and never ends. `trioreq.check_cancelled` finds a request only where a server
+    It has no server, and never ends. `trioreq.check_cancelled` finds a request only where a server
     calls the handler: test a handler that calls it with `open_memory_server`.
 
     Args:

@@ -1,4 +1,4 @@
-"""What is chance by nature, and here a seed's: whom trio runs first, and what `random` gives."""
+"""Seeds for trio's scheduling and for `random`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import trio
 
 from .._checks import check_instance
 
-_before: list[tuple[Any, ...]] = []  # for each network that is open, the first one's at the left
+_before: list[tuple[Any, ...]] = []  # for each open network, the first one at the left
 
 
 @contextmanager
 def scheduled(seed: int) -> Iterator[None]:
-    """Let the seed decide, so that each run is the same.
+    """Make each run with the same seed the same.
 
-    trio has this for pytest-trio and hypothesis, and no public name for it. A client's pauses
-    before it tries again are from `random`. Networks may close in any order: the last one puts
-    back what was there before the first.
+    trio has this for pytest-trio and hypothesis, without a public name. A client's pauses before
+    its retries are from `random`. Networks may close in any order: the last one restores the state
+    from before the first.
     """
     check_instance("seed", seed, int, "an int")
     run: Any = trio._core._run  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""The way that bytes take between a client and the server: in order, late, or not at all."""
+"""The directions of a connection: items arrive in order, late, or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Timers = Deadlines[Callable[[], None]]
 
 
 def open_timers() -> Timers:
-    """Timers that call what they are given."""
+    """Timers that call functions."""
     return Deadlines(lambda call: call())
 
 
@@ -26,7 +26,7 @@ class Way(Generic[T]):
     """One direction of a connection.
 
     Args:
-        timers: What the delay is counted with.
+        timers: Time the delay.
         deliver: Called with each item when it arrives.
     """
 
@@ -34,24 +34,24 @@ class Way(Generic[T]):
         self.delay: float = 0.0  # seconds
         self._timers = timers
         self._deliver = deliver
-        self._items: deque[tuple[float, T]] = deque()  # with when each would arrive
+        self._items: deque[tuple[float, T]] = deque()  # each with the time of its arrival
         self._obstacles: set[str] = set()
 
     @property
     def blocked(self) -> bool:
-        """Whether anything holds the items up."""
+        """Whether items do not arrive now."""
         return bool(self._obstacles)
 
     @property
     def held(self) -> list[T]:
-        """What is on its way, the oldest first."""
+        """The items that have not arrived, the oldest first."""
         return [item for _, item in self._items]
 
     def put(self, item: T) -> None:
-        """Send an item on its way."""
+        """Send an item."""
         now = trio.current_time()
         last = self._items[-1][0] if self._items else -math.inf
-        due = max(now + self.delay, last)  # never before the one in front of it
+        due = max(now + self.delay, last)  # never before the previous one
         self._items.append((due, item))
         if due > now:
             self._timers.add(due, self._move)
@@ -59,16 +59,16 @@ class Way(Generic[T]):
             self._move()
 
     def block(self, obstacle: str) -> None:
-        """Hold up what is on its way, and what comes."""
+        """Stop the arrival of items, for a named reason."""
         self._obstacles.add(obstacle)
 
     def clear(self, obstacle: str) -> None:
-        """Let it go on."""
+        """End a reason: items arrive again, unless there is another one."""
         self._obstacles.discard(obstacle)
         self._move()
 
     def forget(self) -> None:
-        """What is on its way never arrives."""
+        """Drop the items that have not arrived."""
         self._items.clear()
 
     def _move(self) -> None:
@@ -78,9 +78,10 @@ class Way(Generic[T]):
 
 
 class Watch:
-    """A heartbeat: it ends what has been silent for too long, and costs nothing meanwhile.
+    """A heartbeat: it ends a connection that is silent for too long.
 
-    A PING goes out at each interval, and is to be answered in time (`heartbeat_times`).
+    A PING is sent at each interval, and must be answered within the timeout (`heartbeat_times`).
+    There is no timer while PINGs are answered, so that time can jump.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Watch:
         self._timer = self._timers.add(self._begun + pings * interval + timeout, self._give_up)
 
     def heard(self) -> None:
-        """They are again, or there is nothing to watch any more."""
+        """PINGs are answered again, or the connection has ended."""
         if self._timer is not None:
             self._timers.forget(self._timer)
             self._timer = None

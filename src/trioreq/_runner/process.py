@@ -41,7 +41,7 @@ class Serving:
 
     Attributes:
         code: The exit code.
-        started: Whether it serves.
+        started: Set when it serves.
         draining: Whether it has begun to end.
         server: The server, when it has started.
     """
@@ -51,7 +51,7 @@ class Serving:
         self.runner = runner
         self.nursery = nursery
         self.code = 0
-        self.started = False
+        self.started = trio.Event()
         self.draining = False
         self.server: Server
 
@@ -69,7 +69,7 @@ class Serving:
             ),
             name="serve",
         )
-        self.started = True
+        self.started.set()
 
     def drain(self) -> None:
         """Let requests in flight end, and then end."""
@@ -128,19 +128,22 @@ async def serve_alone(
 
     def signalled(number: signal.Signals) -> None:
         match number:
-            case signal.SIGHUP | signal.SIGUSR1 if not serving.started:
-                pass
             case signal.SIGHUP:
                 nursery.start_soon(reload)
             case signal.SIGUSR1:
-                log.info("statistics: %(statistics)s", {"statistics": counts()})
-            case _ if serving.draining or not serving.started:
+                nursery.start_soon(report)
+            case _ if serving.draining or not serving.started.is_set():
                 serving.stop(128 + number)
             case _:
                 notifier.stopping()
                 serving.drain()
 
+    async def report() -> None:
+        await serving.started.wait()
+        log.info("statistics: %(statistics)s", {"statistics": counts()})
+
     async def reload() -> None:
+        await serving.started.wait()
         notifier.reloading()
         await serving.reload_keys()
         notifier.ready()
@@ -193,7 +196,7 @@ async def serve_supervised(app: App, runner: RunnerOptions, assignment: Assignme
             await trio.sleep(HEARTBEAT)
 
     def signalled(number: signal.Signals) -> None:
-        if number == signal.SIGTERM and serving.started:
+        if number == signal.SIGTERM and serving.started.is_set():
             serving.drain()
         elif number == signal.SIGTERM:
             serving.stop(128 + number)

@@ -30,3 +30,4 @@ class _Logger(logging.LoggerAdapter[logging.Logger]):
 
 
 log = _Logger(logging.getLogger("trioreq"))
+access_log = _Logger(logging.getLogger("trioreq.access"))

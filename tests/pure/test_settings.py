@@ -267,7 +267,7 @@ def test_a_factory_makes_the_handler_and_references_are_imported(
             app.load_app(name, values, runner)
 
 
-def test_a_line_of_json_has_what_the_message_was_made_of() -> None:
+def test_a_line_of_json_has_the_parts_of_the_message() -> None:
     record = logging.makeLogRecord(
         {
             "name": "trioreq.access",
@@ -285,7 +285,7 @@ def test_a_line_of_json_has_what_the_message_was_made_of() -> None:
     assert line["time"].endswith("+00:00")
 
 
-def test_statistics_are_added_up_and_what_was_now_is_left_out() -> None:
+def test_statistics_are_added_up_without_the_figures_of_the_moment() -> None:
     one = {"requests": 5, "shut_down": 1, "in_flight": 2, "workers": {"alive": 3}}
     other = {"requests": 7, "shut_down": 0, "in_flight": 1, "workers": {"alive": 4}}
     assert added(one, other) == {

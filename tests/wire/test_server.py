@@ -212,7 +212,7 @@ async def told(manager: socket.socket, text: str) -> str:
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-async def test_systemd_gives_sockets_and_is_told(
+async def test_systemd_passes_sockets_and_receives_states(
     tmp_path: Path, manager: socket.socket, processes: str
 ) -> None:
     """The sockets stay open when the server has ended, for the next one."""

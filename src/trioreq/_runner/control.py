@@ -1,4 +1,4 @@
-"""What a supervisor and its processes tell each other, and what a process is given to begin with.
+"""The messages between a supervisor and its processes, and what a process is given to begin with.
 
 Both ends of a pair of sockets keep the borders of messages. A process that reads the end of the
 stream knows that its supervisor has died.
@@ -80,12 +80,12 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def message(kind: str, statistics: Statistics) -> bytes:
-    """What a process tells."""
+    """Kinds of messages from a process."""
     return json.dumps([kind, asdict(statistics)]).encode()
 
 
 def read_message(data: bytes) -> tuple[str, Counts]:
-    """What a process has told: the kind, and its statistics."""
+    """A message from a process: the kind, and its statistics."""
     kind, counts = json.loads(data)
     return kind, counts
 

@@ -1,4 +1,4 @@
-"""How the log of `trioreq-server` is written: for people, or as lines of JSON."""
+"""How the log of `trioreq-server` is written: for humans, or as lines of JSON."""
 
 from __future__ import annotations
 

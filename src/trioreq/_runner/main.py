@@ -1,4 +1,4 @@
-"""From settings to a server: what is loaded in which process, and who opens the sockets."""
+"""From settings to a server: what is loaded in which process, and which opens the sockets."""
 
 from __future__ import annotations
 

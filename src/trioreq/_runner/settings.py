@@ -28,7 +28,7 @@ MADE = {"curve": ("curve_keys", "allow", "allow_group")}  # options that others 
 
 
 class WrongSetting(Exception):
-    """A setting that cannot be used; the text is a sentence for people."""
+    """A setting that cannot be used; the text is a sentence for humans."""
 
 
 @dataclass(frozen=True, slots=True)

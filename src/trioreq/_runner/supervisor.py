@@ -63,7 +63,7 @@ class Child:
         place: Which one it is, or replaces.
         cell: Where it counts its connections.
         control: The supervisor's end of the pair.
-        counts: The statistics that it has told last.
+        counts: The statistics that it has sent last.
         serves: Whether it has begun to serve.
         settled: Set when it serves, or has ended before.
         ended: Set when it has ended.
@@ -88,11 +88,11 @@ class Child:
         return f"process {self.place} (pid {self.process.pid})"
 
     def order(self, order: bytes) -> None:
-        """Tell it what to do; one that has ended, or reads nothing, is not told."""
+        """Send it an order, unless it has ended, or reads nothing."""
         try:
             self.control.send(order)
         except OSError:
-            log.debug("%s cannot be told to %s", self, order.decode())
+            log.debug("%s cannot be sent %s", self, order.decode())
 
     @property
     def code(self) -> int:
@@ -107,7 +107,7 @@ class Supervisor:
         runner: How many there are, and how they are run.
         arguments: Those of the command line, which each process gets.
         listeners: What they listen at.
-        notifier: Tells systemd.
+        notifier: Reports to systemd.
     """
 
     def __init__(
@@ -234,7 +234,7 @@ class Supervisor:
         return child
 
     async def _watch(self, child: Child) -> None:
-        """Hear what a process tells, until it has ended."""
+        """Handle the messages of a process, until it has ended."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, child)
             await child.process.wait()
@@ -273,7 +273,7 @@ class Supervisor:
                     return
 
     def _read(self, child: Child) -> bool:
-        """Read what a process has told; returns whether it may tell more."""
+        """Read the messages of a process; returns whether there may be more."""
         while True:
             try:
                 data = child.control.recv(control.LARGEST)

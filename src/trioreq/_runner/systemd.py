@@ -1,4 +1,4 @@
-"""What systemd tells a service in its environment, and what it is told (sd_notify(3)).
+"""What systemd passes to a service in its environment, and reports to it (sd_notify(3)).
 
 Where no NOTIFY_SOCKET is set, all of it does nothing.
 """
@@ -20,7 +20,9 @@ STATUS = 5.0  # seconds between two lines about the state
 
 
 class Notifier:
-    """Tells systemd how the service is. It reads the environment, and takes out what it has read.
+    """Reports the state of the service to systemd.
+
+    It reads the environment, and removes what it has read.
 
     Attributes:
         interval: Seconds between two signs of life; None if systemd expects none.
@@ -35,7 +37,7 @@ class Notifier:
         if os.environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()) and microseconds:
             self.interval = int(microseconds) / 2e6
 
-    def tell(self, *lines: str) -> None:
+    def report(self, *lines: str) -> None:
         """Send lines such as ``READY=1``."""
         if not self._address:
             return
@@ -43,19 +45,19 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as own:
                 own.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
-            log.warning("systemd cannot be told %s: %s", lines[0], error)
+            log.warning("cannot report %s to systemd: %s", lines[0], error)
 
     def ready(self) -> None:
         """The service serves, or has reloaded."""
-        self.tell("READY=1", f"MAINPID={os.getpid()}")
+        self.report("READY=1", f"MAINPID={os.getpid()}")
 
     def reloading(self) -> None:
         """The service reloads, until it is ready again."""
-        self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self.report("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """The service drains."""
-        self.tell("STOPPING=1")
+        self.report("STOPPING=1")
 
     async def run(self, status: Callable[[], str]) -> None:
         """Show that the event loop is alive, and how the service is, until cancelled."""
@@ -68,12 +70,12 @@ class Notifier:
 
     async def _live(self, interval: float) -> None:
         while True:
-            self.tell("WATCHDOG=1")
+            self.report("WATCHDOG=1")
             await trio.sleep(interval)
 
     async def _tell_status(self, status: Callable[[], str]) -> None:
         while True:
-            self.tell(f"STATUS={status()}")
+            self.report(f"STATUS={status()}")
             await trio.sleep(STATUS)
 
 

@@ -96,7 +96,7 @@ async def serve(
             limit.
         max_connections_per_address: The same for one IP address and, on ipc, for one user of the
             machine.
-        max_connection_age: Seconds after which a client of `open_client` is told to send its next
+        max_connection_age: Seconds after which a client of `open_client` is asked to send its next
             requests on another connection, so that a load balancer can give it to another server;
             10 % more or less. It counts from the first request of the connection. Other clients
             stay connected. None for no limit.

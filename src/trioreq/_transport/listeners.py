@@ -2,8 +2,8 @@
 
 A tcp address has a socket for each process (SO_REUSEPORT), and the kernel chooses one of them for
 each new connection. An ipc address, and a socket that the service manager has passed, has one that
-all processes share. Who has opened them keeps them open: connections that wait in the queue of a
-process that has died are accepted by its successor.
+all processes share. The process that has opened them keeps them open, so connections that wait in
+the queue of a process that has died are accepted by its successor.
 """
 
 from __future__ import annotations

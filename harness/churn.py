@@ -1,4 +1,4 @@
-"""Peers that connect, send and leave, many a second, and a check of whom each message is from.
+"""Peers that connect, send and leave, many a second, and a check of the sender of each message.
 
 Each peer connects from an address of its own, and names it in each message. The kernel knows the
 address of a descriptor's other end; it is asked when the connection table takes in that a
@@ -41,7 +41,7 @@ def new_address() -> str:
 
 
 class Ledger:
-    """Who sent each message: by the kernel, by trioreq, and by the descriptor alone.
+    """The sender of each message: by the kernel, by trioreq, and by the descriptor alone.
 
     Attributes:
         messages: Messages that were given to a connection.

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).with_name("load.c")
 
 @dataclass(frozen=True)
 class Shape:
-    """What the clients do; `load.c` tells what each field means."""
+    """What the clients do; `load.c` explains each field."""
 
     mode: str = "closed"
     clients: int = 1

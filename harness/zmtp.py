@@ -70,7 +70,7 @@ class RawPeer:
 
     Args:
         endpoint: Where to; tcp or ipc.
-        source: Where from, so that the other side can tell one peer from another: an IP
+        source: Where from, so that the other side can distinguish peers: an IP
             address of 127.0.0.0/8; on ipc, any name.
     """
 

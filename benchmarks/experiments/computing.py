@@ -1,4 +1,4 @@
-"""Plain functions that compute in Python: what the event loop and other clients notice of them.
+"""Plain functions that compute in Python: the effect on the event loop and other clients.
 
     python -m benchmarks computing [--clients 8 30 40 200]
 
@@ -41,15 +41,15 @@ LIMIT = 60_000  # milliseconds that a client waits for a reply
 
 
 def tell(event: str, what: object = "") -> None:
-    """Tell the parent what has happened, and when."""
+    """Report to the parent what has happened, and when."""
     os.write(1, f"{event} {time.monotonic()} {what}\n".encode())
 
 
 class Disconnects(logging.Handler):
-    """Tells of each request that a disconnect has cancelled."""
+    """Reports each request that a disconnect has cancelled."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell of it."""
+        """Report it."""
         if "disconnected" in record.getMessage():
             tell("disconnected")
 

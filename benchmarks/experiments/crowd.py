@@ -3,8 +3,8 @@
     python -m benchmarks crowd [--clients 10000]
 
 The clients are DEALER sockets of libzmq in four processes. They connect, ask once, and then ask
-for what takes for ever; two of the processes are killed with SIGKILL. Another client asks for an
-echo all the while, and what it waits is what the living notice. Server and clients need a limit of
+for what takes forever; two of the processes are killed with SIGKILL. Another client asks for an
+echo all the while, and its wait is the effect on live clients. Server and clients need a limit of
 descriptors (`ulimit -n`) that is as high: the soft limit is raised to the hard one.
 """
 

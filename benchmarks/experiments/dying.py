@@ -192,7 +192,7 @@ def measure_one(name: str, clients: int) -> Death:
                 holding(port, clients // 2, "wait") as victims,
             ):
                 if read_line(server) != "waiting":
-                    raise ChildFailed(f"{name} has told of a death before there was one")
+                    raise ChildFailed(f"{name} has reported a death before there was one")
                 return let_die(server, living, victims)
         finally:
             living.close()

@@ -1,4 +1,4 @@
-"""Does anything that a peer can say harm the server, or anybody but that peer?
+"""Does anything that a peer can say harm the server, or any other peer?
 
     python -m benchmarks fuzz connections [--number 50000] [--seed 1] [--transport tcp]
     python -m benchmarks fuzz inputs [--number 1000000] [--seed 1]

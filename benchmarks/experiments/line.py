@@ -1,4 +1,4 @@
-"""A cut cable and a bad line: who is gone is noticed in time, and is who is well left be?
+"""A cut cable and a bad line: is each lost client detected in time, and no other disconnected?
 
     python -m benchmarks line [--clients 50] [--seconds 60] [--cuts 5]
 
@@ -52,7 +52,9 @@ async def bad_line(clients: int, seconds: float) -> str:
         for number in range(clients):
             await peer.connect(server.endpoint, number=number)
             await peer.send(f"work {seconds}", number=number)
-        with trio.move_on_after(seconds + LATE):  # who is taken for gone has no reply
+        with trio.move_on_after(
+            seconds + LATE
+        ):  # a client that was wrongly disconnected gets no reply
             for number in range(clients):
                 await peer.receive(number)
         statistics = (await server.state())["statistics"][0]
@@ -60,7 +62,7 @@ async def bad_line(clients: int, seconds: float) -> str:
         return (
             f"{packets:,} packets, {line.lost / packets:.1%} lost, each delayed by {DELAY} s: "
             f"{statistics['replied']} of {clients} requests replied, "
-            f"{statistics['cancelled_by_disconnect']} clients wrongly taken for gone"
+            f"{statistics['cancelled_by_disconnect']} clients wrongly disconnected"
         )
 
 
@@ -69,7 +71,7 @@ async def measure(clients: int, seconds: float, cuts: int) -> None:
     for heartbeat in (HEARTBEAT, 2.0):
         times = [await cut(heartbeat) for _ in range(cuts)]
         print(
-            f"heartbeat {heartbeat:4} s, {cuts} cuts: noticed after {min(times):.2f} to "
+            f"heartbeat {heartbeat:4} s, {cuts} cuts: detected after {min(times):.2f} to "
             f"{max(times):.2f} s",
             flush=True,
         )

@@ -1,12 +1,12 @@
-"""The same crashes on the classic pump and on trioreq: who works for the dead?
+"""The same crashes on the classic pump and on trioreq: which one works for dead clients?
 
     python -m benchmarks pump [--clients 10000] [--plot docs/pump.svg]
 
 The classic server is what ZeroMQ's guide has for many workers: a ROUTER in front, a DEALER behind,
 `zmq.proxy` between them, and REP workers in threads. trioreq runs plain functions in as many
-threads. The work is the same: 20 steps of 10 ms; trioreq's function looks between them whether
-anybody waits. Clients ask for it in groups and are killed with SIGKILL, 250 a second, which is more
-than the threads can work off. Meanwhile others, who live, ask for an echo, ever again.
+threads. The work is the same: 20 steps of 10 ms; trioreq's function calls check_cancelled
+between them. Clients ask for it in groups and are killed with SIGKILL, 250 a second, which is more
+than the threads can work off. Meanwhile live clients ask for an echo, again and again.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ together:
 - a call: one after the other, over one connection;
 - many: 64 calls in flight at once, of one client;
 - killed: the client is killed while the server works on its request, and the time is taken until
-  the handler is told. Work that nothing stops ends by itself after `--work` seconds.
+  the handler is cancelled. Work that is not cancelled ends by itself after `--work` seconds.
 
 The contestants take turns, so that what else the machine does hits all alike.
 """
@@ -47,12 +47,12 @@ METHOD = "/benchmark/ask"
 
 
 def tell(event: str) -> None:
-    """Tell the parent what has happened, and when."""
+    """Report to the parent what has happened, and when."""
     os.write(1, f"{event} {time.monotonic_ns()}\n".encode())
 
 
 def free_port() -> int:
-    """A port that nobody has now, for servers that cannot choose one."""
+    """A port that is free now, for servers that cannot choose one."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -333,7 +333,7 @@ class Contestant:
     needs: tuple[str, ...] = ()
     calls: list[float] = field(default_factory=list)  # milliseconds
     many: list[float] = field(default_factory=list)  # calls a second
-    killed: list[float] = field(default_factory=list)  # seconds; infinite: never told
+    killed: list[float] = field(default_factory=list)  # seconds; infinite: never cancelled
 
     @property
     def installed(self) -> bool:
@@ -355,7 +355,7 @@ def contestants() -> dict[str, Contestant]:
 
 
 def next_event(process: subprocess.Popen[str]) -> tuple[str, int]:
-    """What a process tells next, and when it happened."""
+    """The next report of a process, and its time."""
     event, _, when = read_line(process).rpartition(" ")
     return event, int(when)
 
@@ -386,7 +386,7 @@ def measure(contestant: Contestant, options: argparse.Namespace) -> None:
 
 
 def shown(seconds: list[float]) -> str:
-    """How long until handlers were told."""
+    """How long until handlers were cancelled."""
     median = statistics.median(seconds)
     if median == math.inf:
         return "never"

@@ -1,12 +1,12 @@
-"""Clients that are stopped, and clients that never read: what do the others notice?
+"""Clients that are stopped, and clients that never read: what is the effect on other clients?
 
     python -m benchmarks slow [--clients 200] [--seconds 5]
 
 So many clients are stopped with SIGSTOP in the middle of a pipeline, and as many send without ever
-reading a reply. Heartbeats are off, so nobody takes them for gone: this is the worst case. Once the
-server has read what they sent, it is measured how long others wait for an echo, and how much memory
-the server has: it may grow by what `send_queue` allows each. The others ask a second server, which
-has no such clients, in turn: what else the machine does hits both alike.
+reading a reply. Heartbeats are off, so none of them is disconnected: this is the worst case. Once
+the server has read what they sent, it is measured how long others wait for an echo, and how much
+memory the server has: it may grow by what `send_queue` allows each. The others ask a second server,
+which has no such clients, in turn: what else the machine does hits both alike.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 The server is a process of its own that serves async handlers on one address and plain functions
 on another. The clients are processes in groups that are killed with SIGKILL, and connections that
 are reset, half of each. They ask for handlers of all kinds: those that answer at once, that take
-their time, that shield themselves, and plain functions that look whether anybody waits and that do
+their time, that shield themselves, and plain functions that check for cancellation and that do
 not. Memory is what the server has resident after `malloc_trim(0)`.
 
 It fails if memory grows by more than 10 MB after the first clients, if a descriptor, a task or a

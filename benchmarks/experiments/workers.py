@@ -1,4 +1,4 @@
-"""Worker processes: how soon one is killed with its client, what others notice, what a call costs.
+"""Worker processes: how soon one is killed with its client, and what a call costs.
 
     python -m benchmarks workers [--kills 300] [--mixed 200] [--others 2000]
 
@@ -45,7 +45,7 @@ BUSY = 0.005  # seconds of pure Python
 
 
 def tell(text: str) -> None:
-    """Tell the parent which process does what."""
+    """Report to the parent which process does what."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.sendto(f"{text} {os.getpid()}".encode(), os.environ[REPORTS])
 
@@ -77,7 +77,7 @@ def same(body: bytes) -> bytes:
 
 @contextmanager
 def reports() -> Iterator[socket.socket]:
-    """Where workers tell what they do."""
+    """Where workers report what they do."""
     with (
         tempfile.TemporaryDirectory() as folder,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver,

@@ -1,6 +1,6 @@
 """A ROUTER that trio waits for: a task and a cancel scope for each request.
 
-It does not notice disconnects: no scope is ever cancelled.
+It does not detect disconnects: no scope is ever cancelled.
 """
 
 from __future__ import annotations

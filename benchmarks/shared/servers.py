@@ -30,7 +30,7 @@ from .handlers import ASYNCIO, PLAIN, TRIO
 
 
 def listening(port: int) -> None:
-    """Tell the parent where."""
+    """Report to the parent where."""
     print(port, flush=True)
 
 
@@ -106,7 +106,7 @@ class Serving:
     read_line: Callable[[], str]
 
     def memory(self) -> dict[str, int]:
-        """What `tell_memory` tells."""
+        """The report of `tell_memory`."""
         os.kill(self.pid, signal.SIGUSR1)
         told: dict[str, int] = json.loads(self.read_line())
         return told

@@ -7,8 +7,8 @@ no step with a server that looks at intervals. The time is taken on the system's
 just before the kill and where the server sees it. The contestants take turns, one kill each a
 round, so that what else the machine does hits all alike.
 
-The peers: the end of stream on a bare TCP socket, which is what the kernel tells and nobody can
-beat; libzmq's own socket monitor in a blocking read; and a handler of grpc.aio.
+The peers: the end of stream on a bare TCP socket, which is the lower bound by the
+kernel; libzmq's own socket monitor in a blocking read; and a handler of grpc.aio.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ WIDTH = 12  # characters of a histogram's bar
 
 
 def tell(event: str) -> None:
-    """Tell the parent what has happened, and when."""
+    """Report to the parent what has happened, and when."""
     os.write(1, f"{event} {time.monotonic_ns()}\n".encode())
 
 
@@ -191,7 +191,7 @@ def contestants() -> dict[str, Contestant]:
 
 
 def listen(server: subprocess.Popen[str], expected: str) -> int:
-    """Wait until a server tells something; returns when that was."""
+    """Wait for a report of a server; returns when that was."""
     event, _, when = read_line(server).rpartition(" ")
     if event != expected:
         raise ChildFailed(f"{server.args!r} told of {event!r}, not of {expected!r}")

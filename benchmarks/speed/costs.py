@@ -1,7 +1,7 @@
 """What a request costs the server, counted and not timed, so that it is the same on any machine.
 
 Counted are calls of Python functions, lines of Python that run, steps of trio's tasks, and calls of
-libzmq; `harness.measurements.costs` tells how.
+libzmq; `harness.measurements.costs` says how.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ CASES = {
 }
 
 
-# Counters: each yields what tells the count so far.
+# Counters: each yields a function that returns the count so far.
 
 
 @contextmanager

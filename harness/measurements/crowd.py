@@ -2,7 +2,7 @@
 
 The clients are DEALER sockets of libzmq in four processes. They connect, ask once, and then ask
 for work that never ends; two of the processes are killed with SIGKILL. Another client asks for an
-echo all the while, and what it waits is what those that live notice.
+echo all the while, and what it waits is the effect on live clients.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ async def _hammer(server: ServerProcess, seed: int, numbers: range) -> None:
 async def _at_rest(server: ServerProcess, descriptors: int) -> dict[str, Any]:
     """What the server says of itself once no peer is connected, and its descriptors are closed.
 
-    libzmq closes a descriptor a little later than it tells of the connection's end.
+    libzmq closes a descriptor a little later than it reports the connection's end.
     """
 
     def rests(state: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Clients that are stopped, and clients that never read: what do the others notice?
+"""Clients that are stopped, and clients that never read: what is the effect on other clients?
 
 So many clients are stopped with SIGSTOP in the middle of a pipeline, and as many send without ever
 reading a reply. Heartbeats are off, so none of them is disconnected: this is the worst case. Once
@@ -55,7 +55,7 @@ class Report:
             ("evicted, since they did not read", f"{self.evicted:,}"),
             ("memory has grown by", f"{self.grown / 1e6:.1f} MB"),
             ("send_queue allows", f"{self.allowed / 1e6:.1f} MB"),
-            ("and once they are gone", f"{self.left / 1e6:.1f} MB"),
+            ("and once they are disconnected", f"{self.left / 1e6:.1f} MB"),
         ]
         return "\n".join(f"{name:42} {value:>18}" for name, value in rows)
 

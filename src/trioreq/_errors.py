@@ -40,8 +40,7 @@ class CancelReason(StrEnum):
     """Why a request ended before its handler did."""
 
     DISCONNECTED = "disconnected"
-    """Its client disconnected: it closed its connection, was killed or evicted, or was silent past
-    the heartbeat."""
+    """Its client closed its connection, was killed or evicted, or was silent past the heartbeat."""
     SUPERSEDED = "superseded"
     """Its client, a REQ socket, has sent another request."""
     DEADLINE = "deadline"

@@ -75,8 +75,8 @@ class Statistics:
     """Connections that ended before their handshake was complete, and were not refused; including
     health checks and port scans."""
     evicted: int
-    """Connections that were evicted: their key was removed from the allow-list, they sent a message
-    without end, they did not read, or another connection has their routing id."""
+    """Connections that were evicted, because their key was removed from the allow-list, they sent a
+    message without end, they did not read, or another connection has their routing id."""
     evicted_slow: int
     """Of `evicted`, those of slow clients."""
     workers: WorkerStatistics

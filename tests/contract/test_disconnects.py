@@ -1,4 +1,4 @@
-"""Clients that die, fall silent, do not read or ask anew, and what becomes of their work.
+"""Clients that are killed or stopped, are slow or send again: what becomes of their requests.
 
 On the wire they are processes that are really killed or stopped. A test does that only after
 the handler has said that it runs, and waits for what the handler or the server says next.
@@ -127,7 +127,7 @@ async def test_g2_the_next_client_under_the_same_routing_id_does_not_get_the_old
 
 
 async def test_a_second_client_under_a_taken_routing_id_is_never_heard(net: Net) -> None:
-    """Also not when the first has gone. The id is free then for a third."""
+    """Also not when the first has closed. The id is free then for a third."""
     worker = Worker()
     server = await net.serve(worker)
     first = await net.connect("DEALER", routing_id=b"the-same-id")

@@ -1,4 +1,4 @@
-"""How a server ends: what it lets finish, and what it tells its clients."""
+"""How a server ends: what it lets finish, and what it sends to its clients."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_plain_functions_detect_the_shutdown_with_check_cancelled(net: Net
     await worker.log.wait("started wait")
     await net.stop()
     await worker.log.wait("cancelled wait: shutdown")
-    assert "ended deaf" not in worker.log.entries  # left to itself; nobody waited for it
+    assert "ended deaf" not in worker.log.entries  # left to itself; it was not awaited
     await until(lambda: server.statistics().abandoned_threads == 1)
     worker.release.set()
     await worker.log.wait("ended deaf")

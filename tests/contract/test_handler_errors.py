@@ -573,7 +573,7 @@ async def test_objects_that_are_not_callable_are_refused(net: Net, handler: Any)
 async def test_a_plain_function_that_returns_a_coroutine_gets_advice_in_the_log(
     net: Net, late: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Warnings are errors here: so the coroutine is closed, also if nobody waits for it."""
+    """Warnings are errors here: so the coroutine is closed, also if its client does not wait."""
     worker = ThreadWorker()
 
     def handler(request: trioreq.Request) -> Any:

@@ -495,7 +495,7 @@ async def test_the_effective_deadline_is_the_requests(net: Net, place: str, limi
 
 
 def block(seconds: float) -> None:
-    """Hold trio's loop up."""
+    """Block the event loop."""
     clock = trio.lowlevel.current_clock()
     if isinstance(clock, trio.testing.MockClock):
         clock.jump(seconds)

@@ -1,4 +1,4 @@
-"""What a handler and its client are told when the server ends, also by a fault of its own.
+"""What a handler and its client get when the server ends, also by its own fault.
 
 Everything waits for events. A fault is planted in one function of the server, and happens when a
 client next makes the server call it.

@@ -311,7 +311,7 @@ async def test_the_switch_interval_is_short_while_a_function_runs_for_long(net: 
     for _ in range(2):
         assert await ask(b"quick") == before
         assert await ask(b"long") == INTERVAL
-        while await ask(b"quick") != before:  # the server notices that it has returned
+        while await ask(b"quick") != before:  # the server detects that it has returned
             pass
     await net.stop()
     assert sys.getswitchinterval() == before

@@ -193,7 +193,7 @@ async def test_context_variables_are_its_own(net: Net, workers: Any) -> None:
         assert await ask(client, b"remember " + value) == [b"unset"]
 
 
-@pytest.mark.parametrize("net", ["tcp"], indirect=True)  # in memory it runs in trio's loop
+@pytest.mark.parametrize("net", ["tcp"], indirect=True)  # in memory it runs in the event loop
 async def test_trios_loop_is_not_called_from_there_and_another_may_run(
     net: Net, workers: Any
 ) -> None:

@@ -340,7 +340,7 @@ async def test_a_frame_as_large_as_allowed_passes_and_a_larger_one_ends_its_conn
 
 
 async def test_the_least_limit_is_the_size_of_a_handshake(net: Net) -> None:
-    """With less, nobody could connect (libzmq#4436), so it is refused."""
+    """With less, no client could connect (libzmq#4436), so it is refused."""
     with pytest.raises(ValueError, match=r"max_message_size must be from 41 to .* got 40"):
         await trioreq.serve(Worker(), net._address(), max_message_size=40)
     with pytest.raises(ValueError, match=r"max_message_size must be from 41 to .* got 40"):

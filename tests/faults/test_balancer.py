@@ -28,7 +28,7 @@ PAGE = Path(__file__).parents[2] / "docs/scaling.md"
 
 
 def configuration(listener: int, servers: list[ServerProcess]) -> str:
-    """The page's, with our listening socket and our servers in the place of its addresses."""
+    """The page's, with our listening socket and our servers instead of its addresses."""
     found = re.search(r"^```text\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     assert found is not None
     text, count = re.subn(r"\bbind :5555$", f"bind fd@{listener}", found[1], flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""A cable that is cut, and a bad one: who is gone is noticed in time, and who is well is left be.
+"""A cut cable, and a bad one: lost clients are detected in time, and others stay connected.
 
 Time is real. What makes it deterministic: the cable loses every twentieth packet, not one by
 chance, and bounds on time are those that are promised, with room for a machine that is busy.

@@ -1,4 +1,4 @@
-"""The long measurements of the benchmarks, in short: what crashes leave, and what others notice.
+"""The long measurements of the benchmarks, in short: what crashes leave, and the effect on others.
 
 Time is real. What makes it deterministic: nothing is said of the order, only of the end; bounds on
 time are wide, since the machine may be busy.
@@ -29,7 +29,7 @@ async def test_no_thread_finishes_work_for_crashed_clients() -> None:
         # Work of 10 seconds: also on a busy machine, all are killed long before it is done.
         report = await pump.measure("trioreq", 600, steps=1000)
     assert report.state["done"] == 0
-    assert report.state["handed_over"] <= 0  # who lives may have gone before the last was sent
+    assert report.state["handed_over"] <= 0  # live clients may have closed before the last was sent
     assert report.waits.percentile(50) < 0.1
 
 

@@ -1,4 +1,4 @@
-"""More clients than there are file descriptors: newcomers are ended until there is room.
+"""More clients than there are file descriptors: new ones are closed until there is room.
 
 Left to itself libzmq 4.3.5 stays alive at the limit, but tries to accept without a pause: a
 processor is busy with it, those who come hang, and the program can open no file.
@@ -65,7 +65,9 @@ async def test_newcomers_are_turned_away_until_there_is_room() -> None:
             await patient.send(b"echo")
             busy = state["processor"]
             await trio.sleep(1)
-            assert (await server.state())["processor"] - busy < 0.5  # nobody tries without a pause
+            assert (await server.state())[
+                "processor"
+            ] - busy < 0.5  # libzmq does not retry without a pause
             for peer in peers[1:20]:
                 peer.close()
             assert await patient.receive() == [b"echo"]

@@ -1,6 +1,6 @@
-"""Handlers that misbehave: what others notice, and whom the log names.
+"""Handlers that misbehave: the effect on others, and which handler the log names.
 
-Time is real. What makes it deterministic: the tests wait for what the server tells; a bound on time
+Time is real. What makes it deterministic: the tests wait for the server's reports; a bound on time
 is the one that is promised, with room for a machine that is busy.
 """
 
@@ -132,7 +132,7 @@ def test_a_watchdog_sleeps_while_nothing_is_worked_on(caplog: pytest.LogCaptureF
 
 
 async def test_a_handler_that_ignores_its_end_keeps_its_slot() -> None:
-    """Its client goes, it goes on; others are served beside it, and its result goes to nobody."""
+    """Its client goes, it goes on; others are served meanwhile, and its result is dropped."""
     log = Log()
     release = trio.Event()
 
@@ -186,7 +186,7 @@ async def test_an_exception_of_a_handler_affects_only_its_client(
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
 async def test_an_exception_that_ends_a_program_ends_the_server(error: type[BaseException]) -> None:
-    """And each client with a request in flight is told first."""
+    """And each client with a request in flight is answered first."""
     log = Log()
 
     async def handler(request: trioreq.Request) -> bytes:
@@ -211,7 +211,7 @@ async def test_an_exception_that_ends_a_program_ends_the_server(error: type[Base
 
 
 async def test_a_huge_reply_does_not_delay_other_clients_for_long() -> None:
-    """It is handed over as it is, and is that much memory, until it has gone out."""
+    """It is handed over as it is, and is that much memory, until it is sent."""
     with trio.fail_after(LIMIT), open_clients() as clients:
         async with open_server() as server:
             greedy, other = (clients.connect(server.endpoint) for _ in range(2))

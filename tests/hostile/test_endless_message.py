@@ -75,7 +75,7 @@ def test_libzmq_gathers_one_message_without_end_and_a_shutdown_gives_it_back() -
         descriptor = descriptor_of_the_only(stock)
         stock.serve_until(lambda: received(descriptor) > 64 * MIB)
         stock.serve_until(lambda: memory() - before > 48 * MIB)  # the kernel may hold the rest
-        assert stock.messages == []  # and nobody is told
+        assert stock.messages == []  # and it is not reported
 
         with socket.socket(fileno=os.dup(descriptor)) as connection:
             connection.shutdown(socket.SHUT_RDWR)
@@ -143,7 +143,7 @@ class Looks:
         monkeypatch.setattr(guard, "BRIEF", 0.001)
 
     async def more(self, server: trioreq.Server) -> None:
-        """Wait until it has looked once more, from the beginning to the end, or nobody is there."""
+        """Wait until it has checked all connections once more, or there are none."""
         enough = self.number + 2
         await until(lambda: self.number >= enough or not server.statistics().connections)
 
@@ -260,7 +260,7 @@ async def test_messages_that_have_arrived_are_read_before_any_eviction() -> None
 async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone(
     looks: Looks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One who sends without end goes, and the next has its descriptor, just before the end."""
+    """It disconnects just before the eviction, and the next client has its descriptor."""
     async with serving(Worker(), max_message_size=1000) as server:
         (endpoint,) = server.endpoints
         router = server._router

@@ -129,7 +129,7 @@ def needs_java() -> None:
 
 
 def bundle_version(jar: Path) -> str:
-    """The version that a jar's manifest tells."""
+    """The version in a jar's manifest."""
     with zipfile.ZipFile(jar) as archive:
         manifest = archive.read("META-INF/MANIFEST.MF").decode()
     found = re.search(r"^Bundle-Version: (.*)$", manifest, re.MULTILINE)

@@ -63,7 +63,7 @@ def _told(versions: dict[str, list[str]]) -> None:
 
 
 class Worker:
-    """A worker, which works until it is told to reply."""
+    """A worker, which works until the test lets it reply."""
 
     def __init__(self, process: trio.Process) -> None:
         self.process = process
@@ -146,7 +146,7 @@ class Place:
         return client
 
     async def kill(self, client: Client) -> None:
-        """Kill a client, and wait until trioreq has noticed."""
+        """Kill a client, and wait until trioreq has detected it."""
         connections = self.server.statistics().connections
         client.process.kill()
         await until(lambda: self.server.statistics().connections == connections - 1)
@@ -303,7 +303,7 @@ async def test_broker_killed(place: Place, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_interrupt(place: Place, tmp_path: Path) -> None:
-    """Ctrl-C tells the clients at once; the program ends when the worker has replied."""
+    """Ctrl-C answers the clients at once; the program ends when the worker has replied."""
     # Also if a shell has started the tests with Ctrl-C ignored.
     heed = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     program = (sys.executable, "-c", heed + place.program())

@@ -1,6 +1,6 @@
-"""JeroMQ 0.3: ZeroMQ written anew in Java, with ZMTP 2 as the newest protocol that it speaks.
+"""JeroMQ 0.3: ZeroMQ rewritten in Java, with ZMTP 2 as the newest protocol that it speaks.
 
-The server lets in none but ZMTP 3. A proxy of libzmq's speaks both, and there it can be used.
+The server accepts only ZMTP 3. A proxy of libzmq's speaks both, and there it can be used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def program(old_java: list[str], versions: dict[str, list[str]]) -> AsyncI
 
 
 async def test_old_java_is_refused(program: Program, clients: Clients) -> None:
-    """It is let in by none of its tries, and it harms nobody."""
+    """None of its attempts succeeds, and it affects no other client."""
     tries = 0
     disconnected = ConnectionTable.disconnected
 

@@ -34,7 +34,7 @@ async def test_client_with_trioreq() -> None:
 
 
 async def test_client_with_rep() -> None:
-    """A REP socket must never be told of a cancel: to it that looks like a request."""
+    """A REP socket must never be sent a cancel: to it that looks like a request."""
     with trio.fail_after(LIMIT), plain_server(zmq.REP) as (endpoint, rep):
         async with trioreq.open_client(endpoint) as client, trio.open_nursery() as nursery:
 

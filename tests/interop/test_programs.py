@@ -1,4 +1,4 @@
-"""Node, which has libzmq, and Java, which has JeroMQ: ZeroMQ written anew.
+"""Node, which has libzmq, and Java, which has JeroMQ: ZeroMQ rewritten.
 
 A test takes each step when the last one is seen.
 """

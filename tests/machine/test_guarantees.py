@@ -2,7 +2,7 @@
 
 Deterministic: the seed of trio's schedule is drawn with the example, time is a clock that jumps,
 and in CI the examples are the same each time. ``TRIOREQ_MACHINE_EXAMPLES=100000`` looks for new
-ones instead. docs/testing-trioreq.md tells more.
+ones instead. docs/testing-trioreq.md has more.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ class Machine(RuleBasedStateMachine):
         bare: bool,
         knock: bool,
     ) -> None:
-        """Send requests, perhaps just when somebody else connects: then the gate may read them."""
+        """Send requests, perhaps just when another connects: the ZAP handler may read them."""
         guest = self._present(which)
         if guest is None or guest.stalled:
             return
@@ -311,7 +311,7 @@ class Machine(RuleBasedStateMachine):
         program: str,
         reused: bool,
     ) -> None:
-        """Its end is told before its last word is read, and others may come in between."""
+        """Its disconnect is reported before its last message is read; others may come between."""
         guest = self._present(which)
         if guest is None or guest.cut or guest.stalled or guest.connection.routing_id is None:
             return
@@ -339,7 +339,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self._accepting)
     @rule(which=WHICH)
     def take_over(self, which: int) -> None:
-        """Be let in under a living client's routing id, and speak when that one dies.
+        """Connect with the routing id of a live client, and send when that one is killed.
 
         In the same breath its reply is ready.
         """

@@ -1,6 +1,6 @@
 """Every order in which the events of two connections can come, and the server can see them.
 
-libzmq has a queue for what it tells (the monitor), one for what it asks (the gate) and one for
+libzmq has a queue for events (the monitor), one for ZAP requests and one for
 messages (the ROUTER), and three tasks of the server read them. Nothing says which is read first.
 So each order is tried: not by chance but all of them, and their number is held, so that none gets
 lost. Deterministic: no task runs, each step is a call.
@@ -67,7 +67,7 @@ class Life:
         self.connection: Connection | None = None
         self.said = False
         self.end_told_first = False
-        """Whether its end was told before the message was read from the ROUTER."""
+        """Whether its disconnect was reported before the message was read from the ROUTER."""
 
     @property
     def alive(self) -> bool:
@@ -106,7 +106,7 @@ class Life:
         self.connection.to_server.put([b"", self.name])
 
     def _ends_before_it_has_said(self) -> None:
-        """Its end is told, and what it said before is delivered later."""
+        """Its disconnect is reported, and its messages are delivered later."""
         assert self.connection is not None
         self.connection.keep_unflushed()
         self._says()
@@ -114,7 +114,7 @@ class Life:
 
 
 class World:
-    """libzmq, two connections, and the server's code with nobody who runs it."""
+    """libzmq, two connections, and the server's code, without a task that runs it."""
 
     def __init__(self, *, reused: bool, wanted: bytes | None, asks_later: bool) -> None:
         self.unasked: dict[Connection, Callable[[], None]] = {}
@@ -149,15 +149,15 @@ class World:
         return self.workers
 
     def accept(self, connection: Connection) -> None:
-        """The monitor tells of it, and the gate is asked: at once, or as a step of its own."""
-        gate = self.sockets.raw_zap
+        """The monitor reports it, and the ZAP request is sent: at once, or as a step of its own."""
+        zap = self.sockets.raw_zap
         if self._asks_later:
-            ask = gate.ask
-            gate.__dict__["ask"] = lambda *question: self.unasked.update(
-                {connection: partial(ask, *question)}
+            request = zap.request
+            zap.__dict__["request"] = lambda *content: self.unasked.update(
+                {connection: partial(request, *content)}
             )
             self.sockets.accept(connection)
-            del gate.__dict__["ask"]
+            del zap.__dict__["request"]
         else:
             self.sockets.accept(connection)
 
@@ -183,7 +183,7 @@ class World:
         return steps
 
     def _has_accepted_or_disconnected(self) -> bool:
-        """Whether the monitor tells of a connection, and not only of how a handshake went."""
+        """Whether the monitor reports a connection, and not only the end of a handshake."""
         told = [EVENT.unpack(frames[0])[0] for frames in self.sockets.raw_monitor._messages]
         return zmq.EVENT_ACCEPTED in told or zmq.EVENT_DISCONNECTED in told
 
@@ -225,7 +225,7 @@ class World:
         assert self._ids.setdefault(call.client.id, call.body) == call.body
 
     def _check_the_gone(self) -> None:
-        """What was started for who is seen gone has ended, and nothing is kept for him (G5)."""
+        """Requests of disconnected clients have ended, and nothing is kept for them (G5)."""
         if self._has_accepted_or_disconnected():
             return
         living = {
@@ -236,7 +236,7 @@ class World:
             assert call.ended is not self._life(call).alive
 
     def _reply(self, call: PendingRequest) -> None:
-        """To its own connection; and to nobody, if its end was told (G1, G2)."""
+        """To its own connection; and not at all, if its disconnect was reported (G1, G2)."""
         self.workers.started.remove(call)
         seen_disconnected = call.ended
         refused = len(self.sockets.raw_router.refused)
@@ -269,7 +269,7 @@ class World:
 def orders(make: Callable[[], World]) -> Iterator[list[str]]:
     """Each order, from the first event to when nothing can happen any more.
 
-    The world is made anew for each, and led along the steps that were chosen; the last choice
+    The world is made again for each, and led along the steps that were chosen; the last choice
     that has another way to go takes it next.
     """
     choices: list[int] = []

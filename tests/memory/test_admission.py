@@ -1,4 +1,4 @@
-"""Who may come in, on the memory transport: `admit`, and limits.
+"""Access control, on the memory transport: `admit`, and limits.
 
 Deterministic: no kernel, no threads, and an autojump clock, so time passes only when all tasks
 wait for it.

@@ -107,7 +107,7 @@ async def test_the_time_is_up(autojump_clock: MockClock) -> None:
 async def test_a_deadline_that_is_put_off_meanwhile_is_still_the_requests(
     autojump_clock: MockClock, many: bool
 ) -> None:
-    """The server stops at the one that it was told, and says nothing: nobody would end the wait."""
+    """The server cancels at the deadline that was sent, without a reply that would end the wait."""
     line = FakeLine()
     async with asking(line) as nursery:
         line.connect()
@@ -226,7 +226,7 @@ async def test_of_a_burst_one_asks_whether_the_server_understands(
         await wait_all_tasks_blocked()
         ask = [bool(header.correlation & wire.WANTS_HELLO) for header, _ in line.sent]
         assert ask == [True, False, False]
-        for caller in callers:  # who has asked may be gone for good
+        for caller in callers:  # the caller may have ended
             caller.scope.cancel()
         nursery.start_soon(Caller(line.client, b"y"))
         await wait_all_tasks_blocked()
@@ -236,7 +236,7 @@ async def test_of_a_burst_one_asks_whether_the_server_understands(
 
 @pytest.mark.parametrize("many", [False, True])
 def test_ctrl_c_does_not_come_between_a_request_and_the_wait_for_its_reply(many: bool) -> None:
-    """It would leave a caller who does not wait, and is to be woken."""
+    """It would leave a caller that does not wait, and is to be woken."""
 
     async def main() -> None:
         async with asking(line):
@@ -341,7 +341,7 @@ async def test_a_reply_that_was_unread_at_the_end_of_the_connection_counts(
 
 
 class Pending:
-    """A request that nobody waits for."""
+    """A request without a caller that waits."""
 
     def __init__(self, body: bytes) -> None:
         self.body: Frames = (body,)
@@ -361,7 +361,7 @@ class Pending:
 async def test_messages_held_for_a_lost_connection_are_not_sent_on_the_next(
     autojump_clock: MockClock,
 ) -> None:
-    """Its caller is told of the loss, and may have sent it again."""
+    """Its caller gets ConnectionLost, and may have sent it again."""
     line = FakeLine()
     async with asking(line) as nursery:
         nursery.start_soon(line.multiplexer._buffer.keep_flushing)
@@ -382,7 +382,7 @@ async def test_messages_held_for_a_lost_connection_are_not_sent_on_the_next(
 
 
 async def test_each_refusal_fails_the_requests_that_wait_then(autojump_clock: MockClock) -> None:
-    """And not at once to who asks after it: the next attempt may succeed."""
+    """And not at once for a later request: the next attempt may succeed."""
     line = FakeLine()
     async with asking(line) as nursery:
         for _ in range(2):
@@ -450,7 +450,7 @@ async def test_ctrl_c_does_not_come_while_a_request_begins_to_wait_for_a_connect
 async def test_a_request_waits_10_seconds_for_a_connection_also_after_one_was_lost(
     autojump_clock: MockClock,
 ) -> None:
-    """It waited for ever, and a mistake in the address looked like a slow server."""
+    """It waited forever, and a mistake in the address looked like a slow server."""
     async with open_memory_network() as net, trioreq.open_client(net) as client:
         for connections in range(2):
             before = trio.current_time()
@@ -615,7 +615,7 @@ async def test_closing_fails_waiting_requests(autojump_clock: MockClock, connect
 
 
 async def test_ctrl_c_does_not_come_while_the_client_is_closed(autojump_clock: MockClock) -> None:
-    """A request that is left out would wait for ever."""
+    """A request that is left out would wait forever."""
     line = FakeLine()
     async with asking(line):
         line.connect()

@@ -210,13 +210,13 @@ async def test_a_connection_whose_message_is_read_just_then_is_not_ended(
 async def test_a_failure_is_counted_though_an_idle_client_came_at_the_same_time(
     autojump_clock: MockClock,
 ) -> None:
-    """It is told of one success, and not whose; the idle one is there for long enough."""
+    """One success is reported, without the connection; the idle one is open for long enough."""
     async with serving(Worker()) as net:
         idle, foreign = net.connect(), net.connect()
         net.cut(idle)
         net.cut(foreign)
         await wait_all_tasks_blocked()
-        foreign.connection.through = True  # so that nothing is told but its end
+        foreign.connection.through = True  # so that only its end is reported
         net.mend(idle)
         foreign.connection.end_at_server()
         await wait_all_tasks_blocked()

@@ -126,7 +126,7 @@ async def test_an_error_is_in_its_place_and_the_others_go_on(autojump_clock: Moc
 
 
 async def test_each_has_its_own_time(autojump_clock: MockClock) -> None:
-    """From when it is taken; who is out of time is taken back, and makes room."""
+    """From when it is taken; a request that times out is cancelled, and makes room."""
     async with asking_many([b"0", b"1", b"2"], in_flight=2, timeout=10) as (line, many):
         await trio.sleep(4)
         line.answer(1, b"y")
@@ -179,7 +179,7 @@ async def test_a_cancel_takes_all_back(autojump_clock: MockClock) -> None:
         many.scope.cancel()
         line.answer(0, b"late")  # it has been woken with its Cancelled, and has not run yet
         await wait_all_tasks_blocked()
-        # This one has been answered, though nobody will hear of it.
+        # This one has been answered, though its result is not used.
         assert (line.cancels(), len(line.requests())) == (2, 3)
         line.answer(1, b"late")
         line.cut()

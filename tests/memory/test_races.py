@@ -1,7 +1,7 @@
 """What happens between two steps of the server, where its order of steps is what makes it right.
 
 Deterministic: no kernel, no threads, an autojump clock, and what comes in between is called by the
-test, in the place of a function of the server or in a handler.
+test, instead of a function of the server or in a handler.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ async def test_a_connection_that_goes_while_it_is_held_is_not_counted(
 async def test_g2_a_connection_that_gets_the_descriptor_of_one_beyond_a_limit_is_not_closed(
     autojump_clock: MockClock,
 ) -> None:
-    """What is held may be another connection already: the monitor tells, and is read after it."""
+    """Another connection may be held already: the monitor reports it, and is read after that."""
     async with serving(echo, max_connections=1) as net:
         first = net.connect()
         assert await first.request(b"x") == [b"x"]
@@ -306,7 +306,7 @@ async def test_a_request_that_ends_when_its_thread_has_just_looked_counts_as_sta
 
 
 class StartsMeanwhile:
-    """In the place of `PendingRequest.started`: a thread begins right after the loop has looked.
+    """Instead of `PendingRequest.started`: a thread begins right after the loop has looked.
 
     Args:
         request: The request that the thread begins.
@@ -634,7 +634,7 @@ MANY = 20
 
 
 async def check_told(worker: Worker, clients: list[MemoryClient]) -> None:
-    """Each client was told of the end, and its handler knew the reason when it was cancelled."""
+    """Each client was answered, and its handler knew the reason when it was cancelled."""
     for client in clients:
         assert (await client.receive())[1] == b"shutting-down"
     assert worker.log.count("cancelled wait: shutdown") == len(clients)

@@ -295,7 +295,7 @@ async def test_g6_where_there_is_always_more_to_read_other_tasks_run_too(
         nonlocal asked
         asked += 1
         if asked < 10_000:
-            client.send(b"the next one")  # it has come before anybody can look
+            client.send(b"the next one")  # it has arrived before it can be read
         return b""
 
     async with serving(handler, max_in_flight=4) as net:

@@ -65,7 +65,7 @@ async def test_no_reply_overtakes_those_that_wait(autojump_clock: MockClock) -> 
 
 
 async def test_replies_that_wait_go_out_without_another_request(autojump_clock: MockClock) -> None:
-    """Libzmq reports that it accepts more: nobody waits for the next try."""
+    """Libzmq reports that it accepts more: replies do not wait for the next retry."""
     async with serving(Worker(), heartbeat=None) as net:
         slow = await connect_slow(net, 3)
         start = trio.current_time()

@@ -1,4 +1,4 @@
-"""The network in memory itself: what a test can do with it, and what it is told when it errs."""
+"""The network in memory itself: what a test can do with it, and the errors of wrong use."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_replies_that_wait_at_a_cut_connection_are_counted_and_freed_with_
         await trio.sleep(11)
         assert net.server.statistics().connections == 0
         assert net.held_for(client) == []
-        assert client.connected  # nobody has told it
+        assert client.connected  # it is not reported yet
         net.mend(client)
         with pytest.raises(trio.BrokenResourceError, match="ended"):
             await client.receive()
@@ -138,7 +138,7 @@ async def test_retries_over_a_cut(autojump_clock: MockClock) -> None:
             nursery.start_soon(client.request, b"y")
             await wait_all_tasks_blocked()
             net.cut(client)
-            await trio.sleep(3)  # the heartbeat has told by then
+            await trio.sleep(3)  # the heartbeat has detected it by then
             net.mend(client)
         stats = client.statistics()
         assert (stats.retried, stats.lost, stats.replied) == (1, 1, 2)
@@ -208,7 +208,7 @@ async def test_a_req_takes_no_old_reply_for_the_new_ones(autojump_clock: MockClo
     async with serving(echo) as net:
         client = net.connect()
         client.send(b"old")
-        await wait_all_tasks_blocked()  # the reply is there, and nobody has received it
+        await wait_all_tasks_blocked()  # the reply is there, and was not received
         assert await client.request(b"new") == [b"new"]
 
 

@@ -1,4 +1,4 @@
-"""Clients are told that the server ends before their handlers are cancelled, whatever ends it.
+"""Clients are answered at the shutdown before their handlers are cancelled, whatever ends it.
 
 Deterministic: no kernel, no threads. trio runs tasks in one order or in the other, by a seed; each
 test has many seeds.

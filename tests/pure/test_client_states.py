@@ -86,7 +86,7 @@ def test_a_refused_client_has_the_reason() -> None:
 
 
 def test_two_refusals_are_two_states() -> None:
-    """AsyncValue wakes nobody for a value that equals the last one."""
+    """AsyncValue wakes no task for a value that equals the last one."""
     refused = after(Accepted(), HandshakeFailed("why"))
     again = after(HandshakeFailed("why"), state=refused)
     assert isinstance(again, Refused)

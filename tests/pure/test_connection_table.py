@@ -2,7 +2,7 @@
 
 The model plays libzmq as docs/design.md describes it: connections on descriptors that are used
 again at once, monitor events that wait in a queue, messages that wait longer than their sender
-lives, connections that are let in late, or never, or never send anything.
+lives, connections that are accepted late, or never, or never send anything.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class ConnectionTableMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._known())
     @rule(data=st.data())
     def evict(self, data: st.DataObject) -> None:
-        """Hold, read the monitor, shut down: a connection that is not gone then is the held one."""
+        """Hold, read the monitor, shut down: a connection that is open then is the held one."""
         wanted = self._pick(data, self._known())
         held = [c for c in self.all if c.alive and c.descriptor == wanted.descriptor]
         self._record_all()
@@ -129,7 +129,7 @@ class ConnectionTableMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.kernel.messages)
     @rule()
     def read_message(self) -> None:
-        """The sender is found, or found to be gone; never another connection."""
+        """The sender is found, or found to be disconnected; never another connection."""
         truth = self.kernel.messages.popleft()
         assert truth.epoch is not None
         sender = self.table.sender(truth.descriptor, truth.epoch)

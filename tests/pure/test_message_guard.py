@@ -62,7 +62,7 @@ def test_a_message_without_end_is_found() -> None:
     start = SMALL + 1
     assert not case.look(start + ROOM)
     assert not case.look(start + ROOM + 1)  # marked
-    assert not case.look(start + ROOM + 1)  # it has not gone on
+    assert not case.look(start + ROOM + 1)  # it has sent no more
     assert case.look(start + ROOM + 2)
     assert case.is_endless()
 

@@ -19,7 +19,7 @@ from trioreq._server.pool import Pool, Worker
 
 
 class Wake:
-    """A lock on which nobody can wait, since nobody is there to release it."""
+    """A lock that cannot be waited for, since no thread releases it."""
 
     def __init__(self) -> None:
         self.held = False
@@ -278,7 +278,7 @@ def test_a_thread_that_comes_at_once_is_not_taken_for_one_that_is_on_its_way() -
     class Quick(Wake):
         def release(self) -> None:
             super().release()
-            threaded.pool._coming = False  # it looks around before the caller goes on
+            threaded.pool._coming = False  # it checks the queue before the caller continues
 
     threaded = Threaded(9)
     wake = Quick()

@@ -25,7 +25,7 @@ LEAST = 8  # letters of a text that says something
 
 
 def text_of(node: ast.expr) -> str:
-    """A string of the source, with a gap for each value in it; empty if it is no string."""
+    """A string of the source, with a gap for each value in it; empty if it is not a string."""
     match node:
         case ast.Constant(str(value)):
             text = re.sub(r"%[\d.]*[a-z]|\{\w+\}", GAP, value)
@@ -37,7 +37,7 @@ def text_of(node: ast.expr) -> str:
 
 
 def calls(tree: ast.Module) -> Iterator[tuple[str, str, ast.expr]]:
-    """Who is called with at least one argument: the object, the function, and that argument."""
+    """Calls with at least one argument: the object, the function, and that argument."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args:
             match node.func:

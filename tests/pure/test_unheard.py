@@ -104,7 +104,7 @@ def test_the_last_command_of_the_handshake_may_be_late() -> None:
 @pytest.mark.parametrize("context", [0, 1, 16])
 @pytest.mark.parametrize("seed", range(5))
 def test_an_idle_connection_is_not_suspected(mechanism: Mechanism, context: int, seed: int) -> None:
-    """It answers PINGs, and sends some; now and then one is just being answered."""
+    """It answers PINGs, and sends some; sometimes one is just being answered."""
     rng = random.Random(seed)
     line = Line(mechanism, context)
     if seed % 2:

@@ -1,1 +1,1 @@
-"""What the tests share: clients of all kinds, handlers that tell what they do, a transport."""
+"""What the tests share: clients of all kinds, handlers that report what they do, a transport."""

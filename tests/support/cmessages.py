@@ -26,7 +26,7 @@ def build(*options: str) -> str:
     if shutil.which(os.environ.get("CC", "cc")) is None and not os.environ.get("CI"):
         pytest.skip("there is no C compiler")
     include = sysconfig.get_path("include")
-    # As a system's headers, in which warnings are nobody's business here.
+    # As a system's headers, whose warnings do not matter here.
     return compiled(SOURCE, "-shared", "-fPIC", *WARNINGS, "-isystem", include, *options)
 
 

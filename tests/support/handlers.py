@@ -1,4 +1,4 @@
-"""Handlers that tell what they do, so that a test can wait for it."""
+"""Handlers that report what they do, so that a test can wait for it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ThreadWorker:
         name = request.body.decode()
         self.log.add(f"started {name}")
         try:
-            if name.startswith("wait"):  # looks whether anybody waits still
+            if name.startswith("wait"):  # checks whether its client still waits
                 while not self.release.is_set():
                     trioreq.check_cancelled()
                     trioreq.testing.sleep(0.001)

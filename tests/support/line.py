@@ -19,7 +19,7 @@ from trioreq._transport.line import Accepted, HandshakeSucceeded, Lost
 class FakeLine:
     """What the client has sent, and a way to answer.
 
-    The client is told of everything at once, without the tasks that wait for it.
+    The client gets everything at once, without the tasks that wait for it.
     """
 
     max_pack_size = 0

@@ -1,6 +1,6 @@
 """Where a server and its clients meet: in memory, or on real sockets. To a test both are one.
 
-On the memory network time is virtual, and clients do what they are told at once. On the wire
+On the memory network time is virtual, and clients act at once. On the wire
 they are sockets of libzmq in this process; those that are `mortal` have a process of their own,
 which is really killed or stopped.
 """
@@ -24,7 +24,7 @@ from .serving import LIMIT, spy_on_sends
 
 
 class PlainClient(Protocol):
-    """One connection of a plain client. Also as a REQ it sends anew whenever it is told to."""
+    """One connection of a plain client. Also as a REQ it can send again at any time."""
 
     async def send(self, *frames: bytes) -> None:
         """Send a request, as its kind of client does."""

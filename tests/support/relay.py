@@ -1,4 +1,4 @@
-"""A TCP relay that passes on what it reads, until it falls silent.
+"""A TCP relay that passes on what it reads, until it stops.
 
 It stands in for a firewall or a machine that forgets a connection: neither side sees an end. It
 needs no rights, but cannot lose a packet: its kernel acknowledges what it has read.

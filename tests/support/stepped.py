@@ -1,4 +1,4 @@
-"""A run of trio that goes on only when it is told to, from synchronous code.
+"""A run of trio that continues only on request, from synchronous code.
 
 hypothesis drives its state machines without an event loop. So trio runs in a greenlet of its own,
 and its main task gives the word back after each step. In between nothing of trio moves; its

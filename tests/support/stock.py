@@ -28,7 +28,7 @@ class Stock:
     """Does nothing of itself: a test takes events, answers questions and reads messages.
 
     Attributes:
-        events: What the monitor has told so far: (event, descriptor), or another value.
+        events: The events of the monitor so far: (event, descriptor), or another value.
         messages: What was read so far, without the routing ids.
         routing_ids: The routing ids of those.
     """
@@ -108,7 +108,7 @@ class Stock:
             if condition():
                 return
             assert time.monotonic() < end, f"it never came: {len(self.events)} events"
-            poller.poll(50)  # a condition may also be of what no socket here tells
+            poller.poll(50)  # a condition may also depend on other things than these sockets
 
     def count(self, event: int) -> int:
         return sum(event == told for told, _ in self.events)
@@ -121,7 +121,7 @@ def readable(zsocket: zmq.Socket[bytes]) -> bool:
 
 
 def signalled(zsocket: zmq.Socket[bytes], timeout: float = 0.0) -> bool:
-    """What the descriptor says, to who waits for it `timeout` seconds."""
+    """Whether the descriptor is readable within `timeout` seconds."""
     descriptor: int = zsocket.getsockopt(zmq.FD)  # type: ignore[assignment]
     return bool(select.select([descriptor], [], [], timeout)[0])
 

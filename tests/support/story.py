@@ -1,7 +1,7 @@
 """What clients do on a watched network, what handlers do for them, and what must be true of it.
 
 The story knows of each request when the server has read it, when its handler was started and
-told, and what was handed over for it. It knows this from the sockets and the handlers, and not
+reported, and what was handed over for it. It knows this from the sockets and the handlers, and not
 from the server. What must never happen is noted as a fault when it happens; `check` compares the
 rest when all tasks wait.
 """
@@ -121,7 +121,7 @@ class Story:
         return guest
 
     def present(self) -> list[Guest]:
-        """Those who can still do something."""
+        """The clients that can still do something."""
         return [guest for guest in self.guests if guest.client.connected]
 
     def ask(
@@ -214,7 +214,7 @@ class Story:
             self.fault(f"{asked.number} was told {code}")
 
     def _is_over(self, asked: Asked, reason: CancelReason) -> None:
-        """Nobody waits for it any more, unless its answer was there before."""
+        """Its client does not wait for it any more, unless its reply was there before."""
         if asked.read is None or asked.returned is not None or asked.answers:
             return
         if reason is CancelReason.CANCELLED and asked.header is None:
@@ -267,7 +267,7 @@ class Story:
         return asked
 
     def _take_turn(self, guest: Guest) -> None:
-        """Nobody who waits is passed by another more often than the round allows."""
+        """No waiting client is passed by another more often than the round allows."""
         self._starts.append(guest)
         self._begins_to_wait(guest)
         for other, (since, granted) in self._waits.items():
@@ -530,7 +530,7 @@ class Story:
         return sorted(ends)
 
     def _check_told(self, asked: Asked) -> None:
-        """G4: a handler that is to stop has been told so, at once, and why."""
+        """G4: a handler whose request has ended was cancelled at once, with the reason."""
         if asked.started is None or asked.returned is not None:
             return
         ends = self._ends(asked)
@@ -579,5 +579,5 @@ class Story:
         assert all(asked.guest.slow for asked in missing), "one that reads was answered nothing"
         for guest in self.guests:
             obstacles = guest.connection.to_server._obstacles
-            if not self.admits:  # nobody takes his time to let them in
+            if not self.admits:  # they are accepted without a delay
                 assert guest.connection.ended or "handshake" not in obstacles, "G6: not let in"

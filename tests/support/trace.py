@@ -61,7 +61,7 @@ async def _main(kind: str, seed: int) -> list[str]:
             for number in range(CLIENTS):
                 nursery.start_soon(_live, net, number)
             nursery.start_soon(_ask, net)
-        for number in range(CLIENTS):  # who is here when the server ends
+        for number in range(CLIENTS):  # connected when the server ends
             client = net.connect(socket_type="DEALER")
             client.send(b"last %d" % number)
             client.send(b"last %d" % number)
@@ -91,7 +91,7 @@ async def _live(net: MemoryNetwork, number: int) -> None:
 
 
 async def _ask(net: MemoryNetwork) -> None:
-    """Clients of `open_client`, some of whom give up."""
+    """Clients of `open_client`, some of which are cancelled."""
     async with trioreq.open_client(net, timeout=3, retries=2) as client:
 
         async def ask(number: int) -> None:

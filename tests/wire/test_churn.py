@@ -2,7 +2,7 @@
 
 Time is real, and the order of things the machine's. What makes it deterministic: nothing is said
 of the order, only of the end, and of who had said what. The number of peers is fixed; each goes
-its way by its number; the end is when the server says that all have gone.
+its way by its number; the end is when the server reports no connections.
 """
 
 from __future__ import annotations

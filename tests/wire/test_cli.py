@@ -95,7 +95,7 @@ async def on_terminal(
 
 
 async def cancelled(shop: Shop) -> None:
-    """The server has stopped working: told so, or because the connection went first."""
+    """The server has stopped working: by a cancel, or by the disconnect."""
     await shop.log.wait("ended wait")
     reasons = [entry for entry in shop.log.entries if entry.startswith("cancelled")]
     assert reasons in (["cancelled wait: cancelled"], ["cancelled wait: disconnected"])
@@ -195,7 +195,7 @@ async def test_each_failure_has_its_code(tmp_path: Path) -> None:
             (["--interval", "nan", endpoint, "x"], 2, "nan is not a number of seconds"),
             (["--hex", "--json", endpoint, "x"], 2, "choose one"),
             (["--file", "/no/such/file", endpoint], 2, "does not exist"),
-            (["--file", __file__, endpoint, "x"], 2, "no BODY beside it"),
+            (["--file", __file__, endpoint, "x"], 2, "--file and BODY cannot be combined"),
             (["--timeout", "0.1", endpoint, "wait"], 3, "has not answered within 0.1 s"),
             (["--connect-timeout", "0.1", f"ipc://{tmp_path}/none", "x"], 4, "no connection"),
         ):
@@ -247,7 +247,7 @@ async def test_ctrl_c_is_quiet_and_cancels_on_the_server() -> None:
 
 
 async def test_a_reader_that_goes_ends_it_and_cancels_on_the_server() -> None:
-    """While it waits, too: nobody is there for the reply."""
+    """While it waits, too: there is no client for the reply."""
     worker = Shop()
     async with serving(worker) as server:
         process = await trio.lowlevel.open_process(

@@ -133,7 +133,7 @@ def is_nonblocking(descriptor: int) -> bool:
         ("RUN >/dev/full 2>&-", ["echo"], 8, ""),
         ("RUN >/dev/full 2>/dev/full", ["echo"], 8, ""),
         ("RUN <&- >&- 2>&-", ["echo"], 8, ""),
-        ("RUN </dev/zero", [], 2, "a request may have 268435456 bytes"),
+        ("RUN </dev/zero", [], 2, "a request must have at most 268435456 bytes"),
         ("RUN <&-", [], 2, "cannot read standard input: Bad file descriptor; give BODY"),
         ("RUN 0>/dev/null", [], 2, "cannot read standard input: Bad file descriptor"),
         ("RUN", ["--file", "/proc/self/mem"], 2, "cannot read /proc/self/mem: Input/output"),
@@ -306,7 +306,7 @@ async def test_a_reader_that_goes_while_standard_input_is_read() -> None:
 
 
 async def test_ctrl_c_while_a_file_is_waited_for(tmp_path: Path) -> None:
-    """A FIFO that nobody writes to."""
+    """A FIFO without a writer."""
     os.mkfifo(tmp_path / "fifo")
     async with (
         serving(Shop()) as server,

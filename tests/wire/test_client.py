@@ -130,7 +130,7 @@ async def test_a_reply_counts_that_came_just_before_the_end() -> None:
             ):
                 nursery.start_soon(client.request, b"x")
                 await until(lambda: client.statistics().in_flight == 1)
-                # From here the loop is held up.
+                # From here the event loop is blocked.
                 router.rcvtimeo = 5000
                 router.send_multipart(router.recv_multipart())
                 router.close(linger=5000)
@@ -148,7 +148,7 @@ async def test_libzmq_connects_once_and_the_client_again() -> None:
         endpoint = f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
         async with connected(endpoint) as dealer:
             sockets = sockets_of(dealer)
-            # From here the loop is held up.
+            # From here the event loop is blocked.
             router.close(linger=0)
             told: list[tuple[int, int]] = []
             while not told or told[-1][0] != zmq.EVENT_CONNECT_RETRIED:
@@ -162,7 +162,7 @@ async def test_libzmq_connects_once_and_the_client_again() -> None:
 async def test_ctrl_c_does_not_come_while_sockets_are_opened_and_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One that is left open would hold the end up for ever."""
+    """One that is left open would delay the end forever."""
     protected: list[tuple[str, bool]] = []
 
     def watch(name: str, function: Any) -> Any:
@@ -187,7 +187,7 @@ async def test_ctrl_c_does_not_come_while_sockets_are_opened_and_closed(
 async def test_a_connection_that_is_accepted_as_the_client_is_closed_is_closed_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One that is left open would hold the end up for ever."""
+    """One that is left open would delay the end forever."""
     opened: list[DealerSockets] = []
     scope = trio.CancelScope()
     wait_accepted = DealerSockets.wait_accepted
@@ -270,7 +270,7 @@ async def test_ctrl_c_does_not_interrupt_the_client_while_it_handles_events_and_
 async def test_a_failure_after_the_handshake_is_the_loss_of_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As libzmq tells of a message of CURVE that was tampered with, and then of the end."""
+    """As libzmq reports a message of CURVE that was tampered with, and then of the end."""
     told: list[tuple[int, int]] = [
         (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC),
         (zmq.EVENT_DISCONNECTED, 0),
@@ -285,7 +285,7 @@ async def test_a_failure_after_the_handshake_is_the_loss_of_the_connection(
 async def test_the_end_of_a_connection_in_its_handshake_is_a_failure_whatever_libzmq_reports(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nobody would connect again."""
+    """No task would connect again."""
     with plain_server(zmq.ROUTER) as (endpoint, _):
         async with connected(endpoint, Accepted) as dealer:
             replay(monkeypatch, [(zmq.EVENT_DISCONNECTED, 0)])
@@ -294,7 +294,7 @@ async def test_the_end_of_a_connection_in_its_handshake_is_a_failure_whatever_li
 
 
 def replay(monkeypatch: pytest.MonkeyPatch, told: list[tuple[int, int]]) -> None:
-    """Let monitors tell this, and no more."""
+    """Let monitors report this, and no more."""
     monkeypatch.setattr(DealerSockets, "next_event", lambda _: told.pop(0) if told else None)
 
 
@@ -443,7 +443,7 @@ async def test_a_send_does_not_put_the_reader_to_sleep_on_a_reply() -> None:
 async def test_sending_on_a_connection_that_was_just_lost_is_not_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The socket may know it before the monitor has told: it takes nothing more."""
+    """The socket may know it before the monitor has reported it: it takes nothing more."""
     tried: list[Frames] = []
 
     def send(frames: Frames) -> int:

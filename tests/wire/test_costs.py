@@ -1,6 +1,6 @@
 """A request costs the server no more than it did: a guard against becoming slower unnoticed.
 
-Counted, not timed, in processes of their own; `harness.measurements.costs` tells what and how, and
+Counted, not timed, in processes of their own; `harness.measurements.costs` says what and how, and
 the least of several tries counts, so a busy machine does not matter. The bounds are what
 `python -m benchmarks costs --bounds` prints, somewhat above what was measured. A change that makes
 the server faster lowers them; one that has to raise them shows what it costs.

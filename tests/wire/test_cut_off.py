@@ -75,7 +75,7 @@ async def test_a_client_that_sends_a_frame_that_is_too_large_is_logged(
     clients: Clients,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its client waits for ever, and libzmq says nothing."""
+    """Its client waits forever, and libzmq reports nothing."""
     async with serving(Worker(), addr, max_message_size=SIZE, **SERVERS[mechanism]) as server:
         client = clients.connect(
             server.endpoints[0], zmq.DEALER, RECONNECT_IVL=-1, **STOCK[mechanism]

@@ -322,7 +322,7 @@ async def test_curve_accepts_clients_whose_key_is_there() -> None:
         "alice: hello, alice",
         "alice: refused",
     )
-    assert sorted(both) == [  # told by two tasks
+    assert sorted(both) == [  # reported by two tasks
         "alice: evicted",
         "the work for alice: cancelled, disconnected",
     ]

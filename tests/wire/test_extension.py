@@ -1,6 +1,6 @@
 """The extension in C loads only where it is safe, and makes no memory error there.
 
-Each test runs Python anew, with the libraries and the sanitizer that it needs.
+Each test starts Python, with the libraries and the sanitizer that it needs.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def test_it_is_used_where_that_libzmq_is_loaded_for_all_to_see(library: str) -> 
 def test_it_is_not_used_beside_a_second_libzmq(library: str, second_libzmq: str, how: str) -> None:
     """Whichever pyzmq calls, its sockets must never get to the other.
 
-    Where both have the same version, nothing but their addresses tells one from the other.
+    Where both have the same version, only their addresses distinguish them.
     """
     done = use(library, **{how: second_libzmq})
     assert done.stdout == "twin\n"
@@ -149,7 +149,7 @@ def test_it_is_not_used_where_another_library_takes_the_place_of_a_function(
 
 @pytest.fixture
 def copy(library: str, tmp_path: Path) -> str:
-    """The extension under another path, so that it is loaded anew."""
+    """The extension under another path, so that it is loaded again."""
     return shutil.copy(library, str(tmp_path / "copy"))
 
 

@@ -44,12 +44,12 @@ async def test_g2_a_late_message_is_not_taken_for_the_next_holders_of_its_descri
         dead = RawPeer(server.endpoints[0])
         await trio.to_thread.run_sync(dead.shake_hands)
         (descriptor,) = router._table._holders
-        # From here the loop is held up: the message waits in the ROUTER, unread.
+        # From here the event loop is blocked: the message waits in the ROUTER, unread.
         dead.send(message(b"", b"echo"))
         dead.close()
         assert poll(router._monitor)
         with RawPeer(server.endpoints[0]) as heir:
-            assert heir.socket.recv(1)  # libzmq has accepted, and told the monitor so
+            assert heir.socket.recv(1)  # libzmq has accepted, and the monitor has the event
             router.read_monitor()
             assert list(router._table._holders) == [descriptor]
             await until(lambda: server.statistics().requests == 1)
@@ -61,7 +61,7 @@ async def test_g2_a_late_message_is_not_taken_for_the_next_holders_of_its_descri
 async def test_g2_the_holder_of_the_routing_id_is_checked_when_a_reply_is_handed_over(
     addr: str, clients: Clients, handed_over: list[bytes]
 ) -> None:
-    """The old client has gone and the new one come while the loop was busy.
+    """The old client has disconnected and the new one connected while the event loop was busy.
 
     Whether the ZAP handler or the reader is next is chance: so it is done a number of times.
     """
@@ -99,7 +99,7 @@ async def test_g2_a_client_that_reconnects_under_its_own_routing_id_is_heard(add
         await trio.to_thread.run_sync(old.shake_hands, b"DEALER", b"the-same-id")
         old.send(message(b"", b"echo"))
         await until(lambda: server.statistics().replied == 1)
-        # From here the loop is held up.
+        # From here the event loop is blocked.
         old.send(message(b"", b"last words"))
         old.close()
         assert poll(router._monitor)
@@ -122,7 +122,7 @@ async def test_g3_requests_still_unread_when_their_client_is_killed_are_never_st
         await peer.connect(server.endpoints[0], "DEALER")
         await peer.send("", "echo first")
         assert await peer.receive() == ["", "re:echo first"]
-        # From here the loop is held up, until libzmq has seen the end of the client.
+        # From here the event loop is blocked, until libzmq has seen the end of the client.
         for _ in range(20):
             peer.send_blocking("", "echo")
         peer.kill_blocking()
@@ -175,7 +175,7 @@ async def test_g5_memory_and_descriptors_are_given_back(
 async def test_g6_connections_are_accepted_however_long_the_monitor_is_not_read() -> None:
     async with serving(Worker()) as server:
         host, _, port = server.endpoints[0].removeprefix("tcp://").partition(":")
-        for _ in range(3000):  # the loop is held up; libzmq's I/O thread must not be
+        for _ in range(3000):  # the event loop is blocked; libzmq's I/O thread must not be
             with socket.create_connection((host, int(port)), timeout=5) as client:
                 assert client.recv(1) == b"\xff"  # the greeting, which the I/O thread sends
         await until(lambda: gone(server))
@@ -213,7 +213,7 @@ async def test_g6_a_reply_that_is_not_accepted_does_not_put_the_reader_to_sleep(
         if request.body == b"last":
             await until(lambda: server._router._socket._asleep)
             await other.send(b"echo")
-            time.sleep(0.1)  # noqa: ASYNC251  # it comes while the loop is held up
+            time.sleep(0.1)  # noqa: ASYNC251  # it arrives while the event loop is blocked
         return b"re:" + request.body.ljust(2**20)
 
     monkeypatch.setattr(server_sockets, "IN_LIBZMQ", 1)
@@ -257,7 +257,7 @@ async def test_g6_a_reply_does_not_wait_for_what_its_thread_does_next() -> None:
 
 
 async def test_g6_what_admission_leaves_in_the_router_is_read(addr: str) -> None:
-    """It reads the ROUTER before it lets a newcomer in, and not without end."""
+    """It reads the ROUTER before it accepts a connection, and not without end."""
     many = BATCH // MESSAGE * CATCH_UP // 4
     async with serving(Worker(), addr, max_queued_per_client=8 * many) as server:
         router = server._router
@@ -269,7 +269,7 @@ async def test_g6_what_admission_leaves_in_the_router_is_read(addr: str) -> None
             await until(lambda: server.statistics().replied == 8)
             await trio.testing.wait_all_tasks_blocked(0.01)  # the reader is not about to look
             assert router._socket._asleep
-            # From here the loop is held up.
+            # From here the event loop is blocked.
             for peer in peers:
                 assert [peer.read_frame(), peer.read_frame()] == [b"", b"re:echo"]
                 peer.send(message(b"", b"wait") * many)  # a reply would be a look too
@@ -307,7 +307,7 @@ async def test_g6_messages_that_arrive_while_requests_are_answered_are_read(
     prepare_to_sleep = ThreadPool._prepare_to_sleep
     async with serving(handler, addr) as server:
         router = server._router
-        # Two: who sends and waits on one socket in the same thread would eat its own edge.
+        # Two: to send and wait on one socket in the same thread would consume its own edge.
         client, other = (clients.connect(server.endpoints[0], zmq.DEALER) for _ in range(2))
 
         def spy(self: ThreadPool) -> bool:
@@ -321,7 +321,7 @@ async def test_g6_messages_that_arrive_while_requests_are_answered_are_read(
         for either in (client, other):
             assert (await either.request(b"", b"first"))[-1] == b"first"
         monkeypatch.setattr(ThreadPool, "_prepare_to_sleep", spy)
-        # What is no request is answered at once: no thread is at work that could wake the loop.
+        # A malformed request is answered at once: no thread is at work that could wake the loop.
         assert (await client.request(b"no delimiter"))[1] == b"trioreq-error"
         with trio.fail_after(LIMIT):
             assert (await other.receive())[-1] == b"late"

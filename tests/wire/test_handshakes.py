@@ -81,7 +81,7 @@ async def fail_with(
 async def test_a_socket_of_the_wrong_type_is_counted_and_logged(
     addr: str, kind: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """libzmq#3697: such a peer connects again and again, and no side is told why."""
+    """libzmq#3697: such a peer connects again and again, and no side gets the reason."""
     async with serving(Worker(), addr) as server:
         while not failures(caplog):  # the peer may be the first to see it
             await fail_with(server, kind, null)

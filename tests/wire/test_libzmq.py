@@ -86,7 +86,7 @@ def wait_for_messages(stock: Stock, number: int) -> list[list[bytes]]:
 
 
 def wait_until_gone(stock: Stock, routing_id: bytes) -> None:
-    """Send to it until there is no such peer: first its end is told, and then it is so."""
+    """Send to it until there is no such peer: its disconnect is reported before that."""
     stock.serve_until(lambda: stock.count(DISCONNECTED) == 1)
     end = time.monotonic() + LIMIT
     while time.monotonic() < end:
@@ -102,7 +102,7 @@ def wait_until_gone(stock: Stock, routing_id: bytes) -> None:
     pytest.fail("it is never gone")
 
 
-# Who is on the line
+# The peer
 
 
 @pytest.mark.slow
@@ -452,7 +452,7 @@ def test_automatic_routing_ids_start_with_zero_and_are_unique(
     stock: Stock, clients: Clients
 ) -> None:
     connections = 1000
-    for number in range(connections):  # some at a time live, most have gone before the next
+    for number in range(connections):  # some at a time live, most have closed before the next
         peer = clients.connect(stock.endpoint, zmq.DEALER, LINGER=1000).raw
         peer.send(b"hello")
         wait_for_messages(stock, number + 1)
@@ -585,7 +585,7 @@ TIMED_OUT = {0, errno.EAGAIN, errno.EINTR}
 
 @pytest.fixture
 def told(addr: str) -> Iterator[Stock]:
-    """Its monitor tells of handshakes, for which there is a tenth of a second."""
+    """Its monitor reports handshakes, which have a tenth of a second."""
     with open_stock(addr, HANDSHAKES, HANDSHAKE_IVL=100) as opened:
         yield opened
 
@@ -676,7 +676,7 @@ def test_a_monitor_without_a_high_water_mark_never_stalls_libzmq(stock: Stock) -
             let_in(stock, peer)
             peer.send(message(b"hello"))
             assert stock.router.poll(LIMIT_MS)
-        assert not stock.events  # nobody has read the monitor so far
+        assert not stock.events  # the monitor was not read so far
         stock.serve_until(lambda: stock.count(DISCONNECTED) == connections + 1)
         assert stock.count(ACCEPTED) == connections + 1
     finally:  # should it have stalled: let it go, or it could not be closed
@@ -685,7 +685,7 @@ def test_a_monitor_without_a_high_water_mark_never_stalls_libzmq(stock: Stock) -
 
 
 def test_a_send_consumes_the_edge_and_events_still_reports_the_message(stock: Stock) -> None:
-    """The descriptor tells of a message once, and it is not the reader that it tells."""
+    """The descriptor signals a message once, and another call consumes that."""
     with RawPeer(stock.endpoint) as peer:
         let_in(stock, peer)
         peer.send(message(b"first"))

@@ -65,7 +65,7 @@ async def test_threads_that_wait_for_work_end_with_the_server(addr: str, clients
             assert (await client.receive())[-1] == b"done"
         assert threads() == 3
     with trio.fail_after(LIMIT):
-        while threads():  # noqa: ASYNC110  # nobody waits for them, so no event tells
+        while threads():  # noqa: ASYNC110  # there is no event for them
             await trio.sleep(0.01)
 
 
@@ -74,7 +74,7 @@ def test_the_linger_is_set_before_an_address_is_bound(
 ) -> None:
     """A connection that breaks just then takes what its listener was bound with.
 
-    With libzmq's own, which is none, one such end in a thousand lasted for ever.
+    With libzmq's own, which is none, one such end in a thousand lasted forever.
     """
     bound = []
     bind = BoundSockets._bind
@@ -269,7 +269,7 @@ def test_importing_makes_no_socket_thread_or_log_output() -> None:
 
 
 def refused(endpoint: str) -> bool:
-    """Whether the system refuses a connection, as it does where nobody listens."""
+    """Whether the system refuses a connection, as it does without a listener."""
     transport, _, rest = endpoint.partition("://")
     try:
         if transport == "ipc":

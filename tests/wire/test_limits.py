@@ -1,6 +1,6 @@
 """`max_message_size` is in the user's bytes, whatever libzmq counts beside them. Real sockets.
 
-The least sizes are those of stock libzmq sockets: one byte less, and nobody connects.
+The least sizes are those of stock libzmq sockets: one byte less, and none connects.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ async def test_open_client_connects_with_the_least_size(mechanism: Mechanism, si
 
 @pytest.mark.parametrize("mechanism", SERVERS)
 async def test_less_than_the_least_size_is_refused_at_once(mechanism: Mechanism) -> None:
-    """As libzmq's own limit: with less, nobody could connect (libzmq#4436)."""
+    """As libzmq's own limit: with less, no client could connect (libzmq#4436)."""
     least = LEAST_AT_SERVER[mechanism]
     says = f"max_message_size must be from {least} to .* with {mechanism}, .* got {least - 1}"
     with pytest.raises(ValueError, match=says):

@@ -1,7 +1,7 @@
 """Whole messages from and to real sockets: both implementations do the same.
 
 No test of threads depends on how fast one is. Python lets another thread run only where the one
-that runs gives up the GIL, since the switch interval is longer than the test. Where a test needs
+that runs releases the GIL, since the switch interval is longer than the test. Where a test needs
 another thread to have run, it repeats until it has.
 """
 
@@ -117,7 +117,7 @@ class Pair:
 
 @pytest.fixture
 def no_switching() -> Iterator[None]:
-    """Let no thread run but where the one that runs gives up the GIL."""
+    """Let no thread run but where the one that runs releases the GIL."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1000)
     yield
@@ -250,7 +250,7 @@ def test_a_message_that_cannot_be_sent_leaves_nothing_behind(
 
 @pytest.mark.parametrize("routing_id", [b"", b"nobody", b"x" * 1000])
 def test_send_expects_that_there_is_a_receiver(router: Router, routing_id: bytes) -> None:
-    """Unlike `send_to`, which tells if there is none."""
+    """Unlike `send_to`, which reports it."""
     assert router.messages.send_to(routing_id, [b"x"]) == EHOSTUNREACH
     with pytest.raises(zmq.ZMQError) as caught:
         router.messages.send([routing_id, b"x"])
@@ -476,7 +476,7 @@ def test_in_c_other_threads_run_while_a_large_frame_is_copied(in_c: Way, sockets
 def test_in_c_other_threads_do_not_run_while_small_frames_are_copied(
     in_c: Way, sockets: Sockets
 ) -> None:
-    """To give up the GIL would cost more than the message."""
+    """To release the GIL would cost more than the message."""
     frames = [bytes(LARGE - 1)] * 20
     pair = Pair(in_c, sockets)
     for _ in range(20):
@@ -547,7 +547,7 @@ def test_in_c_another_thread_may_change_the_frames_while_one_is_copied(
 
 
 def test_in_c_threads_that_share_a_socket_get_whole_messages(in_c: Way, sockets: Sockets) -> None:
-    """Nobody should share one, but memory stays sound."""
+    """Threads should not share one, but memory stays sound."""
     pair = Pair(in_c, sockets)
     per_thread = 20
     received: list[list[bytes]] = []

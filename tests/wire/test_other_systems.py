@@ -1,6 +1,6 @@
 """The server where what only Linux has is missing, as on macOS.
 
-The calls are taken away here; what another system's libzmq tells is made up. A server on another
+The calls are taken away here; what another system's libzmq reports is made up. A server on another
 system was not tried.
 """
 
@@ -61,7 +61,11 @@ async def test_connections_are_limited_and_on_ipc_all_count_as_one_users(
     ("address", "uid", "pid"),
     [
         ("localhost:501:20:4711", 501, 4711),
-        ("localhost:501:20:", 501, None),  # as libzmq has it where the kernel tells no process
+        (
+            "localhost:501:20:",
+            501,
+            None,
+        ),  # as from libzmq where the kernel does not report the process
         ("localhost:501::", 501, None),
         ("localhost", None, None),
         ("", None, None),

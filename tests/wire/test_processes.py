@@ -311,7 +311,7 @@ async def test_an_idle_worker_that_dies_is_replaced(caplog: pytest.LogCaptureFix
 async def test_a_request_for_a_worker_that_is_dead_is_run_once_by_another(
     reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where no pidfd tells of the death."""
+    """As without a pidfd for the death."""
     monkeypatch.delattr(os, "pidfd_open")
     async with working(One()) as (server, client):
         pid = int(await client.request(b"pid"))

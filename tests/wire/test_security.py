@@ -1,4 +1,4 @@
-"""Who may come in, on real sockets: CURVE, PLAIN, lists that change, and limits.
+"""Access control, on real sockets: CURVE, PLAIN, lists that change, and limits.
 
 Time is real; everything waits for events, under a limit.
 """
@@ -84,7 +84,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return seen
 
 
-# Who is let in.
+# Which clients are accepted.
 
 
 async def test_a_client_on_the_allow_list_has_its_user_id(addr: str, clients: Clients) -> None:
@@ -310,7 +310,7 @@ async def test_a_client_evicted_before_its_first_message_is_not_served(
         client = clients.connect(server.endpoints[0], zmq.DEALER, RECONNECT_IVL=-1, **options())
         await until(lambda: answers == [b"200"])
         settings.allow.replace({})
-        assert server.statistics().connections == 1  # nobody knows yet whose it is
+        assert server.statistics().connections == 1  # its connection is not known yet
         await client.send(b"", b"echo")
         await until(lambda: server.statistics().evicted == 1)
         await until(lambda: server.statistics().requests == 1)
@@ -362,9 +362,9 @@ async def test_a_key_file_that_is_removed_evicts_its_client(
 
 
 async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone() -> None:
-    """The thrown out goes by itself, and the next one has its descriptor, before one looks.
+    """A client disconnects just before its eviction, and the next one has its descriptor.
 
-    The clients have descriptors of this process too, so now and then the next one has another.
+    The clients have descriptors of this process too, so sometimes the next one has another.
     """
     for _ in range(10):
         with open_clients() as clients, pytest.MonkeyPatch.context() as monkeypatch:
@@ -376,7 +376,7 @@ async def test_a_descriptor_that_is_another_ones_by_now_is_left_alone() -> None:
 async def the_next_one_has_the_descriptor(
     clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> bool:
-    """Throw one out who goes just then, and see that the next one stays."""
+    """Evict a client that disconnects just then, and check that the next one stays."""
     settings = curve({ALICE.public: "alice", BOB.public: "bob"})
     assert settings.allow is not None
     worker = Worker()
@@ -419,7 +419,7 @@ async def the_next_one_has_the_descriptor(
 def admitting(
     answer: Callable[[trioreq.Applicant], Awaitable[Any]],
 ) -> tuple[list[trioreq.Applicant], Callable[[trioreq.Applicant], Awaitable[Any]]]:
-    """An admit, and who has asked it."""
+    """An admit, and the applicants that it was called with."""
     asked: list[trioreq.Applicant] = []
 
     async def admit(applicant: trioreq.Applicant) -> Any:

@@ -27,7 +27,7 @@ LIMIT = 30.0  # seconds
 
 
 class Reader:
-    """Somebody with two terminals who does what the page says."""
+    """A user with two terminals that follows the page."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -106,7 +106,7 @@ async def test_the_second_connection_with_a_routing_id_in_use_is_evicted(
 async def test_a_client_whose_line_was_cut_is_heard_when_its_old_connection_has_ended(
     context: zmq.Context[zmq.Socket[bytes]],
 ) -> None:
-    """libzmq#778, libzmq#2019: the new connection is ignored for good, and looks connected."""
+    """libzmq#778, libzmq#2019: the new connection is ignored permanently, and looks connected."""
     async with serving(Worker(), heartbeat=2 * HEARTBEAT) as server:
         with RawPeer(server.endpoints[0]) as cut:
             await trio.to_thread.run_sync(cut.shake_hands, b"DEALER", b"the-same")

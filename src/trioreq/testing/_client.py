@@ -25,7 +25,7 @@ class MemoryClient(Peer):
     """One connection of a plain client; `MemoryNetwork.connect` makes it.
 
     It can send at any time, as a DEALER can. If its socket type is REQ, a second request supersedes
-    the first, as from a REQ socket with `zmq.REQ_RELAXED`.
+    the first, as from a REQ socket with ``ZMQ_REQ_RELAXED``.
     """
 
     connection: Connection

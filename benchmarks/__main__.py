@@ -37,6 +37,7 @@ COMMANDS = {
     "line": "experiments",
     "fuzz": "experiments",
     "endless": "experiments",
+    "restarts": "experiments",
     "rpc": "experiments",
 }
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import IO
 
 import trio
@@ -16,16 +17,17 @@ from .processes import ROOT, ChildFailed
 
 @asynccontextmanager
 async def open_process(
-    command: Sequence[str], stderr: IO[str] | None = None
+    command: Sequence[str], stderr: IO[str] | None = None, cwd: Path = ROOT
 ) -> AsyncIterator[trio.Process]:
-    """Run a command in `ROOT`; kill it at the end if it still runs.
+    """Run a command; kill it at the end if it still runs.
 
     Args:
         command: The words of the command.
         stderr: Where its standard error goes; that of this process if None.
+        cwd: The directory that it runs in.
     """
     process = await trio.lowlevel.open_process(
-        list(command), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+        list(command), cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
     )
     try:
         yield process

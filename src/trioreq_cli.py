@@ -1,4 +1,4 @@
-"""The entry points of `trioreq-client` and `trioreq-keygen`.
+"""The entry points of `trioreq-client`, `trioreq-keygen` and `trioreq-server`.
 
 They are not in the package, because importing it takes most of the time before a program starts its
 work. Ctrl-C during the import exits without a traceback.
@@ -21,6 +21,11 @@ def keygen() -> None:
     _run("keygen")
 
 
+def server() -> None:
+    """Run `trioreq-server`."""
+    _run("server")
+
+
 def _run(program: str) -> None:
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # it is ignored in a background job
@@ -29,3 +34,7 @@ def _run(program: str) -> None:
     cli = import_module("trioreq.cli")
     signal.signal(signal.SIGINT, before)
     getattr(cli, program)()
+
+
+if __name__ == "__main__":  # a further process of a server
+    server()

@@ -67,6 +67,7 @@ class Contestant:
 
 RAW, BARE_TRIO, NAIVE, PROXY = "raw", "bare trio", "naive trio", "proxy"
 ZMQ_ASYNCIO, TRIOREQ, MULTIPART = "zmq.asyncio", "trioreq", "raw-multipart"
+PROCESSES = "trioreq, 2 processes"
 CONTESTANTS = {
     contestant.name: contestant
     for contestant in [
@@ -80,6 +81,7 @@ CONTESTANTS = {
         Contestant("pynng", "pynng_rep", WITHOUT_THREADS, "pynng", "sp"),
         Contestant("grpc.aio", "grpc_aio", ON_ASYNCIO, "grpc", "grpc"),
         Contestant(TRIOREQ, "trioreq_server", BY_NAME),
+        Contestant(PROCESSES, "trioreq_processes", BY_NAME),
     ]
 }
 

@@ -184,7 +184,7 @@ def crowd(port: int, streams: int, seconds: float) -> dict[str, float]:
                         await unread.enter_async_context(reads_not.stream(ENDLESS))
                         for _ in range(streams)
                     ]
-                    while any(len(stream._replies) < REPLIES for stream in replies):  # noqa: ASYNC110, SLF001  # a client that reads nothing sees nothing
+                    while any(len(stream._replies) < REPLIES for stream in replies):  # noqa: ASYNC110, SLF001  # nothing is reported of what is not read
                         await trio.sleep(pause)
                     beside.append(await measure())
                     grown = resident_memory() - memory

@@ -43,6 +43,7 @@ from ..shared.servers import (
     CONTESTANTS,
     MULTIPART,
     NAIVE,
+    PROCESSES,
     PROXY,
     RAW,
     TRIOREQ,
@@ -91,6 +92,7 @@ SECTIONS = {
     "plain-compute": Section("A plain function that computes for 100 µs", (PROXY,)),
 }
 SERVERS = [name for name in CONTESTANTS if name != MULTIPART]  # that is the client's reference
+DEFAULT = [name for name in SERVERS if name != PROCESSES]  # which needs more processors
 
 Loads = dict[str, list[Load]]  # by server, one for each round
 Figures = dict[str, dict[str, Loads]]  # by handler and load
@@ -122,9 +124,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--servers",
         nargs="+",
         choices=SERVERS,
-        default=SERVERS,
+        default=DEFAULT,
         metavar="NAME",
-        help=f"of {', '.join(SERVERS)} (all); those that ratios are taken to are added",
+        help=f"of {', '.join(map(repr, SERVERS))} (all but the last); those that ratios are taken "
+        "to are added",
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures (SVG)")
     report.add_output(parser)

@@ -34,6 +34,7 @@ class _Logger(logging.LoggerAdapter[logging.Logger]):
 
 
 log = _Logger(logging.getLogger("trioreq"))
+access_log = _Logger(logging.getLogger("trioreq.access"))
 
 
 def handle_record(record: logging.LogRecord) -> None:

@@ -5,8 +5,8 @@ An invalid option is reported before a socket is opened.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ._checks import (
     check_count,
@@ -17,40 +17,76 @@ from ._checks import (
     wrong,
 )
 from ._functions import check_function, is_async
+from ._protocol.envelope import ErrorReply
 from ._protocol.frame_sizes import LEAST_AT_SERVER
+from ._protocol.zap import Admit, Mechanism
 from ._transport.curve import CurveServer
 from ._workers import Workers
 
-if TYPE_CHECKING:
-    from ._protocol.envelope import ErrorReply
-    from ._protocol.zap import Admit, Mechanism
+T = TypeVar("T")
+
+
+def option(default: T, unit: str, text: str) -> T:
+    """A row in a list of options, of which `trioreq-server` makes its own.
+
+    Args:
+        default: The value if none is given.
+        unit: What a value is on the command line, such as ``SECONDS``; empty for a flag.
+        text: The help of the command line.
+    """
+    made: T = field(default=default, metadata={"unit": unit, "help": text})
+    return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The options of `serve`, which documents them. They are checked when this is made.
 
+    A row here is an option of `trioreq-server` too: a flag, a name in its configuration file, and a
+    variable of its environment.
+
     Raises:
         TypeError: An option is of the wrong type.
         ValueError: An option is out of its range, or cannot be combined with another.
     """
 
-    workers: int | Workers = 40
-    max_in_flight: int = 1000
-    max_queued_per_client: int = 1000
-    timeout: float | None = None
-    heartbeat: float | None = 15.0
-    max_message_size: int = 16 * 1024 * 1024
-    send_queue: int = 1000
-    stall_timeout: float | None = 10.0
-    watchdog: float | None = 1.0
-    curve: CurveServer | None = None
-    plain_insecure: bool = False
-    admit: Admit | None = None
-    max_connections: int | None = None
-    max_connections_per_address: int | None = None
-    max_connection_age: float | None = None
-    error_reply: ErrorReply | None = None
+    workers: int | Workers = option(
+        40,
+        "N",
+        "Plain functions that run at once, each in a thread. `processes:N` runs them in processes; "
+        "MODULE:NAME is a ThreadWorkers or ProcessWorkers.",
+    )
+    max_in_flight: int = option(1000, "N", "Handlers that run at once; more requests wait.")
+    max_queued_per_client: int = option(1000, "N", "Requests of one client that may wait.")
+    timeout: float | None = option(None, "SECONDS", "Time that a request may take.")
+    heartbeat: float | None = option(
+        15.0, "SECONDS", "Time after which a client that is stopped or cut off is disconnected."
+    )
+    max_message_size: int = option(16 * 1024 * 1024, "BYTES", "Size that a frame may have.")
+    send_queue: int = option(1000, "N", "Replies that may wait for a client that does not read.")
+    stall_timeout: float | None = option(
+        10.0, "SECONDS", "Time after which a client is disconnected that reads none of its replies."
+    )
+    watchdog: float | None = option(
+        1.0, "SECONDS", "Time that a handler may block the event loop before the log names it."
+    )
+    curve: CurveServer | None = None  # `trioreq-server` makes it of files
+    plain_insecure: bool = option(
+        False, "", "Clients authenticate with a user name and a password, in clear text."
+    )
+    admit: Admit | None = option(
+        None, "MODULE:NAME", "An async function that decides about each Applicant."
+    )
+    max_connections: int | None = option(None, "N", "Connections there may be.")
+    max_connections_per_address: int | None = option(
+        None, "N", "Connections there may be from one IP address, or one user of the machine."
+    )
+    max_connection_age: float | None = option(
+        None, "SECONDS", "Time after which a client is asked to connect again."
+    )
+    error_reply: ErrorReply | None = option(
+        None, "MODULE:NAME", "A plain function that makes the body of an error reply."
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.workers, Workers):

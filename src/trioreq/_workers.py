@@ -163,9 +163,7 @@ def pickled(handler: Callable[..., object], workers: ProcessWorkers) -> bytes:
         try:
             pickle.dumps(function)
         except Exception as error:  # a callable object may raise anything
-            raise wrong(
-                name, "a function that can be pickled", function, f"{error}; {DEF}"
-            ) from error
+            raise cannot_be_pickled(name, function, error) from error
     return pickle.dumps((handler, workers.initializer))
 
 

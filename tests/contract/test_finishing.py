@@ -169,7 +169,7 @@ async def test_a_clients_cancel_does_not_reach_the_block(net: Net) -> None:
     assert handler.log.entries == finished("cancelled")
 
 
-async def test_a_block_whose_request_does_not_end_is_no_different(net: Net) -> None:
+async def test_a_block_whose_request_does_not_end_is_like_other_code(net: Net) -> None:
     handler = Finishing()
     await net.serve(handler)
     client = await net.connect()

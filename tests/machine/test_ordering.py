@@ -23,18 +23,11 @@ from trioreq._server.pending_request import PendingRequest
 from trioreq._server.requests import Requests
 from trioreq._server.server import Server
 from trioreq._statistics import WorkerStatistics
-from trioreq._transport import routing_ids
 from trioreq._transport.router import BATCH
 from trioreq.testing._libzmq import EVENT, Connection, MemorySockets, Peer
 from trioreq.testing._ways import open_timers
 
 Step = tuple[str, Callable[[], None]]
-
-
-@pytest.fixture(autouse=True)
-def _free_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No time passes here, and the libzmq in memory frees a routing id when the ROUTER was read."""
-    monkeypatch.setattr(routing_ids, "MOMENT", 0)
 
 
 class Workers:

@@ -157,6 +157,7 @@ ROWS: dict[str, Row] = {
     ),
     "serve.error_reply": (serve("error_reply"), {"None", "function of two"}),
     "serve.task_status": (serve("task_status"), set()),
+    "Server.replace_keys.keys": (lambda at, value: at.server.replace_keys(value), set()),
     "Server.drain.grace": (lambda at, value: at.server.drain(value), DURATION | {"inf"}),
     "Server.evict.client_id": (
         lambda at, value: at.server.evict(value),

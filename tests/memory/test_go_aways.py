@@ -116,7 +116,7 @@ async def test_without_requests_the_old_connection_ends_at_once(autojump_clock: 
 
 
 @pytest.mark.parametrize("many", [False, True])
-async def test_what_was_not_started_is_sent_again_elsewhere(
+async def test_requests_that_were_not_started_are_sent_again_elsewhere(
     autojump_clock: MockClock, many: bool
 ) -> None:
     """Whatever `retries` is, and also if there was no go-away."""
@@ -214,7 +214,7 @@ async def test_a_go_away_that_was_unread_when_the_connection_was_lost_counts(
 
 
 @pytest.mark.parametrize("vector", VECTORS["unasked"], ids=lambda vector: vector["name"])
-async def test_a_message_that_is_no_reply(
+async def test_a_message_that_is_not_a_reply(
     vector: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     line = FakeLine()
@@ -270,7 +270,7 @@ async def test_many_requests_keep_their_order_and_their_deadlines(
     assert [type(results[0]), *results[1:]] == [trioreq.RequestTimeout, b"re:2", b"re:3", b"re:4"]
 
 
-async def test_what_was_lost_with_the_old_connection_is_sent_again_beside_others(
+async def test_requests_lost_with_the_old_connection_are_sent_again_beside_others(
     autojump_clock: MockClock,
 ) -> None:
     line = FakeLine()
@@ -398,7 +398,7 @@ async def test_a_request_that_crosses_the_go_away_is_not_lost(
         nursery.cancel_scope.cancel()
 
 
-async def test_what_is_queued_when_the_grace_is_over_was_not_started(
+async def test_requests_that_are_queued_when_the_grace_is_over_were_not_started(
     autojump_clock: MockClock,
 ) -> None:
     old, new = Worker(), Worker()
@@ -460,7 +460,7 @@ def test_a_thread_that_has_not_begun_was_not_started() -> None:
     ids=["hello", "header", "proxy", "plain"],
 )
 @pytest.mark.parametrize("age", [False, True], ids=["drain", "age"])
-async def test_only_those_are_told_that_have_asked_for_a_hello(
+async def test_only_clients_that_asked_for_a_hello_are_sent_a_go_away(
     autojump_clock: MockClock,
     envelope: list[bytes] | None,
     correlation: int,

@@ -23,7 +23,9 @@ from trioreq.testing import make_request, open_memory_server
 variable: ContextVar[str] = ContextVar("variable", default="the server's")
 
 
-async def test_a_task_is_not_started_for_a_client_that_is_gone(autojump_clock: MockClock) -> None:
+async def test_a_task_is_not_started_for_a_client_that_has_disconnected(
+    autojump_clock: MockClock,
+) -> None:
     log = Log()
 
     async def handler(request: trioreq.Request) -> bytes:
@@ -165,7 +167,7 @@ async def test_a_session_may_end_the_server(
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_what_a_session_raises_is_raised_in_a_test(
+async def test_an_error_of_a_session_is_raised_in_a_test(
     autojump_clock: MockClock, *, cancelled: bool
 ) -> None:
     async def session() -> None:
@@ -188,7 +190,7 @@ async def test_what_a_session_raises_is_raised_in_a_test(
             await trio.sleep_forever()
 
 
-async def test_what_a_session_raises_after_its_end_evicts_no_connection(
+async def test_an_error_of_a_session_after_its_end_evicts_no_connection(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def session() -> None:
@@ -308,7 +310,7 @@ def test_a_client_without_a_server_starts_nothing() -> None:
         make_request().client.start_soon(trio.sleep_forever)
 
 
-def test_a_session_is_not_part_of_what_a_client_is() -> None:
+def test_a_session_is_not_part_of_the_identity_of_a_client() -> None:
     client = trioreq.Peer(1, "127.0.0.1", "REQ")
     client.state.name = "alice"
     same = trioreq.Peer(1, "127.0.0.1", "REQ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trioreq._protocol.connection_limits import ConnectionLimits
+from trioreq._protocol.connection_limits import ConnectionLimits, OwnTotal
 from trioreq._protocol.connection_table import Connection
 
 
@@ -33,11 +33,24 @@ def test_without_limits_every_connection_is_accepted() -> None:
 
 
 def test_nothing_is_kept_of_closed_connections() -> None:
-    limits = ConnectionLimits(None, 1)
+    total = OwnTotal()
+    limits = ConnectionLimits(None, 1, total)
     for number in range(10):
         connection = Connection(number, 10)
         assert limits.enter(connection, f"address {number}") is None
         limits.leave(connection)
         assert not connection.counted
     assert not limits._counts
-    assert limits._connections == 0
+    assert total.add(0) == 0
+
+
+def test_the_connections_of_other_processes_count() -> None:
+    total = OwnTotal()
+    here, there = (ConnectionLimits(2, None, total) for _ in range(2))
+    first, second, third = (Connection(number, 10) for number in range(3))
+    assert here.enter(first, "a") is None
+    assert there.enter(second, "a") is None
+    assert here.enter(third, "a") == "max_connections is reached"
+    assert total.add(0) == 2
+    there.leave(second)
+    assert here.enter(third, "a") is None

@@ -48,6 +48,7 @@ OWN_TESTS = {  # of the code on other pages
     "docs/existing-workers.md": "test_workers_answer",
     "docs/client.md": "test_the_page_of_the_client_is_a_program_that_runs",
     "docs/reliability.md": "test_the_limit_of_descriptors_is_raised_as_the_page_says",
+    "docs/server.md": "test_the_page_of_the_server_is_true",
     "docs/security.md": "test_the_examples_of_access_control_run",
     "docs/testing.md": "test_the_page_on_testing_is_a_file_of_tests_that_pass",
     "docs/tutorial.md": "test_the_tutorial_does_what_it_says",
@@ -259,6 +260,7 @@ def test_the_page_has_no_code_that_is_not_run() -> None:
         assert len(opening) == len(re.findall(r"^```\S", text_of(page), re.MULTILINE)), page
         found[page] = {fence.split()[0] for fence in opening} - languages
     assert {page: some for page, some in found.items() if some} == {
+        "docs/server.md": {"toml"},  # tests/wire/test_server.py
         "docs/existing-workers.md": {"cpp"},  # tests/interop/test_existing_workers.py
         "docs/tutorial.md": {"console"},  # tests/wire/test_tutorial.py
     }

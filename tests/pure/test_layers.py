@@ -26,7 +26,8 @@ LAYERS = {
     "_transport": OF_ALL | {"_protocol", "_transport"},
     "_server": TOP | {"_protocol", "_transport", "_server"},
     "_client": TOP | {"_protocol", "_transport", "_client"},
-    "cli": {"", "cli"},
+    "_runner": TOP | {"_protocol", "_transport", "_server", "_runner"},
+    "cli": {"", "cli", "_runner"},
     "testing": TOP | {"", "_protocol", "_transport", "_server", "_client", "testing"},
     # The modules beside the folders, of which `__init__` has the public names.
     "": TOP | {"_protocol", "_transport"},

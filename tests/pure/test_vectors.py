@@ -107,7 +107,7 @@ def test_a_hello(vector: dict[str, Any]) -> None:
 
 
 @each("unasked")
-def test_what_is_no_reply(vector: dict[str, Any]) -> None:
+def test_a_message_that_answers_no_request(vector: dict[str, Any]) -> None:
     frames = frames_of(vector["frames"])
     _, header, body = wire.request_untrusted(frames)
     assert header is not None

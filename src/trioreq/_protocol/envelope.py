@@ -119,7 +119,7 @@ def answer(envelope: Frames, header: Header | None, status: int, body: Frames) -
 
 
 def go_away(reason: str) -> Frames:
-    """A go-away; its correlation is the hello's, for it is no reply either."""
+    """A go-away; its correlation is the hello's, since it does not answer a request either."""
     return Header(GO_AWAY, WANTS_HELLO, SPEAKS).pack(), DELIMITER, reason.encode()
 
 

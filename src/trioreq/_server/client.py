@@ -27,7 +27,7 @@ class Client:
 
     Its requests run in a nursery of its own, whose cancel scope a disconnect cancels. The nursery
     is opened when a request first needs it. The tasks of its session have scopes of their own,
-    since a REQ client that gives up its request cancels the nursery and goes on.
+    since a later request of a REQ client cancels the nursery and goes on.
 
     Args:
         connection: The client's connection.

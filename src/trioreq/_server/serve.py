@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
@@ -12,6 +13,7 @@ import trio
 from .._checks import check_endpoints, check_in_trio, check_task_status
 from .._log import log
 from .._options import Options
+from .._protocol.connection_limits import Total
 from .._protocol.envelope import ErrorReply
 from .._protocol.zap import Admit
 from .._transport.curve import CurveServer
@@ -20,6 +22,7 @@ from .._transport.network import Network
 from .._transport.server_sockets import BoundSockets, Sockets
 from .._workers import KillableWorkers, ProcessWorkers, Workers, check_plain
 from .handlers import Handler, check_handler, only_error
+from .observer import Observer
 from .server import Server
 from .threads import ThreadPool
 
@@ -94,7 +97,7 @@ async def serve(
             limit.
         max_connections_per_address: The same for one IP address and, on ipc, for one user of the
             machine.
-        max_connection_age: Seconds after which a client of `open_client` is told to send its next
+        max_connection_age: Seconds after which a client of `open_client` is asked to send its next
             requests on another connection, so that a load balancer can give it to another server;
             10 % more or less. It counts from the first request of the connection. Other clients
             stay connected. None for no limit.
@@ -141,6 +144,31 @@ async def serve(
         max_connection_age=max_connection_age,
         error_reply=error_reply,
     )
+    if not isinstance(addr, Network):
+        addr = check_endpoints("addr", addr)
+    await run_server(handler, addr, options, task_status=task_status)
+
+
+async def run_server(
+    handler: Handler,
+    addr: Sequence[str | socket.socket] | Network,
+    options: Options,
+    *,
+    observers: Sequence[Observer] = (),
+    total: Total | None = None,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """`serve`, for what runs servers in a process of their own.
+
+    Args:
+        handler: As `serve` has it.
+        addr: Endpoints, and sockets that listen already, which other processes may share.
+        options: The options of `serve`.
+        observers: Receive each transition of each request.
+        total: The connections of all processes; None if there is no other.
+        task_status: As `serve` has it.
+    """
+    workers = options.workers
     if isinstance(workers, KillableWorkers):
         check_plain(handler, workers)
     mechanism = options.mechanism
@@ -150,16 +178,18 @@ async def serve(
             raise ValueError(
                 "a Network supports the NULL mechanism only: leave curve and plain_insecure out"
             )
-        bind, thread_pool, observers = addr.bind, addr.thread_pool, addr.observers
+        bind, thread_pool, observers = addr.bind, addr.thread_pool, (*observers, *addr.observers)
         open_workers = addr.open_workers
     else:
-        addresses = check_endpoints("addr", addr)
-        keys = None if curve is None else curve.keys
-        bind = partial(BoundSockets, addresses, curve=keys, plain=plain_insecure)
-        thread_pool, observers = ThreadPool, ()
+        keys = None if options.curve is None else options.curve.keys
+        bind = partial(BoundSockets, addr, curve=keys, plain=options.plain_insecure)
+        thread_pool = ThreadPool
         open_workers = _open_workers
     bind = partial(
-        bind, heartbeat=heartbeat, max_message_size=max_message_size, send_queue=send_queue
+        bind,
+        heartbeat=options.heartbeat,
+        max_message_size=options.max_message_size,
+        send_queue=options.send_queue,
     )
     try:
         async with AsyncExitStack() as stack:
@@ -178,6 +208,7 @@ async def serve(
                 thread_pool,
                 observers,
                 open_workers=opened,
+                total=total,
             )
             await _serve(new_server, sockets, task_status)
     except BaseExceptionGroup as group:

@@ -20,12 +20,13 @@ from .._checks import check_duration, check_instance
 from .._functions import is_async, yields
 from .._log import log
 from .._options import Options
-from .._protocol.connection_limits import ConnectionLimits
+from .._protocol.connection_limits import ConnectionLimits, Total
 from .._protocol.connection_table import Connection
 from .._protocol.endings import DISCONNECTED, SHUT_DOWN, Ending
 from .._protocol.fair_queue import FairQueue, SharedFairQueue
 from .._protocol.unheard import UnheardGuard
 from .._statistics import ConnectedClient, Statistics
+from .._transport.curve_keys import KeyPair
 from .._transport.heartbeats import heartbeat_times
 from .._transport.router import Router
 from .._transport.server_sockets import Sockets
@@ -68,6 +69,7 @@ class Server:
         observers: Sequence[Observer],
         nursery: trio.Nursery,
         open_workers: OpenWorkers | None = None,
+        total: Total | None = None,
     ) -> None:
         handler_name, streams = name_of(handler), yields(handler)
         slots, per_client = options.max_in_flight, options.max_queued_per_client
@@ -81,7 +83,9 @@ class Server:
             queue = SharedFairQueue(slots, per_client)
             workers = thread_pool
         rules = access_rules(options)
-        limits = ConnectionLimits(options.max_connections, options.max_connections_per_address)
+        limits = ConnectionLimits(
+            options.max_connections, options.max_connections_per_address, total
+        )
         self._nursery = nursery
         self._sockets = sockets
         self._queue = queue
@@ -288,6 +292,28 @@ class Server:
         except BaseException:
             self._crashed()
             raise
+
+    def refuse_connections(self) -> None:
+        """Accept no more connections. Those that there are go on, and so do their requests.
+
+        `drain` begins with it.
+        """
+        self._router.refuse_connections()
+
+    def replace_keys(self, keys: KeyPair) -> None:
+        """Have other CURVE keys for the clients that connect from now on.
+
+        Those that are connected stay so. The allow-list is not affected.
+
+        Args:
+            keys: The server's.
+
+        Raises:
+            TypeError: It is not a KeyPair.
+            RuntimeError: The server has no CURVE, or it does not run on Linux.
+        """
+        check_instance("keys", keys, KeyPair, "a KeyPair", secret=True)
+        self._router.replace_keys(keys)
 
     def start(self) -> None:
         """Start the tasks of the server in its nursery."""

@@ -30,7 +30,7 @@ class Sessions:
     Args:
         router: The ROUTER, whose connections these are.
         nursery: The server's.
-        observers: Are told of tasks that fail.
+        observers: Receive each task that fails.
         blocks: The server's finishing blocks.
         crashed: As for `HandlerTasks`.
     """

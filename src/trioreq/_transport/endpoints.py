@@ -166,6 +166,19 @@ def bound(endpoint: str) -> str:
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
+def of_socket(listener: socket.socket) -> str:
+    """The endpoint of a socket that listens."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        if isinstance(name, bytes):  # a name without a file begins with a zero byte
+            return f"ipc://@{os.fsdecode(name[1:])}"
+        return f"ipc://{name}"
+    host, port = name[:2]
+    return (
+        f"tcp://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"tcp://{host}:{port}"
+    )
+
+
 def _host(rest: str) -> str:
     """The host in what follows ``tcp://``."""
     return rest.rpartition(":")[0].removeprefix("[").removesuffix("]")

@@ -15,6 +15,8 @@ import fcntl
 import math
 import mmap
 import os
+import platform
+import re
 import select
 import socket
 import struct
@@ -22,12 +24,16 @@ import sys
 import termios
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from .._protocol.addresses import canonical
 
 NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 LINUX: bool = sys.platform == "linux"  # elsewhere the calls are missing or differ
 SO_BINDTOIFINDEX = 62
+EPOLL_CTL_MOD = 3
+# Which events, and libzmq's own data; packed on one architecture alone.
+EPOLL_EVENT = struct.Struct("=IQ" if platform.machine() == "x86_64" else "@IQ")
 NO_INTERFACE = 2**31 - 1  # the largest index, which no interface has
 PEER_CREDENTIALS = struct.Struct("3i")  # process, user, group
 LAST_DATA_RECEIVED, BYTES_ACKNOWLEDGED, BYTES_RECEIVED = 52, 120, 128  # in struct tcp_info
@@ -38,6 +44,7 @@ TCP_INFO_SIZE = BYTES_SENT_AGAIN + COUNTER.size
 # With the number of the descriptor: a socket object would close it. PyDLL keeps the GIL: the call
 # takes a microsecond, and getting the GIL back can take thousands.
 _getsockopt = ctypes.PyDLL(None).getsockopt
+_epoll_ctl = ctypes.CDLL(None).epoll_ctl if LINUX else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,30 @@ def refuse_connections(listener: int) -> None:
         return
     with suppress(OSError), socket.socket(fileno=os.dup(listener)) as own:  # an old kernel, or ipc
         own.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, NO_INTERFACE)
+
+
+def ignore_connections(listener: int) -> bool:
+    """Let libzmq accept no more of a socket that listens, and leave them to other processes.
+
+    The socket is shared: to bind it to another interface, or to close it, would refuse connections
+    to all processes, and to those that have it later. libzmq cannot stop accepting by itself, and
+    aborts if what it watches is not registered when it closes it. So the listener stays registered
+    with libzmq's epoll instance, for no event.
+
+    Returns:
+        Whether the system can do it: it needs Linux and its /proc.
+    """
+    if _epoll_ctl is None:
+        return False
+    found = re.compile(rf"^tfd:\s+{listener}\s+events:\s+\w+\s+data:\s+(\w+)", re.MULTILINE)
+    with suppress(OSError):
+        for name in os.listdir("/proc/self/fdinfo"):  # noqa: PTH208  # names are enough
+            with suppress(OSError):  # it is closed meanwhile
+                info = found.search(Path(f"/proc/self/fdinfo/{name}").read_text())
+                if info is not None:
+                    event = EPOLL_EVENT.pack(0, int(info[1], 16))
+                    return not _epoll_ctl(int(name), EPOLL_CTL_MOD, listener, event)
+    return False
 
 
 class KernelCounters:

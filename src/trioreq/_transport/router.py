@@ -22,6 +22,7 @@ from .._protocol.handshakes import Failure, Handshakes
 from .._protocol.message_guard import MessageGuard
 from .._request import Peer
 from . import server_sockets
+from .curve_keys import KeyPair
 from .handshake_events import EVENT, failure_of
 from .held_connections import HeldConnections
 from .messages import Origin
@@ -98,6 +99,7 @@ class Router:
         self._held = HeldConnections(self._table, sockets.room, sockets.max_message_size)
         self._newest_reply = 0
         self._listeners: list[int] = []  # descriptors
+        self._retired: list[int] = []  # listeners with former keys, which accept no more
         self._draining = False
 
     def __len__(self) -> int:
@@ -258,7 +260,18 @@ class Router:
         """
         self.read_monitor()  # connections that libzmq has accepted may stay
         self._draining = True
-        self._sockets.refuse_connections(self._listeners)
+        self._sockets.refuse_connections([*self._retired, *self._listeners])
+
+    def replace_keys(self, keys: KeyPair) -> None:
+        """Have other CURVE keys for the connections that are accepted from now on."""
+        self.read_monitor()
+        before, self._listeners = self._listeners, []
+        try:
+            self._sockets.replace_keys(keys, before)
+        except RuntimeError:
+            self._listeners = before
+            raise
+        self._retired += before
 
     def close(self) -> None:
         """Release all held connections."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import math
+import os
 import resource
 import secrets
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -101,6 +103,9 @@ class Sockets(Protocol):
             listeners: The descriptors that the monitor has reported as listening.
         """
 
+    def replace_keys(self, keys: KeyPair, listeners: Sequence[int]) -> None:
+        """Have other CURVE keys for the connections that are accepted from now on."""
+
     async def aclose(self) -> None:
         """Send what was handed over, for a bounded time, and close."""
 
@@ -109,7 +114,8 @@ class BoundSockets:
     """The sockets of libzmq.
 
     Args:
-        addrs: Endpoints to bind, tcp and ipc.
+        addrs: Endpoints to bind, tcp and ipc, and sockets that listen already. Other processes may
+            share those, so they are left as they are.
         heartbeat: Seconds after which a silent peer is disconnected; None for no heartbeats.
         max_message_size: Bytes in a frame; a peer that sends more is disconnected.
         send_queue: Maximum messages that wait to be sent on one connection.
@@ -122,7 +128,7 @@ class BoundSockets:
 
     def __init__(
         self,
-        addrs: Sequence[str],
+        addrs: Sequence[str | socket.socket],
         *,
         heartbeat: float | None,
         max_message_size: int,
@@ -134,6 +140,7 @@ class BoundSockets:
             raise EndpointError(f"there must be at least one address, such as {endpoints.EXAMPLES}")
         self._files: list[endpoints.BoundFile] = []
         self._directories: list[tempfile.TemporaryDirectory[str]] = []
+        self._shared: dict[int, str] = {}  # endpoints of listeners that other processes may have
         self.room = _room()
         self.max_message_size = max_message_size
         mechanism: Mechanism = "CURVE" if curve is not None else "PLAIN" if plain else "NULL"
@@ -194,7 +201,9 @@ class BoundSockets:
         zap.bind(ZAP)
         return zap
 
-    def _bind(self, addr: str) -> str:
+    def _bind(self, addr: str | socket.socket) -> str:
+        if isinstance(addr, socket.socket):
+            return self._share(addr.fileno(), endpoints.of_socket(addr))
         if addr == endpoints.ANY_IPC:
             addr = f"ipc://{self._new_directory()}/socket"
         path = endpoints.check(addr)
@@ -206,6 +215,40 @@ class BoundSockets:
             self._files.append(endpoints.BoundFile(path))
         bound: bytes = self._router.get(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
         return endpoints.bound(bound.decode().rstrip("\0"))
+
+    def _share(self, listener: int, endpoint: str) -> str:
+        """Accept connections of a socket that listens already; libzmq closes its own descriptor."""
+        own = os.dup(listener)
+        os.set_blocking(own, False)  # another process may be faster
+        self._router.ipv6 = endpoints.is_ipv6(endpoint)
+        try:
+            self._router.setsockopt(zmq.USE_FD, own)
+            self._router.bind(endpoint)
+        except zmq.ZMQError as error:
+            os.close(own)
+            raise EndpointError(endpoints.explain(endpoint, error.errno)) from error
+        finally:
+            self._router.setsockopt(zmq.USE_FD, -1)
+        self._shared[own] = endpoint
+        return endpoints.bound(endpoint)
+
+    def replace_keys(self, keys: KeyPair, listeners: Sequence[int]) -> None:
+        """Have other CURVE keys for the connections that are accepted from now on.
+
+        libzmq gives a listener the key that is set when it is bound. So each listener gets a
+        successor on the same socket, and accepts no more.
+
+        Raises:
+            RuntimeError: There is no CURVE, or the system cannot do it. Then all is as before.
+        """
+        if not self._router.curve_server:
+            raise RuntimeError("there are no keys to replace: the server was started without curve")
+        if not all(map(linux.ignore_connections, listeners)):
+            raise RuntimeError("keys can be replaced on Linux with /proc: restart the server")
+        self._router.curve_secretkey = keys.secret.encode()
+        for listener in listeners:
+            with socket.socket(fileno=os.dup(listener)) as same:
+                self._share(same.fileno(), endpoints.of_socket(same))
 
     def _listen(self, addr: str) -> None:
         # For each address: an IPv4 address means the same whatever else is bound.
@@ -235,10 +278,16 @@ class BoundSockets:
         return linux.duplicate(descriptor, self._handshake, self._patience)
 
     def refuse_connections(self, listeners: Sequence[int]) -> None:
-        """Make the system refuse connections: on tcp the kernel, on ipc by removing the file."""
+        """Make the system refuse connections: on tcp the kernel, on ipc by removing the file.
+
+        New connections to a shared listener are left to the other processes that have it.
+        """
         self._remove_files()
         for listener in listeners:
-            linux.refuse_connections(listener)
+            if listener in self._shared:
+                linux.ignore_connections(listener)
+            else:
+                linux.refuse_connections(listener)
 
     async def aclose(self) -> None:
         """Send what was handed over, for a bounded time, and close."""

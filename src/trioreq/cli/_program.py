@@ -19,6 +19,7 @@ EXIT_CODES = {
     trioreq.ReplyError: 1,
     trioreq.EndpointError: 2,
     trioreq.KeyFileError: 2,
+    trioreq.WorkersFailed: 1,
     CannotRead: 2,
     trioreq.RequestTimeout: 3,
     trioreq.NotConnected: 4,

@@ -19,6 +19,7 @@ import zmq
 
 from .._protocol import frame_sizes
 from .._server.deadlines import Timer
+from .._transport.curve_keys import KeyPair
 from .._transport.linux import KernelCounters, Signs
 from .._transport.messages import Known, Names, Received
 from .._transport.server_sockets import HANDSHAKE
@@ -265,6 +266,10 @@ class MemorySockets:
         """Refuse new connections."""
         self.draining = True
         self._refuses()
+
+    def replace_keys(self, keys: KeyPair, listeners: Sequence[int]) -> None:
+        """There is no CURVE."""
+        raise RuntimeError("there are no keys to replace: the server was started without curve")
 
     async def aclose(self) -> None:
         """End all connections."""

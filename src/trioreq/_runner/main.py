@@ -1,0 +1,125 @@
+"""From settings to a server: what is loaded in which process, and which opens the sockets."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from .._checks import check_count, check_duration, check_seconds
+from .._transport import endpoints
+from .._transport.listeners import open_listeners
+from .app import load_app
+from .control import read_assignment
+from .logs import set_up
+from .process import serve_alone, serve_supervised
+from .settings import RunnerOptions, WrongSetting
+from .supervisor import StartFailed, Supervisor
+from .systemd import Notifier, passed_sockets
+
+
+def run(handler: str, values: Mapping[str, Any], arguments: Sequence[str], *, check: bool) -> int:
+    """Run `trioreq-server`.
+
+    Args:
+        handler: ``module:name``.
+        values: By the names of settings.
+        arguments: Those of the command line, with which further processes are started.
+        check: Whether to load everything, and not to serve.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        WrongSetting: Something is not there, or cannot be used.
+    """
+    if not handler:
+        raise WrongSetting("there is no HANDLER: give MODULE:NAME, such as server:handler")
+    runner = RunnerOptions(**{field.name: values[field.name] for field in fields(RunnerOptions)})
+    check_runner(runner)
+    assignment = read_assignment()
+    set_up(runner, None if assignment is None else assignment.place)
+    if assignment is not None:
+        app = load_app(handler, values, runner)
+        return trio.run(serve_supervised, app, runner, assignment)
+    notifier = Notifier()
+    passed = passed_sockets()
+    bound = {endpoints.bound(endpoints.of_socket(one)) for one in passed}
+    addresses = [one for one in runner.bind if one not in bound]
+    if not (addresses or passed):
+        raise WrongSetting(
+            "there is no address: give --bind ENDPOINT, such as tcp://127.0.0.1:5555"
+        )
+    if check:
+        load_app(handler, values, runner)
+        for address in addresses:
+            if address != endpoints.ANY_IPC:
+                endpoints.check(address)
+        print(f"{handler} can be served on {', '.join([*bound, *addresses])}")  # noqa: T201
+        return 0
+    if runner.processes == 1 and not runner.reload:
+        app = load_app(handler, values, runner)
+        with pid_file(runner.pid_file):
+            return trio.run(partial(serve_alone, app, runner, [*passed, *addresses], notifier))
+    if runner.reload and find_spec("watchfiles") is None:
+        raise WrongSetting("reload needs watchfiles: pip install 'trioreq[reload]'")
+    if sys.platform != "linux":
+        raise WrongSetting("processes above 1 and reload need Linux")
+    with (
+        open_listeners(addresses, passed, runner.processes) as listeners,
+        pid_file(runner.pid_file),
+    ):
+        supervisor = partial(Supervisor, runner, arguments, listeners, notifier)
+        try:
+            return trio.run(_supervise, supervisor)
+        except StartFailed as error:  # it has said why
+            return error.code if error.code > 0 else 1
+
+
+async def _supervise(new_supervisor: partial[Supervisor]) -> int:
+    return await new_supervisor().run()
+
+
+def check_runner(runner: RunnerOptions) -> None:
+    """Refuse values that are out of their range.
+
+    Raises:
+        WrongSetting: One is.
+    """
+    try:
+        check_count("processes", runner.processes, 1)
+        check_duration("grace", runner.grace)
+        check_seconds("start_timeout", runner.start_timeout)
+        check_seconds("hang_timeout", runner.hang_timeout)
+    except (TypeError, ValueError) as error:
+        raise WrongSetting(str(error)) from error
+
+
+@contextmanager
+def pid_file(path: Path | None) -> Iterator[None]:
+    """Have the number of this process in a file.
+
+    Raises:
+        WrongSetting: It cannot be written.
+    """
+    if path is None:
+        yield
+        return
+    text = f"{os.getpid()}\n"
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise WrongSetting(f"cannot write {str(path)!r}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        if path.exists() and path.read_text() == text:  # else it is another server's by now
+            path.unlink()

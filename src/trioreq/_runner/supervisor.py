@@ -1,0 +1,405 @@
+"""The supervisor of many processes: starts them, replaces those that die or hang, and adds up.
+
+Each place has one process that serves, and one more while a process is replaced: the successor
+serves first, and then its predecessor drains. Both accept connections of the same sockets, so none
+is refused meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from subprocess import DEVNULL
+
+import trio
+
+from .._log import log
+from .._nursery import open_own_nursery
+from .._transport.listeners import Listener
+from .._transport.shared_counts import NONE, SharedCounts, open_memory
+from . import control
+from .control import Assignment, Counts
+from .settings import RunnerOptions
+from .signals import received
+from .systemd import Notifier
+
+COMMAND = (sys.executable, "-m", "trioreq_cli")
+LATE = 4.0  # seconds without a sign of life after which a process gets no new connections
+SOON, SELDOM = 0.1, 30.0  # seconds before a process is started again, at least and at most
+STABLE = 10.0  # seconds after which a process counts as one that works
+MARGIN = 5.0  # seconds that a process has to end, beside the grace
+
+
+class StartFailed(Exception):
+    """The first process has ended before it served.
+
+    Attributes:
+        code: Its exit code.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the first process has ended before it served: {describe(code)}")
+        self.code = code
+
+
+def describe(code: int) -> str:
+    """How a process has ended, by its exit code."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:  # a real-time signal
+        return f"signal {-code}"
+
+
+class Child:
+    """One process.
+
+    Attributes:
+        process: The process of the system.
+        place: Which one it is, or replaces.
+        cell: Where it counts its connections.
+        control: The supervisor's end of the pair.
+        counts: The statistics that it has sent last.
+        serves: Whether it has begun to serve.
+        settled: Set when it serves, or has ended before.
+        ended: Set when it has ended.
+        ends: Whether the supervisor ends it.
+    """
+
+    def __init__(
+        self, process: trio.Process, place: int, cell: int, control: socket.socket
+    ) -> None:
+        self.process = process
+        self.place = place
+        self.cell = cell
+        self.control = control
+        self.counts: Counts = {}
+        self.serves = False
+        self.settled = trio.Event()
+        self.ended = trio.Event()
+        self.ends = False
+        self.began = trio.current_time()
+
+    def __str__(self) -> str:
+        return f"process {self.place} (pid {self.process.pid})"
+
+    def order(self, order: bytes) -> None:
+        """Send it an order, unless it has ended, or reads nothing."""
+        try:
+            self.control.send(order)
+        except OSError:
+            log.debug("%s cannot be sent %s", self, order.decode())
+
+    @property
+    def code(self) -> int:
+        """Its exit code, when it has ended."""
+        return self.process.returncode or 0
+
+
+class Supervisor:
+    """Keeps processes.
+
+    Args:
+        runner: How many there are, and how they are run.
+        arguments: Those of the command line, which each process gets.
+        listeners: What they listen at.
+        notifier: Reports to systemd.
+    """
+
+    def __init__(
+        self,
+        runner: RunnerOptions,
+        arguments: Sequence[str],
+        listeners: Sequence[Listener],
+        notifier: Notifier,
+    ) -> None:
+        places = runner.processes
+        self._runner = runner
+        self._arguments = arguments
+        self._listeners = listeners
+        self._notifier = notifier
+        self._cells = set(range(2 * places + 1))
+        self._memory = open_memory(places, len(self._cells))
+        steered = [one.of(0) for one in listeners if one.shared_out]
+        self._connections = SharedCounts(self._memory, places, 0, steered)
+        self._children: set[Child] = set()  # all that have not ended
+        self._serving: list[Child | None] = [None] * places
+        self._changing = [trio.Lock() for _ in range(places)]
+        self._rolling = trio.Lock()
+        self._hurry = trio.Event()
+        self._before: Counts = {}  # of processes that have ended
+        self._stopping = False
+        self._failure = 0  # the exit code of the process that could not be started
+        self._exit_code = 0
+        self._nursery: trio.Nursery
+
+    def statistics(self) -> Counts:
+        """The sums over all processes, also those that have ended."""
+        total = self._before
+        for child in self._children:
+            total = control.added(total, child.counts)
+        return total
+
+    async def run(self, started: Callable[[], object] = lambda: None) -> int:
+        """Supervise, until SIGTERM or SIGINT.
+
+        Args:
+            started: Called when all processes serve.
+
+        Returns:
+            The exit code.
+
+        Raises:
+            StartFailed: The first process has not started.
+        """
+        try:
+            async with open_own_nursery() as self._nursery:
+                with received(self._signalled):
+                    await self._start_all()
+                    if not self._stopping:
+                        started()
+                        self._notifier.ready()
+                        if self._runner.reload:
+                            self._nursery.start_soon(self._follow_source)
+                    await self._notifier.run(self._status)
+        finally:
+            for child in self._children:
+                child.process.kill()
+            os.close(self._memory)
+        return self._exit_code
+
+    async def _start_all(self) -> None:
+        """Start the first process alone: if it cannot be started, neither can the others."""
+        first = await self._start(0)
+        if self._stopping:
+            return
+        if first is None:
+            raise StartFailed(self._failure)
+        async with trio.open_nursery() as nursery:
+            for place in range(1, self._runner.processes):
+                nursery.start_soon(self._start, place)
+        for place in range(self._runner.processes):
+            self._nursery.start_soon(self._keep, place)
+
+    # One process.
+
+    async def _start(self, place: int) -> Child | None:
+        """Start a process at a place; returns it when it serves there, or None if it has failed."""
+        child = await self._open(place)
+        self._nursery.start_soon(self._watch, child)
+        with trio.move_on_after(self._runner.start_timeout) as scope:
+            await child.settled.wait()
+        if scope.cancelled_caught:
+            log.error("%s does not serve after %s s: killed", child, self._runner.start_timeout)
+            child.process.kill()
+            await child.ended.wait()
+        if not child.serves or self._stopping:
+            self._failure = child.code
+            return None
+        self._serving[place] = child
+        self._connections.choose(place, child.cell)
+        log.info("%s serves", child)
+        return child
+
+    async def _open(self, place: int) -> Child:
+        own, its = control.pair()
+        cell = self._cells.pop()
+        listeners = [one.of(place) for one in self._listeners]
+        assignment = Assignment(
+            place=place,
+            places=self._runner.processes,
+            cell=cell,
+            control=its.fileno(),
+            memory=self._memory,
+            listeners=[one.fileno() for one in listeners],
+            steered=[
+                one.fileno()
+                for one, listener in zip(listeners, self._listeners, strict=True)
+                if listener.shared_out
+            ],
+        )
+        with its:
+            process = await trio.lowlevel.open_process(
+                [*COMMAND, *self._arguments],
+                stdin=DEVNULL,
+                env=assignment.environment(),
+                pass_fds=assignment.descriptors,
+            )
+        child = Child(process, place, cell, own)
+        self._children.add(child)
+        return child
+
+    async def _watch(self, child: Child) -> None:
+        """Handle the messages of a process, until it has ended."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, child)
+            await child.process.wait()
+            nursery.cancel_scope.cancel()
+        self._read(child)
+        child.control.close()
+        self._children.remove(child)
+        self._before = control.added(self._before, control.after_end(child.counts))
+        if self._serving[child.place] is child:
+            self._connections.choose(child.place, NONE)
+        self._connections.clear(child.cell)
+        self._cells.add(child.cell)
+        child.settled.set()
+        child.ended.set()
+
+    async def _listen(self, child: Child) -> None:
+        patience = self._runner.hang_timeout
+        silent = 0.0
+        while True:
+            wait = min(LATE, patience - silent) if child.serves else LATE
+            with trio.move_on_after(wait) as scope:
+                await trio.lowlevel.wait_readable(child.control)
+            if not scope.cancelled_caught:
+                if silent and self._serving[child.place] is child:
+                    self._connections.choose(child.place, child.cell)
+                silent = 0.0
+                if not self._read(child):
+                    return
+            elif child.serves:
+                silent += wait
+                if self._serving[child.place] is child:
+                    self._connections.choose(child.place, NONE)
+                if silent >= patience:
+                    log.error("%s hangs, without a sign of life for %s s: killed", child, patience)
+                    child.process.kill()
+                    return
+
+    def _read(self, child: Child) -> bool:
+        """Read the messages of a process; returns whether there may be more."""
+        while True:
+            try:
+                data = child.control.recv(control.LARGEST)
+            except BlockingIOError:
+                return True
+            except OSError:  # it was killed with a message of ours unread
+                return False
+            if not data:
+                return False
+            kind, child.counts = control.read_message(data)
+            if kind == control.READY:
+                child.serves = True
+                child.settled.set()
+
+    async def _end(self, child: Child, order: bytes = control.DRAIN) -> None:
+        """Let a process drain."""
+        child.ends = True
+        if not child.serves:
+            child.process.kill()
+        child.order(order)
+        with trio.move_on_after(self._runner.grace + MARGIN):
+            await child.ended.wait()
+            return
+        log.error("%s has not ended in its grace: killed", child)
+        child.process.kill()
+        await child.ended.wait()
+
+    # All of them.
+
+    async def _keep(self, place: int) -> None:
+        """See that a process serves at a place."""
+        failures = 0
+        while not self._stopping:
+            child = self._serving[place]
+            if child is not None:
+                await child.ended.wait()
+            async with self._changing[place]:
+                if self._stopping or (child is not None and self._serving[place] is not child):
+                    continue  # its successor serves already
+                if child is not None:
+                    stable = trio.current_time() > child.began + STABLE
+                    failures = 0 if stable else failures + 1
+                    log.error("%s died: %s; it is replaced", child, describe(child.code))
+                    self._serving[place] = None
+                with trio.move_on_after(min(SOON * 2**failures, SELDOM) if failures else 0):
+                    await self._hurry.wait()
+                if self._stopping or await self._start(place) is not None:
+                    continue
+                failures += 1
+                if not self._stopping:
+                    log.error(
+                        "process %d cannot be started: %s; it is retried",
+                        place,
+                        describe(self._failure),
+                    )
+
+    async def roll(self) -> None:
+        """Replace the processes, one after the other; each serves before its predecessor ends."""
+        self._hurry.set()
+        self._hurry = trio.Event()
+        async with self._rolling:
+            for place, changing in enumerate(self._changing):
+                async with changing:
+                    former = self._serving[place]
+                    if self._stopping:
+                        return
+                    if former is None:  # it is being replaced anyway
+                        continue
+                    if await self._start(place) is None:
+                        log.error(
+                            "the restart is given up, since process %d cannot be replaced: %s",
+                            place,
+                            describe(self._failure),
+                        )
+                        return
+                    await self._end(former, control.RETIRE)
+
+    async def _reload(self) -> None:
+        self._notifier.reloading()
+        log.info("the processes are replaced")
+        await self.roll()
+        if not self._stopping:
+            self._notifier.ready()
+
+    async def _follow_source(self) -> None:
+        """Replace the processes whenever a source file changes."""
+        from watchfiles import PythonFilter, awatch
+
+        log.info("watching %s", self._runner.app_dir)
+
+        async for changes in awatch(self._runner.app_dir, watch_filter=PythonFilter()):
+            log.info("changed: %s", ", ".join(sorted({path for _, path in changes})))
+            await self.roll()
+
+    async def _drain(self) -> None:
+        for listener in self._listeners:
+            listener.refuse_connections()
+        async with trio.open_nursery() as nursery:
+            for child in self._children:
+                nursery.start_soon(self._end, child)
+        log.info("stopped: %(statistics)s", {"statistics": self.statistics()})
+        self._nursery.cancel_scope.cancel()
+
+    async def _stop(self, code: int) -> None:
+        self._exit_code = code  # `_drain` may be the first to see that all have ended
+        for child in self._children:
+            child.order(control.STOP)
+        with trio.move_on_after(MARGIN):
+            for child in tuple(self._children):
+                await child.ended.wait()
+        self._nursery.cancel_scope.cancel()
+
+    def _signalled(self, number: signal.Signals) -> None:
+        match number:
+            case signal.SIGHUP:
+                self._nursery.start_soon(self._reload)
+            case signal.SIGUSR1:
+                log.info("statistics: %(statistics)s", {"statistics": self.statistics()})
+            case _ if self._stopping:
+                self._nursery.start_soon(self._stop, 128 + number)
+            case _:
+                self._stopping = True
+                self._notifier.stopping()
+                self._nursery.start_soon(self._drain)
+
+    def _status(self) -> str:
+        counts = self.statistics()
+        serve = sum(child is not None for child in self._serving)
+        return f"{serve} processes, " + control.summary(counts)

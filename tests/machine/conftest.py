@@ -14,6 +14,7 @@ from trioreq._transport import routing_ids
 def _free_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The libzmq in memory frees a routing id when the ROUTER was read, so nothing waits for it."""
     monkeypatch.setattr(routing_ids, "MOMENT", 0)
+    monkeypatch.setattr(routing_ids, "LIMIT", 0)
 
 
 @pytest.fixture(autouse=True)

@@ -50,6 +50,7 @@ class WatchedNetwork(MemoryNetwork):
         self.meanwhile: deque[Callable[[], object]] = deque()
         self.handed_over = 0
         self._read_before_answer = 0
+        self._order: dict[tuple[int, Connection], int] = {}  # of the first event of each kind
 
     @property
     def sockets(self) -> MemorySockets:
@@ -72,6 +73,7 @@ class WatchedNetwork(MemoryNetwork):
 
         def telling(event: int, connection: Connection, value: int | None = None) -> None:
             events.append((event, connection))
+            self._order.setdefault((event, connection), len(self._order))
             tell(event, connection, value)
 
         def reading() -> list[bytes] | None:
@@ -84,6 +86,11 @@ class WatchedNetwork(MemoryNetwork):
 
         sockets.__dict__["_put_event"] = telling
         sockets.monitor.receive = reading
+
+    def _overlap(self, first: Connection, second: Connection) -> bool:
+        """Whether one was accepted before the other ended: see the design on probes."""
+        ended = self._order.get((zmq.EVENT_DISCONNECTED, first))
+        return ended is None or ended > self._order[zmq.EVENT_ACCEPTED, second]
 
     def _watch_reads(self, sockets: MemorySockets) -> None:
         router = sockets.raw_router
@@ -136,15 +143,21 @@ class WatchedNetwork(MemoryNetwork):
 
         def sending(routing_id: bytes, frames: Sequence[bytes], /) -> int:
             holders = known.get(routing_id, [])
-            if tuple(frames) != PROBE and all(
-                connection in self.seen_disconnected for connection in holders
-            ):
-                self._watcher.fault("G1: a message was handed over for who was seen gone")
+            probe = tuple(frames) == PROBE
+            if not probe and all(connection in self.seen_disconnected for connection in holders):
+                self._watcher.fault("G1: a message was handed over for a disconnected client")
             error = send_to(routing_id, frames)
-            if not error:
+            if error:
+                return error
+            connection = router._table[routing_id]
+            if not probe:
                 self.handed_over += 1
-                self._watcher.was_handed_over(router._table[routing_id], list(frames))
-            return error
+                self._watcher.was_handed_over(connection, list(frames))
+            elif connection not in self.seen_disconnected and not any(
+                self._overlap(holder, connection) for holder in holders
+            ):
+                self._watcher.fault("a probe reached a later connection")
+            return 0
 
         sockets.raw_zap.__dict__["put"] = asks
         sockets.zap.send_to = answers

@@ -100,8 +100,8 @@ def finishing(*, limit: float) -> FinishingBlock:
 
     Raises:
         RequestCancelled: The request of this plain function has ended.
-        RuntimeError: It is entered outside a handler, or a second time, or ``with`` is used in an
-            async function.
+        RuntimeError: It is entered outside a handler, or a second time, or on Ray, or ``with`` is
+            used in an async function.
         TypeError: `limit` is not a number.
         ValueError: `limit` is negative, or infinite.
 

@@ -366,7 +366,7 @@ INTERNAL = {
     "testing.MemoryNetwork": "`open_memory_network` makes it",
     "testing.MemoryNetwork.bind": "`serve` calls it",
     "testing.MemoryNetwork.line": "`open_client` calls it",
-    "testing.MemoryNetwork.open_processes": "`serve` calls it",
+    "testing.MemoryNetwork.open_workers": "`serve` calls it",
     "testing.MemoryNetwork.open_connection": "the network calls it",
     "testing.open_memory_server.options": "those of `serve`",
 }

@@ -22,7 +22,7 @@ PEER = trioreq.Peer(1, "127.0.0.1", "DEALER")
 def test_a_request_knows_its_own_end_and_no_other(reason: trioreq.CancelReason) -> None:
     memory = SharedMemory(create=True, size=CELL_SIZE)
     try:
-        cell = Cell(memory, 0)
+        cell = Cell(memory)
         first, second = (WorkerRequest(PEER, (b"",), 0, number, cell) for number in (1, 2))
         for request in (first, second):
             request.check_cancelled()
@@ -43,7 +43,7 @@ def test_a_request_knows_its_own_end_and_no_other(reason: trioreq.CancelReason) 
 def test_a_finishing_block_is_that_of_one_request() -> None:
     memory = SharedMemory(create=True, size=CELL_SIZE)
     try:
-        cell = Cell(memory, 0)
+        cell = Cell(memory)
         cell.begin_block(1, 2.5)
         cell.end(1, trioreq.CancelReason.DISCONNECTED, 5.0)
         assert (cell.limit(1), cell.limit(2)) == (2.5, None)
@@ -79,7 +79,7 @@ def test_a_block_in_a_worker(monkeypatch: pytest.MonkeyPatch, ended: str, grace:
             checked = True
 
     try:
-        cell = Cell(memory, 0)
+        cell = Cell(memory)
         if ended == "before":
             end()
         raises = ended == "before" or (ended == "inside, long ago" and grace > 0)

@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .._checks import shown
 from .._options import Options, option
-from .._workers import ProcessWorkers, ThreadWorkers
+from .._workers import ProcessWorkers, RayWorkers, ThreadWorkers
 
 PREFIX = "TRIOREQ_"
 NONE = "none"  # for what has no limit, where a value is a text
@@ -216,6 +216,7 @@ PARSERS: dict[Any, tuple[Callable[[object], object], str]] = {
     Path: (_path, "a path"),
     ThreadWorkers: WORKERS,
     ProcessWorkers: WORKERS,
+    RayWorkers: WORKERS,
 }
 
 

@@ -104,7 +104,7 @@ class Process:
     """A process, from before its start until after its end.
 
     Args:
-        cell: Its memory, and the server's. Its replacement inherits it.
+        cell: The memory that it shares with the server.
 
     Attributes:
         pid: Its process id, and the id of its process group; 0 while it starts.
@@ -220,7 +220,6 @@ class Processes(OpenWorkers):
         handler: A plain function.
         workers: The options.
         nursery: Runs the tasks.
-        memory: Shared memory with a cell for each process.
     """
 
     def __init__(
@@ -228,13 +227,11 @@ class Processes(OpenWorkers):
         handler: Handler,
         workers: ProcessWorkers,
         nursery: trio.Nursery,
-        memory: SharedMemory,
     ) -> None:
         super().__init__(handler)
         self._functions = pickled(handler, workers)
         self._workers = workers
         self._nursery = nursery
-        self._memory = memory
         self._idle: deque[Process] = deque()  # the last one that ran is used first
         self._waiting = trio.lowlevel.ParkingLot()  # handlers that wait for an idle process
         self._alive: set[Process] = set()
@@ -249,12 +246,13 @@ class Processes(OpenWorkers):
     @property
     def finishing(self) -> int:
         """As in `OpenWorkers`."""
-        jobs = ((process, process.job) for process in tuple(self._alive))
-        return sum(
-            not job.ended_early and process.cell.limit(job.number) is not None
-            for process, job in jobs
-            if job is not None
-        )
+        found = 0
+        for process in tuple(self._alive):
+            job = process.job
+            if job is not None and not job.ended_early:
+                with suppress(ValueError):  # the process has ended, and its memory was closed
+                    found += process.cell.limit(job.number) is not None
+        return found
 
     # In the handlers' tasks.
 
@@ -335,12 +333,12 @@ class Processes(OpenWorkers):
     # In the processes' tasks.
 
     @trio.lowlevel.enable_ki_protection
-    async def keep(self, index: int, started: trio.Event) -> None:
+    async def keep(self, started: trio.Event) -> None:
         """Keep one process running, until cancelled. A first start that fails is not retried."""
         failures = 0
         while True:
             try:
-                async with self._open_process(index) as process:
+                async with self._open_process() as process:
                     started.set()
                     failures = 0
                     await self._use(process)
@@ -355,33 +353,30 @@ class Processes(OpenWorkers):
                 await trio.sleep(PAUSE * 2**failures)
 
     @asynccontextmanager
-    async def _open_process(self, index: int) -> AsyncIterator[Process]:
+    async def _open_process(self) -> AsyncIterator[Process]:
         """Start a process, and kill its group at the end."""
-        process = Process(Cell(self._memory, index))
-        setup = Setup(
-            functions=self._functions,
-            cell=(self._memory.name, index),
-            grace=self._workers.grace,
-            levels=Levels(),
-        )
-        try:
-            async with (
-                trio_parallel.open_worker_context(
-                    idle_timeout=math.inf, grace_period=CLOSING
-                ) as context,
-                open_own_nursery() as nursery,
-            ):
-                try:
-                    await process.start(context, nursery)
-                    await process.make_ready(setup)
-                    nursery.start_soon(_watch, process)
-                    self._alive.add(process)
-                    yield process
-                finally:
-                    self._alive.discard(process)
-                    await process.close()
-        except trio_parallel.BrokenWorkerError as error:
-            log.debug("a worker process did not end by itself: %s", error)
+        with _shared_memory() as memory:
+            process = Process(Cell(memory))
+            setup = Setup(self._functions, memory.name, self._workers.grace, Levels())
+            try:
+                async with (
+                    trio_parallel.open_worker_context(
+                        idle_timeout=math.inf, grace_period=CLOSING
+                    ) as context,
+                    open_own_nursery() as nursery,
+                ):
+                    try:
+                        await process.start(context, nursery)
+                        await process.make_ready(setup)
+                        memory.unlink()  # both have it by now, and it ends with them
+                        nursery.start_soon(_watch, process)
+                        self._alive.add(process)
+                        yield process
+                    finally:
+                        self._alive.discard(process)
+                        await process.close()
+            except trio_parallel.BrokenWorkerError as error:
+                log.debug("a worker process did not end by itself: %s", error)
 
     async def _use(self, process: Process) -> None:
         """Let a process handle requests until it ends, or is to be replaced."""
@@ -498,17 +493,16 @@ async def open_processes(handler: Handler, workers: ProcessWorkers) -> AsyncIter
     Raises:
         WorkersFailed: A process cannot be started, now or later; then the block is cancelled.
     """
-    indexes = range(workers.n + workers.spares)
-    with _shared_memory(CELL_SIZE * len(indexes)) as memory:
-        async with open_own_nursery() as nursery:
-            processes = Processes(handler, workers, nursery, memory)
-            with _at_exit(processes.kill_all):
-                starts = [trio.Event() for _ in indexes]
-                for index, started in zip(indexes, starts, strict=True):
-                    nursery.start_soon(processes.keep, index, started, name=f"worker {index}")
-                for started in starts:
-                    await started.wait()
-                yield processes
+    numbers = range(workers.n + workers.spares)
+    async with open_own_nursery() as nursery:
+        processes = Processes(handler, workers, nursery)
+        with _at_exit(processes.kill_all):
+            starts = [trio.Event() for _ in numbers]
+            for number, started in zip(numbers, starts, strict=True):
+                nursery.start_soon(processes.keep, started, name=f"worker {number}")
+            for started in starts:
+                await started.wait()
+            yield processes
 
 
 @contextmanager
@@ -520,11 +514,12 @@ def _at_exit(function: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _shared_memory(size: int) -> Iterator[SharedMemory]:
-    """Shared memory. If the server is killed, Python's tracker removes it."""
-    memory = SharedMemory(create=True, size=size)
+def _shared_memory() -> Iterator[SharedMemory]:
+    """Memory for a cell."""
+    memory = SharedMemory(create=True, size=CELL_SIZE)
     try:
         yield memory
     finally:
         memory.close()
-        memory.unlink()
+        with suppress(FileNotFoundError):  # it is done where the worker has started
+            memory.unlink()

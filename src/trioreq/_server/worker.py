@@ -70,37 +70,35 @@ class Setup:
 
     Attributes:
         functions: The handler and the initializer, pickled.
-        cell: The name of the shared memory, and the index of the worker's cell in it.
+        cell: The name of the memory that the server and the worker share.
         grace: As of `ProcessWorkers`.
         levels: Those of the server's loggers.
     """
 
     functions: bytes
-    cell: tuple[str, int]
+    cell: str
     grace: float
     levels: Levels
 
 
 class Cell:
-    """The part of a shared memory in which a worker and the server write.
+    """Shared memory of one worker and the server.
 
     The server writes which request has ended, when and why. The worker writes which request is in a
     finishing block, and with which limit. Both write first, and then look. So if both do so at the
     same time, the server sees the block, or the worker sees that the request has ended, or both.
 
-    A worker keeps its cell, and requests are numbered: a late write for one request is not read by
-    the next.
+    Requests are numbered: a late write for one request is not read by the next.
 
     Args:
         memory: The shared memory.
-        index: The index of the cell.
     """
 
-    def __init__(self, memory: SharedMemory, index: int) -> None:
+    _ended, _ended_at, _block, _limit = range(0, CELL_SIZE, 8)
+
+    def __init__(self, memory: SharedMemory) -> None:
         self._memory = memory  # kept, since it is closed when it is collected
         self._buffer: Any = memory.buf
-        start = index * CELL_SIZE
-        self._ended, self._ended_at, self._block, self._limit = range(start, start + CELL_SIZE, 8)
 
     def end(self, number: int, reason: CancelReason, now: float) -> None:
         """Write that a request has ended (in the server)."""
@@ -266,8 +264,7 @@ def _work(channel: WorkerEnd) -> None:
         if initializer is not None:
             initializer()
         adapt_thread()
-        name, index = setup.cell
-        cell = Cell(SharedMemory(name), index)
+        cell = Cell(SharedMemory(setup.cell))
     except BaseException as error:  # noqa: BLE001  # raised in the server
         channel.send(pickle.dumps(Error(portable(error))))
         return

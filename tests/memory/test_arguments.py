@@ -238,7 +238,7 @@ ROWS: dict[str, Row] = {
     "RayWorkers.force": (lambda _, value: trioreq.RayWorkers(1, force=value), {"bool"}),
     "RayWorkers.resources": (
         lambda _, value: trioreq.RayWorkers(1, resources=value),
-        {"None", "dict"},
+        {"None", *MAPPINGS},
     ),
     "ProcessWorkers.initializer": (
         lambda _, value: trioreq.ProcessWorkers(1, initializer=value),

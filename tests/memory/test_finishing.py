@@ -312,6 +312,17 @@ def _finish(request: trioreq.Request) -> bytes:
 # What cannot be.
 
 
+async def test_a_block_on_ray_is_refused(autojump_clock: MockClock) -> None:
+    async with serving(_refused, workers=trioreq.RayWorkers(1)) as net:
+        assert await net.connect().request(b"x") == [b"refused"]
+
+
+def _refused(request: trioreq.Request) -> bytes:
+    with pytest.raises(RuntimeError, match="on Ray"), trioreq.finishing(limit=5):
+        raise AssertionError
+    return b"refused"
+
+
 async def test_with_is_refused_in_an_async_function(autojump_clock: MockClock) -> None:
     async def handler(request: trioreq.Request) -> bytes:
         with pytest.raises(RuntimeError, match="use async with"), trioreq.finishing(limit=5):

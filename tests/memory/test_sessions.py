@@ -233,8 +233,8 @@ async def test_a_session_that_leaves_a_scope_open_is_named(
     assert "a task of its session left a cancel scope open" in caplog.text
 
 
-async def test_a_worker_process_has_no_session(autojump_clock: MockClock) -> None:
-    workers = trioreq.ProcessWorkers(1)
+@pytest.mark.parametrize("workers", [trioreq.ProcessWorkers(1), trioreq.RayWorkers(1)], ids=type)
+async def test_a_worker_process_has_no_session(autojump_clock: MockClock, workers: Any) -> None:
     async with serving(_use_session, workers=workers) as net:
         client = net.connect()
         for body in (b"state", b"set", b"start_soon"):

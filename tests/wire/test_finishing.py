@@ -98,6 +98,16 @@ async def test_with_a_grace_the_function_goes_on_after_the_block(
         await server.drain(0)  # which ends it
 
 
+async def test_after_the_block_a_function_has_its_grace_and_not_the_limit(
+    reports: Reports, tmp_path: Path
+) -> None:
+    async with finishing(reports, tmp_path / "file", limit=1000, grace=0.5) as (_, peer, pidfd):
+        (tmp_path / "file").touch()
+        peer.kill()
+        await reports.wait("done: disconnected")
+        await trio.lowlevel.wait_readable(pidfd)
+
+
 async def test_a_drain_that_is_over_kills_a_process_in_its_block(
     reports: Reports, tmp_path: Path
 ) -> None:

@@ -298,13 +298,19 @@ class Processes(OpenWorkers):
             self._kill(process, job)
 
     async def _put_off(self, process: Process, job: Job, request: Request, limit: float) -> None:
-        """Kill it when the limit of its finishing block is over; it does so itself before that."""
+        """Kill it when the grace is over, and the limit of its finishing block.
+
+        After the grace it kills itself where the block ends.
+        """
         blocks = current_place.get()
         assert isinstance(blocks, Blocks)  # noqa: S101  # this is the task of a handler
         put_off = PutOff(max(limit, self._workers.grace))
         if not blocks.over:
             with blocks.counted(put_off), put_off.scope:
-                await job.done.wait()
+                with trio.move_on_after(self._workers.grace):
+                    await job.done.wait()
+                if process.cell.limit(job.number) is not None:
+                    await job.done.wait()
         is_in_block = process.cell.limit(job.number) is not None
         if is_in_block and not (job.done.is_set() or blocks.over):
             log_not_ended(request, limit)

@@ -173,10 +173,11 @@ async def test_the_error_of_a_req_has_the_format_of_error_reply(net: Net) -> Non
 
 
 @both
-async def test_processes_make_no_streams(net: Net, kind: Any) -> None:
+@pytest.mark.parametrize("workers", [trioreq.ProcessWorkers(1), trioreq.RayWorkers(1)], ids=type)
+async def test_processes_make_no_streams(net: Net, kind: Any, workers: Any) -> None:
     handler = plain_in_a_module if kind is ThreadStreamer else in_a_module
-    with pytest.raises(TypeError, match=r"handler must be .* with ProcessWorkers, got"):
-        await net.serve(handler, workers=trioreq.ProcessWorkers(1))
+    with pytest.raises(TypeError, match=rf"handler must be .* with {type(workers).__name__}, got"):
+        await net.serve(handler, workers=workers)
 
 
 def plain_in_a_module(_: trioreq.Request) -> Iterator[bytes]:

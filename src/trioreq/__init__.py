@@ -17,6 +17,7 @@ from ._errors import (
     UnexpectedReply,
     WorkersFailed,
 )
+from ._gateway.open_gateway import open_gateway
 from ._protocol.zap import Applicant
 from ._request import Peer, Request, check_cancelled
 from ._server.open_server import open_server
@@ -61,6 +62,7 @@ __all__ = [
     "check_cancelled",
     "load_public_key",
     "open_client",
+    "open_gateway",
     "open_server",
     "serve",
 ]

@@ -258,6 +258,7 @@ def test_a_factory_makes_the_handler_and_references_are_imported(
     values |= {"admit": Reference("made:door.admit"), "workers": Reference("made:workers")}
     runner = RunnerOptions(app_dir=tmp_path, factory=True)
     loaded = app.load_app("made:make", values, runner)
+    assert loaded.handler is not None
     assert loaded.handler.__name__ == "handler"
     assert loaded.options.admit is not None
     assert loaded.options.plain_functions == 3

@@ -32,7 +32,8 @@ class ClientProcess(Child):
 
     async def bind(self, kind: str, endpoint: str = "tcp://127.0.0.1:*", *, number: int = 0) -> str:
         """Bind a socket instead, as a server does; returns its endpoint."""
-        return await self._order("bind", number, kind, endpoint)
+        (bound,) = await self._order("bind", number, kind, endpoint)
+        return bound
 
     async def send(self, *frames: str, number: int = 0) -> None:
         """Send a message."""

@@ -36,7 +36,7 @@ def main() -> None:
                 socket = sockets[number] = context.socket(getattr(zmq, kind))
                 socket.linger = 0
                 socket.bind(endpoint)
-                answer = socket.last_endpoint.decode()
+                answer = [socket.getsockopt_string(zmq.LAST_ENDPOINT)]
             case "send":
                 sockets[number].send_multipart(
                     [part.encode(errors="surrogateescape") for part in arguments]

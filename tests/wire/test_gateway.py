@@ -209,13 +209,25 @@ async def test_requests_wait_for_a_worker_and_then_for_their_turn(tmp_path: Path
             assert await client.receive() == [f"for {name}"]
 
 
-async def test_requests_fail_when_there_is_no_worker_for_too_long(tmp_path: Path) -> None:
+async def test_requests_fail_when_there_is_no_worker_for_too_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     endpoint = f"ipc://{tmp_path}/worker"
     async with place() as here:
         await here.serve([endpoint], connect_timeout=0.3)
         for _ in range(2):
             client = await here.ask("alice")
             assert (await client.receive())[:2] == ["trioreq-error", "no-worker"]
+    (line,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert line.startswith(f"worker: no connection to {endpoint} in 0.3 s: does a server listen")
+
+
+async def test_a_gateway_that_is_closed_forwards_nothing() -> None:
+    async with trioreq.open_gateway("tcp://127.0.0.1:1") as gateway:
+        pass
+    request = trioreq.Request(trioreq.Peer(1, "", "REQ"), (b"",))
+    with pytest.raises(trio.ClosedResourceError):
+        await gateway(request)
 
 
 async def test_a_drain_lets_a_forwarded_request_end() -> None:

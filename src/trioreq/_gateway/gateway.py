@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import trio
 
+from .._client.errors import not_connected
 from .._client.multiplexer import Multiplexer
 from .._client.single import SingleRequest
 from .._client.states import Closed, Connected
@@ -47,7 +48,12 @@ class Worker:
 
     @property
     def lost_at(self) -> float:
-        """Since when there is no connection, in trio's time; infinity if there is one."""
+        """Since when there is no connection, in trio's time; infinity if there is one.
+
+        Raises:
+            trio.ClosedResourceError: The gateway is closed.
+        """
+        self.multiplexer.check_open()
         state = self.multiplexer.state
         return math.inf if isinstance(state, Connected | Closed) else state.begun
 
@@ -93,14 +99,21 @@ class Gateway(Forwarder):
 
     async def follow(self, worker: Worker, name: str) -> NoReturn:
         """Log a worker's connections, and wake the request that waits for one."""
+        limit, reported = self._connect_timeout, False
         while True:
             before = worker.connected
-            await worker.multiplexer.wait_changed(worker.multiplexer.state)
+            until = math.inf if reported else worker.lost_at + limit
+            with trio.move_on_at(until):
+                await worker.multiplexer.wait_changed(worker.multiplexer.state)
             self._changed.unpark()
             if worker.connected and not before:
                 log.info("worker %s: connected", name)
+                reported = False
             elif before and not worker.connected:
                 log.warning("worker %s: the connection was lost", name)
+            elif trio.current_time() >= until:
+                log.warning("worker: %s", not_connected(name, worker.multiplexer.state, limit))
+                reported = True
 
     async def _wait_free(self) -> Worker:
         """Wait for a worker that can be sent a request at once.

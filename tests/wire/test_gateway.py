@@ -203,10 +203,14 @@ async def test_requests_wait_for_a_worker_and_then_for_their_turn(tmp_path: Path
         await here.kill(clients[0])
         worker = await here.process()
         await worker.bind("REP", endpoint)
-        for name, client in zip(("bob", "carol"), clients[1:], strict=True):
-            assert await worker.receive() == [name]
-            await worker.send(f"for {name}")
-            assert await client.receive() == [f"for {name}"]
+        assert await worker.receive() == ["bob"]
+        await here.kill(clients[2])  # it waits for the second worker
+        dave = await here.ask("dave")
+        await worker.send("for bob")
+        assert await clients[1].receive() == ["for bob"]
+        assert await worker.receive() == ["dave"]
+        await worker.send("for dave")
+        assert await dave.receive() == ["for dave"]
 
 
 async def test_requests_fail_when_there_is_no_worker_for_too_long(

@@ -30,6 +30,11 @@ class ClientProcess(Child):
         """Connect a socket of this number; `options` are those of a socket, such as ``LINGER``."""
         await self._order("connect", number, kind, endpoint, routing_id, options)
 
+    async def bind(self, kind: str, endpoint: str = "tcp://127.0.0.1:*", *, number: int = 0) -> str:
+        """Bind a socket instead, as a server does; returns its endpoint."""
+        (bound,) = await self._order("bind", number, kind, endpoint)
+        return bound
+
     async def send(self, *frames: str, number: int = 0) -> None:
         """Send a message."""
         await self._order("send", number, *frames)

@@ -1,6 +1,6 @@
-"""The same crashes on the classic pump and on trioreq: how much work is done for the dead?
+"""The same crashes on the classic pump, the gateway and trioreq: how much work is for the dead?
 
-`harness.programs.pump` has both servers. Clients ask for work in groups and are killed with
+`harness.programs.pump` has the servers. Clients ask for work in groups and are killed with
 SIGKILL, more of them a second than the server's threads can work off. Meanwhile other clients ask
 for an echo, again and again.
 """
@@ -25,6 +25,8 @@ STEPS = 20
 PROCESSES, CONNECTIONS = 8, 25
 RATE = 250  # clients that die a second
 LIVING = 4  # clients that do not die
+CALM = 5.0  # seconds of a measurement without deaths
+NOTICED = 0.05  # seconds in which a server detects the last deaths
 PAUSE = 0.005  # seconds between a reply and the next request of theirs
 
 
@@ -35,6 +37,7 @@ class Report:
     name: str
     died: int
     state: dict[str, Any]
+    late: int
     grown: int
     rest: float
     waits: Waits
@@ -45,6 +48,7 @@ class Report:
         return {
             "clients that died": f"{self.died:,}",
             "work done to the end for the dead": f"{self.state['done']:,}",
+            "work begun after the last death": f"{self.late:,}",
             "threads' time spent on the dead": f"{self.state['seconds']:,.0f} s",
             "replies handed over for the dead": f"{self.state['handed_over']:,}",
             "until the last of that, after the last death": f"{self.rest:.1f} s",
@@ -57,7 +61,7 @@ class Report:
 
 
 async def measure(name: str, clients: int, steps: int) -> Report:
-    """Let clients of one server die."""
+    """Let clients of one server die; with 0, let none die, for `CALM` seconds."""
     async with (
         open_child(python_module("harness.programs.pump", name, steps)) as server,
         open_crashing_clients(PROCESSES, CONNECTIONS) as crashing,
@@ -70,16 +74,20 @@ async def measure(name: str, clients: int, steps: int) -> Report:
                 for _ in range(LIVING):
                     nursery.start_soon(waits.ask, living.connect(endpoint), PAUSE)
                 due = trio.current_time()
+                await trio.sleep(0 if clients else CALM)
                 while crashing.died < clients:
                     await crashing.crash("killed", [(endpoint, "work")])
                     due += crashing.group / RATE
                     await trio.sleep_until(due)
                 end = time.monotonic()
+                await trio.sleep(NOTICED)
+                begun = (await _state(server))["begun"]
                 # The living are answered all the same, once the work for the dead is done.
                 rest = await _rest(server)
                 nursery.cancel_scope.cancel()
             state = await _state(server)
-    return Report(name, crashing.died, state, state["memory"] - before["memory"], rest - end, waits)
+    late, grown = state["begun"] - begun, state["memory"] - before["memory"]
+    return Report(name, crashing.died, state, late, grown, rest - end, waits)
 
 
 async def _rest(server: Child) -> float:

@@ -31,10 +31,19 @@ def main() -> None:
                 for name, value in options.items():
                     socket.setsockopt(getattr(zmq, name), value)
                 socket.connect(endpoint)
+            case "bind":
+                kind, endpoint = arguments
+                socket = sockets[number] = context.socket(getattr(zmq, kind))
+                socket.linger = 0
+                socket.bind(endpoint)
+                answer = [socket.getsockopt_string(zmq.LAST_ENDPOINT)]
             case "send":
-                sockets[number].send_multipart([part.encode() for part in arguments])
+                sockets[number].send_multipart(
+                    [part.encode(errors="surrogateescape") for part in arguments]
+                )
             case "receive":
-                answer = [part.decode() for part in sockets[number].recv_multipart()]
+                message = sockets[number].recv_multipart()
+                answer = [part.decode(errors="surrogateescape") for part in message]
             case "close":
                 sockets.pop(number).close()
         print(json.dumps(answer), flush=True)

@@ -1,6 +1,6 @@
-"""Two servers that do the same work: the classic pump of ZeroMQ's guide, and trioreq.
+"""Servers that do the same work: the classic pump of ZeroMQ's guide, trioreq, and its gateway.
 
-    python -m harness.programs.pump classic|trioreq STEPS
+    python -m harness.programs.pump classic|gateway|trioreq STEPS
 
 A request whose body is ``work`` takes so many steps; any other is echoed. The endpoint is written
 as a line of JSON, and then a line about the work for each line that is read.
@@ -56,7 +56,17 @@ class Work:
     def report(self, **more: object) -> None:
         """Write it as a line."""
         state = {"done": self.done, "seconds": self.seconds, "busy": self.begun - self.ended}
-        print(json.dumps({**state, "memory": resident_memory(), **more}), flush=True)
+        state |= {"begun": self.begun, "memory": resident_memory()}
+        print(json.dumps({**state, **more}), flush=True)
+
+
+def rep_worker(socket: zmq.Socket[bytes], work: Work) -> None:
+    """A REP worker, which knows nothing of its clients; in a thread."""
+    while True:
+        body = socket.recv()
+        if body == b"work":
+            work.do(lambda: None)
+        socket.send(body)
 
 
 def serve_classic(steps: int) -> None:
@@ -67,21 +77,33 @@ def serve_classic(steps: int) -> None:
     back.bind("inproc://workers")
     work = Work(steps)
 
-    def worker() -> None:
+    for _ in range(THREADS):
         socket = context.socket(zmq.REP)
         socket.connect("inproc://workers")
-        while True:
-            body = socket.recv()
-            if body == b"work":
-                work.do(lambda: None)
-            socket.send(body)
-
-    for _ in range(THREADS):
-        threading.Thread(target=worker, daemon=True).start()
+        threading.Thread(target=rep_worker, args=(socket, work), daemon=True).start()
     threading.Thread(target=zmq.proxy, args=(front, back), daemon=True).start()
     print(json.dumps(f"tcp://127.0.0.1:{port}"), flush=True)
     for _ in sys.stdin:
         work.report(handed_over=work.done)  # a REP worker answers each request
+
+
+async def serve_gateway(steps: int) -> None:
+    """The gateway, and the same REP workers, which bind."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    work = Work(steps)
+    endpoints = []
+    for _ in range(THREADS):
+        socket = context.socket(zmq.REP)
+        endpoints.append(f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}")
+        threading.Thread(target=rep_worker, args=(socket, work), daemon=True).start()
+    async with (
+        trioreq.open_gateway(endpoints) as gateway,
+        trioreq.open_server(gateway, "tcp://127.0.0.1:0") as server,
+    ):
+        print(json.dumps(server.endpoints[0]), flush=True)
+        while await trio.to_thread.run_sync(sys.stdin.readline):
+            statistics = server.statistics()
+            work.report(handed_over=0, never_started=statistics.never_started)
 
 
 async def serve_trioreq(steps: int) -> None:
@@ -116,6 +138,8 @@ def main() -> None:
     kind, steps = sys.argv[1], int(sys.argv[2])
     if kind == "classic":
         serve_classic(steps)
+    elif kind == "gateway":
+        trio.run(serve_gateway, steps)
     else:
         trio.run(serve_trioreq, steps)
 

@@ -18,6 +18,7 @@ from ._errors import (
     WorkersFailed,
 )
 from ._finishing import finishing
+from ._gateway.open_gateway import open_gateway
 from ._protocol.zap import Applicant
 from ._request import Peer, Request, check_cancelled
 from ._server.open_server import open_server
@@ -71,6 +72,7 @@ __all__ = [
     "finishing",
     "load_public_key",
     "open_client",
+    "open_gateway",
     "open_server",
     "serve",
 ]

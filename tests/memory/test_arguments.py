@@ -127,6 +127,10 @@ def open_server(name: str) -> Call:
     return lambda _, value: trioreq.open_server(**right | {name: value})
 
 
+def open_gateway(name: str) -> Call:
+    return lambda _, value: trioreq.open_gateway("tcp://127.0.0.1:1", **{name: value})
+
+
 def open_client(name: str) -> Call:
     return lambda _, value: trioreq.open_client("tcp://127.0.0.1:1", **{name: value})
 
@@ -163,6 +167,15 @@ ROWS: dict[str, Row] = {
         lambda at, value: at.server.evict(value),
         {"zero", "negative", "int", "huge"},
     ),
+    "open_gateway.endpoints": (
+        lambda _, value: trioreq.open_gateway(value),
+        TEXT | {"list", "list of str", "empty tuple"},
+    ),
+    "open_gateway.in_flight": (open_gateway("in_flight"), {"int"}),
+    "open_gateway.retries": (open_gateway("retries"), {"zero", "int"}),
+    "open_gateway.connect_timeout": (open_gateway("connect_timeout"), SECONDS),
+    "open_gateway.heartbeat": (open_gateway("heartbeat"), SECONDS),
+    "open_gateway.max_message_size": (open_gateway("max_message_size"), {"int"}),
     "open_client.endpoint": (lambda _, value: trioreq.open_client(value), TEXT),
     "open_client.timeout": (open_client("timeout"), SECONDS),
     "open_client.retries": (open_client("retries"), {"zero", "int"}),

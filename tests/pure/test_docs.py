@@ -46,6 +46,7 @@ PAGES = [  # whose programs are servers, with the clients that follow them
 ]
 OWN_TESTS = {  # of the code on other pages
     "docs/existing-workers.md": "test_workers_answer",
+    "docs/migrating.md": "test_the_workers_behind_the_gateway",
     "docs/client.md": "test_the_page_of_the_client_is_a_program_that_runs",
     "docs/reliability.md": "test_the_limit_of_descriptors_is_raised_as_the_page_says",
     "docs/server.md": "test_the_page_of_the_server_is_true",
@@ -99,7 +100,10 @@ def all_pages() -> list[str]:
 
 def commands() -> list[str]:
     """The commands that the pages have for the shell, but those that other tests run."""
-    pages = set(all_pages()) - {"docs/existing-workers.md"}  # whose test runs what it says
+    pages = set(all_pages()) - {
+        "docs/existing-workers.md",
+        "docs/migrating.md",
+    }  # whose test runs what it says
     texts = [block for page in sorted(pages) for block in blocks(page, "sh")]
     lines = [line for text in texts for line in text.replace(" && ", "\n").splitlines()]
     lines = [line.removeprefix(".venv/bin/") for line in lines]
@@ -263,6 +267,7 @@ def test_the_page_has_no_code_that_is_not_run() -> None:
         found[page] = {fence.split()[0] for fence in opening} - languages
     assert {page: some for page, some in found.items() if some} == {
         "docs/server.md": {"toml"},  # tests/wire/test_server.py
+        "docs/migrating.md": {"cpp"},  # tests/interop/test_migrating.py
         "docs/existing-workers.md": {"cpp"},  # tests/interop/test_existing_workers.py
         "docs/tutorial.md": {"console"},  # tests/wire/test_tutorial.py
     }

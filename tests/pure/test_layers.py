@@ -26,12 +26,13 @@ LAYERS = {
     "_transport": OF_ALL | {"_protocol", "_transport"},
     "_server": TOP | {"_protocol", "_transport", "_server"},
     "_client": TOP | {"_protocol", "_transport", "_client"},
-    "_runner": TOP | {"_protocol", "_transport", "_server", "_runner"},
+    "_gateway": TOP | {"_protocol", "_transport", "_server", "_client", "_gateway"},
+    "_runner": TOP | {"_protocol", "_transport", "_server", "_gateway", "_runner"},
     "cli": {"", "cli", "_runner"},
     "testing": TOP | {"", "_protocol", "_transport", "_server", "_client", "testing"},
     # The modules beside the folders, of which `__init__` has the public names.
     "": TOP | {"_protocol", "_transport"},
-    "__init__": TOP | {"_protocol", "_transport", "_server", "_client"},
+    "__init__": TOP | {"_protocol", "_transport", "_server", "_client", "_gateway"},
 }
 """What the modules of a folder may import of trioreq: folders, modules beside them, and "" for
 the public names."""

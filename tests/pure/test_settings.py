@@ -240,6 +240,26 @@ def test_a_handler_that_is_not_there_is_a_sentence(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("handler", "changed", "sentence"),
+    [
+        ("service:handler", {}, "HANDLER and forward cannot be combined"),
+        ("", {"processes": 2}, "processes above 1 and forward cannot be combined"),
+        ("", {"reload": True}, "reload and forward cannot be combined"),
+        ("", {"forward_in_flight": 0}, "forward_in_flight must be from 1 to"),
+        ("", {"forward_timeout": -1}, "forward_timeout must be a number of seconds above 0"),
+        ("", {"retries": -1}, "retries must be from 0 to"),
+    ],
+)
+def test_what_cannot_be_used_to_forward_is_a_sentence(
+    handler: str, changed: dict[str, Any], sentence: str
+) -> None:
+    values = {name: setting.default for name, setting in SETTINGS.items()}
+    runner = RunnerOptions(forward=("tcp://127.0.0.1:1",), **changed)
+    with pytest.raises(WrongSetting, match=sentence):
+        app.load_app(handler, values, runner)
+
+
 def test_a_factory_makes_the_handler_and_references_are_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +278,7 @@ def test_a_factory_makes_the_handler_and_references_are_imported(
     values |= {"admit": Reference("made:door.admit"), "workers": Reference("made:workers")}
     runner = RunnerOptions(app_dir=tmp_path, factory=True)
     loaded = app.load_app("made:make", values, runner)
+    assert loaded.handler is not None
     assert loaded.handler.__name__ == "handler"
     assert loaded.options.admit is not None
     assert loaded.options.plain_functions == 3

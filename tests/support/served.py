@@ -103,14 +103,18 @@ async def served(
     command: Sequence[str] = COMMAND,
     environment: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
+    handler: str = "service:handler",
 ) -> AsyncIterator[Served]:
-    """Serve `HANDLER`, from a directory; kill what still runs at the end."""
+    """Serve `HANDLER`, from a directory; kill what still runs at the end.
+
+    `handler` is empty for a server that forwards.
+    """
     source = directory / "service.py"
     if not source.exists():
         source.write_text(HANDLER)
     with trio.fail_after(LIMIT):
         process = await trio.lowlevel.open_process(
-            [*command, "service:handler", "--app-dir", str(directory), *arguments],
+            [*command, *filter(None, [handler]), "--app-dir", str(directory), *arguments],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={**os.environ, **(environment or {})},

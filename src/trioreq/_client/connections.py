@@ -7,9 +7,11 @@ the same address, and the retired one is closed when the last of its own request
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NoReturn
 
 import trio
+from trio_util import wait_any
 
 from .._statistics import ClientStatistics, Timings
 from .._transport.line import Line
@@ -54,6 +56,11 @@ class Connections:
                 await self._replaced.wait()
                 self._replaced = trio.Event()
                 await self._pause()
+
+    async def wait_changed(self) -> None:
+        """Wait until the state of the current connection has changed, or another one is current."""
+        current = self.current
+        await wait_any(partial(current.wait_changed, current.state), self._replaced.wait)
 
     async def _run_one(self, multiplexer: Multiplexer) -> None:
         await multiplexer.run()

@@ -218,6 +218,11 @@ class Multiplexer:
             return state if isinstance(state, Refused) else None
         return self.state
 
+    async def wait_changed(self, state: State) -> State:
+        """Wait until the state of the connection is another one; returns it."""
+        changed: State = await self._state.wait_value(lambda value: value is not state)
+        return changed
+
     def not_connected(self, request: PendingRequest, state: State) -> Exception:
         """The error of a request for which `wait_connected` has returned a state."""
         if request.correlation:

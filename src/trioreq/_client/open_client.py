@@ -1,12 +1,9 @@
-"""`open_client`: a client, the line that carries its messages, and the nursery that runs it."""
+"""`open_client`: checks the options, and opens a client."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-
-import trio
 
 from .._checks import (
     check_count,
@@ -16,15 +13,12 @@ from .._checks import (
     check_message_size,
     check_seconds,
 )
-from .._nursery import open_own_nursery
 from .._protocol.frame_sizes import LEAST_AT_CLIENT
 from .._protocol.zap import Mechanism
 from .._transport.curve import CurveClient
-from .._transport.dealer import Dealer
-from .._transport.line import Line
 from .._transport.network import Network
 from .client import Client
-from .connections import Connections
+from .open_connections import open_connections
 
 
 @asynccontextmanager
@@ -83,31 +77,16 @@ async def open_client(
         check_instance("curve", curve, CurveClient, "a CurveClient or None", secret=True)
     mechanism: Mechanism = "NULL" if curve is None else "CURVE"
     check_message_size(max_message_size, LEAST_AT_CLIENT[mechanism], mechanism)
-    line: Line
     if isinstance(endpoint, Network):
         if curve is not None:
             raise ValueError("curve must be None with a Network")
-        line = endpoint.line(heartbeat=heartbeat, max_message_size=max_message_size)
     else:
         check_endpoint("endpoint", endpoint)
-        line = Dealer(endpoint, heartbeat=heartbeat, max_message_size=max_message_size, curve=curve)
-    connections = Connections(
-        line, str(endpoint), math.inf if connect_timeout is None else connect_timeout
-    )
-    try:
-        async with open_own_nursery() as nursery:
-            # Shielded, since a shielded request in the block needs the client after a cancel.
-            background = trio.CancelScope(shield=True)
-            nursery.start_soon(_run_in, background, connections)
-            try:
-                yield Client(connections, timeout=timeout, retries=retries)
-            finally:
-                background.cancel()
-                connections.close()
-    finally:
-        await connections.aclose()
-
-
-async def _run_in(scope: trio.CancelScope, connections: Connections) -> None:
-    with scope:
-        await connections.run()
+    async with open_connections(
+        endpoint,
+        connect_timeout=connect_timeout,
+        heartbeat=heartbeat,
+        max_message_size=max_message_size,
+        curve=curve,
+    ) as connections:
+        yield Client(connections, timeout=timeout, retries=retries)

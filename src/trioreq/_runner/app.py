@@ -6,12 +6,14 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from .._errors import KeyFileError
+from .._gateway.open_gateway import check_workers, open_gateway
 from .._options import Options
 from .._server.handlers import Handler, check_handler, close_unawaited
 from .._transport.curve import CurveServer
@@ -22,17 +24,38 @@ from .settings import MADE, Reference, RunnerOptions, WrongSetting
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What a process serves."""
+    """What a process serves.
 
-    handler: Handler
+    Attributes:
+        handler: None if requests are forwarded.
+        options: The options of `serve`.
+    """
+
+    handler: Handler | None
     options: Options
+
+    @asynccontextmanager
+    async def opened(self, runner: RunnerOptions) -> AsyncIterator[Handler]:
+        """The handler, for as long as it is served."""
+        if self.handler is not None:
+            yield self.handler
+            return
+        async with open_gateway(
+            runner.forward,
+            in_flight=runner.forward_in_flight,
+            retries=runner.retries,
+            connect_timeout=runner.forward_timeout,
+            heartbeat=self.options.heartbeat,
+            max_message_size=self.options.max_message_size,
+        ) as gateway:
+            yield gateway
 
 
 def load_app(handler: str, values: Mapping[str, Any], runner: RunnerOptions) -> App:
     """Import the handler, and read the keys.
 
     Args:
-        handler: ``module:name``.
+        handler: ``module:name``; empty if requests are forwarded.
         values: By the names of settings.
         runner: The settings that are not options of `serve`.
 
@@ -49,12 +72,39 @@ def load_app(handler: str, values: Mapping[str, Any], runner: RunnerOptions) -> 
     }
     try:
         options = Options(**made, curve=load_curve(runner))
-        app = App(load_handler(handler, factory=runner.factory), options)
+        if runner.forward:
+            check_forward(handler, runner)
+            return App(None, options)
+        loaded = load_handler(handler, factory=runner.factory)
         if isinstance(options.workers, KillableWorkers):
-            check_plain(app.handler, options.workers)
+            check_plain(loaded, options.workers)
     except (TypeError, ValueError, KeyFileError) as error:
         raise WrongSetting(str(error)) from error
-    return app
+    return App(loaded, options)
+
+
+def check_forward(handler: str, runner: RunnerOptions) -> None:
+    """Check the settings of a server that forwards requests.
+
+    Raises:
+        EndpointError: An address cannot be connected to.
+        ValueError: A setting is out of its range.
+        WrongSetting: A setting cannot be combined with `forward`.
+    """
+    for name, given in (
+        ("HANDLER", handler),
+        ("processes above 1", runner.processes > 1),
+        ("reload", runner.reload),
+    ):
+        if given:
+            raise WrongSetting(f"{name} and forward cannot be combined: choose one")
+    check_workers(
+        runner.forward,
+        runner.forward_in_flight,
+        runner.retries,
+        runner.forward_timeout,
+        ("forward", "forward_in_flight", "retries", "forward_timeout"),
+    )
 
 
 def load_handler(text: str, *, factory: bool) -> Handler:

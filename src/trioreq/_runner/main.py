@@ -41,9 +41,9 @@ def run(handler: str, values: Mapping[str, Any], arguments: Sequence[str], *, ch
     Raises:
         WrongSetting: Something is not there, or cannot be used.
     """
-    if not handler:
-        raise WrongSetting("there is no HANDLER: give MODULE:NAME, such as server:handler")
     runner = RunnerOptions(**{field.name: values[field.name] for field in fields(RunnerOptions)})
+    if not (handler or runner.forward):
+        raise WrongSetting("there is no HANDLER: give MODULE:NAME, such as server:handler")
     check_runner(runner)
     assignment = read_assignment()
     set_up(runner, None if assignment is None else assignment.place)
@@ -63,9 +63,10 @@ def run(handler: str, values: Mapping[str, Any], arguments: Sequence[str], *, ch
         for address in addresses:
             if address != endpoints.ANY_IPC:
                 endpoints.check(address)
-        print(f"{handler} can be served on {', '.join([*bound, *addresses])}")  # noqa: T201
+        what = handler or ", ".join(runner.forward)
+        print(f"{what} can be served on {', '.join([*bound, *addresses])}")  # noqa: T201
         return 0
-    if runner.processes == 1 and not runner.reload:
+    if runner.forward or (runner.processes == 1 and not runner.reload):
         app = load_app(handler, values, runner)
         with pid_file(runner.pid_file):
             return trio.run(partial(serve_alone, app, runner, [*passed, *addresses], notifier))

@@ -57,19 +57,26 @@ class Serving:
 
     async def start(self, addresses: Sequence[str | socket.socket], total: Total | None) -> None:
         """Serve, until it is drained or stopped; returns when it does."""
+        serve = partial(self._serve, addresses, total)
+        self.server = await self.nursery.start(serve, name="serve")
+        self.started.set()
+
+    async def _serve(
+        self,
+        addresses: Sequence[str | socket.socket],
+        total: Total | None,
+        task_status: trio.TaskStatus[Server],
+    ) -> None:
         observers: list[Observer] = [AccessLog()] if self.runner.access_log else []
-        self.server = await self.nursery.start(
-            partial(
-                run_server,
-                self._app.handler,
+        async with self._app.opened(self.runner) as handler:
+            await run_server(
+                handler,
                 addresses,
                 self._app.options,
                 observers=observers,
                 total=total,
-            ),
-            name="serve",
-        )
-        self.started.set()
+                task_status=task_status,
+            )
 
     def drain(self) -> None:
         """Let requests in flight end, and then end."""

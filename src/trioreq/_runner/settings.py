@@ -45,6 +45,19 @@ class RunnerOptions:
     bind: tuple[str, ...] = option(
         (), "ENDPOINT", "Address to serve, such as tcp://127.0.0.1:5555. May be given repeatedly."
     )
+    forward: tuple[str, ...] = option(
+        (),
+        "ENDPOINT",
+        "Address of a REP or ROUTER server that requests are forwarded to, instead of a HANDLER. "
+        "May be given repeatedly.",
+    )
+    forward_in_flight: int = option(1, "N", "Requests that such a server may have at once.")
+    forward_timeout: float | None = option(
+        10.0, "SECONDS", "Time without any such server after which requests fail."
+    )
+    retries: int = option(
+        0, "N", "How often a request is forwarded again when the connection to its server was lost."
+    )
     factory: bool = option(False, "", "HANDLER is a function that returns the handler.")
     app_dir: Path = option(Path(), "PATH", "Directory that HANDLER is imported from.")
     grace: float = option(10.0, "SECONDS", "Time for requests in flight when the server ends.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,25 @@ Handler = Callable[[Request], Any]
 
 FATAL = (KeyboardInterrupt, SystemExit)
 CANCELLATIONS = (trio.Cancelled, RequestCancelled)
+
+
+class Forwarder(ABC):
+    """An async handler that other programs do the work of.
+
+    Attributes:
+        slots: How many requests they process at once; the server takes this for `max_in_flight`
+            if that is larger.
+    """
+
+    slots: int
+
+    @abstractmethod
+    async def __call__(self, request: Request) -> object:
+        """Have a request processed. Its client's disconnect need not end this."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Wait for no more replies: the server is shutting down."""
 
 
 def check_handler(handler: Handler) -> None:

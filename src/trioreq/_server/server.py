@@ -35,7 +35,7 @@ from .admission import Admission
 from .client import Client
 from .go_aways import GoAways
 from .guard import Guard
-from .handlers import Handler, name_of
+from .handlers import Forwarder, Handler, name_of
 from .handshake_log import HandshakeLog
 from .observer import Counters, Observer, RequestLog
 from .pending_request import PendingRequest
@@ -75,6 +75,9 @@ class Server:
         slots, per_client = options.max_in_flight, options.max_queued_per_client
         if open_workers is not None or not is_async(handler):
             slots = min(slots, options.plain_functions)
+        self._forwarder = handler if isinstance(handler, Forwarder) else None
+        if self._forwarder is not None:
+            slots = min(slots, self._forwarder.slots)
         queue: FairQueue[Client, PendingRequest]
         workers: Callable[..., HandlerTasks | ThreadPool]
         if is_async(handler):
@@ -373,6 +376,8 @@ class Server:
             self._go_aways.close()
         finally:  # the nursery is shielded: nothing else cancels it
             self._router.close()
+            if self._forwarder is not None:
+                self._forwarder.stop()
             self._nursery.cancel_scope.cancel(reason="the server is shutting down")
 
     async def wait_drained(self) -> None:

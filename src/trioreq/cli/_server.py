@@ -114,6 +114,7 @@ serve = click.Command(
 
     \b
     trioreq-server server:handler --bind tcp://127.0.0.1:5555
+    trioreq-server --forward tcp://127.0.0.1:5556 --bind tcp://127.0.0.1:5555
 
     SIGTERM and Ctrl-C let the requests in flight end, and a second one stops the server at once.
     SIGHUP reads the keys again, and replaces the processes one after the other. SIGUSR1 logs the

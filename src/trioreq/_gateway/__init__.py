@@ -1,0 +1,1 @@
+"""The gateway: a handler that forwards requests to existing servers, as a client of each."""

@@ -1,0 +1,108 @@
+"""The gateway's handler on lines without a kernel.
+
+Deterministic: an autojump clock, and lines that do what the test says.
+"""
+
+from __future__ import annotations
+
+import math
+
+import trio
+from support.line import FakeLine
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import trioreq
+from trioreq._client.connections import Connections
+from trioreq._gateway.gateway import Gateway, Worker
+
+
+def request(body: bytes) -> trioreq.Request:
+    return trioreq.Request(trioreq.Peer(1, "", "REQ"), (body,))
+
+
+def gateway_of(*lines: FakeLine) -> Gateway:
+    """A gateway with a worker of one slot at each line."""
+    for line in lines:
+        line.connections = Connections(line, "memory", math.inf)
+    return Gateway([Worker(line.connections, 1) for line in lines], 0, 10.0)
+
+
+async def test_requests_that_wait_for_a_worker_are_forwarded_in_their_order(
+    autojump_clock: MockClock,
+) -> None:
+    line = FakeLine()
+    gateway = gateway_of(line)
+    names = [b"%d" % number for number in range(10)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.follow, gateway._workers[0], "memory")
+        for name in names:
+            nursery.start_soon(gateway, request(name))
+            await wait_all_tasks_blocked()
+        line.connect()
+        for number in range(len(names)):
+            await wait_all_tasks_blocked()
+            line.answer(number, b"")
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert line.requests() == names
+
+
+async def test_a_worker_that_connects_as_the_client_disconnects_gets_no_request(
+    autojump_clock: MockClock,
+) -> None:
+    line = FakeLine()
+    gateway = gateway_of(line)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gateway, request(b"alice"))
+        await wait_all_tasks_blocked()
+        line.connect()
+        gateway._changed.unpark()  # the handler is awake, and has not run yet
+        nursery.cancel_scope.cancel()
+    assert line.requests() == []
+
+
+async def test_a_request_waits_for_a_worker_until_the_last_was_lost_for_too_long(
+    autojump_clock: MockClock,
+) -> None:
+    first, second = FakeLine(), FakeLine()
+    gateway = gateway_of(first, second)
+    codes: list[tuple[str, float]] = []
+
+    async def ask() -> None:
+        try:
+            await gateway(request(b""))
+        except trioreq.ReplyError as error:
+            codes.append((error.code, trio.current_time()))
+
+    start = trio.current_time()
+    first.connect()
+    await trio.sleep(5)
+    first.cut()
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask)
+    await ask()
+    assert codes == [("no-worker", start + 15)] * 4
+
+
+async def test_a_lost_request_of_a_client_that_has_disconnected_is_not_retried(
+    autojump_clock: MockClock,
+) -> None:
+    first, second = FakeLine(), FakeLine()
+    gateway = gateway_of(first, second)
+    gateway._retries = 1
+    first.connect()
+    second.connect()
+    client = trio.CancelScope()
+
+    async def ask() -> None:
+        with client:
+            await gateway(request(b"alice"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        client.cancel()
+        await wait_all_tasks_blocked()
+        first.cut()
+    assert (first.requests(), second.requests()) == ([b"alice"], [])

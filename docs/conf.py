@@ -39,8 +39,9 @@ napoleon_numpy_docstring = False
 # What `sphinx-build -n` does not look up: names of the standard library, two private names in
 # public signatures, and the names of parameters.
 nitpick_ignore_regex = [
-    ("py:.*", r"(collections\.abc|enum|math|os|pathlib|random|time)(\..+)?"),
+    ("py:.*", r"(collections\.abc|enum|math|os|pathlib|random|time|types)(\..+)?"),
     ("py:.*", r"(trioreq\._transport\.network\.)?Network|Frames"),
+    ("py:.*", r"trioreq\._finishing\.FinishingBlock"),
 ]
 nitpick_ignore = [
     ("py:obj", parameter)

@@ -40,7 +40,8 @@ napoleon_numpy_docstring = False
 # public signatures, and the names of parameters.
 nitpick_ignore_regex = [
     ("py:.*", r"(collections\.abc|enum|math|os|pathlib|random|time|types)(\..+)?"),
-    ("py:.*", r"(trioreq\._transport\.network\.)?Network|Frames|(trioreq\._finishing\.)?FinishingBlock"),
+    ("py:.*", r"(trioreq\._transport\.network\.)?Network|Frames"),
+    ("py:.*", r"trioreq\._finishing\.FinishingBlock"),
 ]
 nitpick_ignore = [
     ("py:obj", parameter)

@@ -8,7 +8,7 @@ trio-parallel starts a process, reports how it has ended, and reaps it. To trio-
 one call, `worker.work`, from its start to its end. Requests, answers and log records go through a
 socket. Each process has a task, which starts it, reads the socket, and replaces the process. A
 handler that is cancelled does not wait for the end of its process: the slot is free at once, and
-the next request takes another process.
+the next request takes another process. If the function is in a finishing block, the handler waits.
 """
 
 from __future__ import annotations

@@ -20,11 +20,29 @@ def request(body: bytes) -> trioreq.Request:
     return trioreq.Request(trioreq.Peer(1, "", "REQ"), (body,))
 
 
-def gateway_of(*lines: FakeLine) -> Gateway:
-    """A gateway with a worker of one slot at each line."""
+def gateway_of(*lines: FakeLine, slots: int = 1) -> Gateway:
+    """A gateway with a worker at each line."""
     for line in lines:
         line.connections = Connections(line, "memory", math.inf)
-    return Gateway([Worker(line.connections, 1) for line in lines], 0, 10.0)
+    return Gateway([Worker(line.connections, slots) for line in lines], 0, 10.0)
+
+
+async def test_the_worker_with_the_fewest_requests_has_the_next(autojump_clock: MockClock) -> None:
+    first, second = FakeLine(), FakeLine()
+    gateway = gateway_of(first, second, slots=3)
+    first.connect()
+    second.connect()
+    async with trio.open_nursery() as nursery:
+        for name in (b"0", b"1", b"2", b"3"):
+            nursery.start_soon(gateway, request(name))
+            await wait_all_tasks_blocked()
+        second.answer(0, b"")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(gateway, request(b"4"))
+        await wait_all_tasks_blocked()
+        gateway.stop()
+        nursery.cancel_scope.cancel()
+    assert (first.requests(), second.requests()) == ([b"0", b"2"], [b"1", b"3", b"4"])
 
 
 async def test_requests_that_wait_for_a_worker_are_forwarded_in_their_order(

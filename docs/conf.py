@@ -36,7 +36,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
-# What `sphinx-build -n` does not look up: names of the standard library, three private names in
+# What `sphinx-build -n` does not look up: names of the standard library, two private names in
 # public signatures, and the names of parameters.
 nitpick_ignore_regex = [
     ("py:.*", r"(collections\.abc|enum|math|os|pathlib|random|time|types)(\..+)?"),

@@ -137,7 +137,7 @@ class Peer(_HasSession):
             ...     if not hasattr(request.client.state, "prices"):
             ...         request.client.state.prices = {}
             ...         request.client.start_soon(keep_up_to_date, request.client.state.prices)
-            ...     return request.client.state.prices[request.body]
+            ...     return request.client.state.prices.get(request.body, b"")
         """
         check_async_call("async_fn", async_fn, args)
         session: Session | None = getattr(self, "_session", None)

@@ -8,7 +8,7 @@ import subprocess
 from harness.processes import ROOT, python_module
 
 TEXT = (ROOT / "docs/reliability.md").read_text()
-HERE = {"soak", "pump", "slow", "crowd", "misbehaving", "line"}
+HERE = {"soak", "pump", "slow", "crowd", "misbehaving", "line", "rolling"}
 
 
 def test_the_page_names_each_command_and_no_other() -> None:

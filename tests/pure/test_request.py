@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from trioreq import CancelReason, Peer, Request, RequestCancelled
+from trioreq import CancelReason, Peer, Request, RequestCancelled, _request
+from trioreq._request import without_session
 
 
 def test_a_request_says_what_it_is() -> None:
@@ -46,3 +49,27 @@ def test_the_state_of_a_request_is_its_own() -> None:
     one.state.name = "alice"
     assert not hasattr(two.state, "name")
     assert not hasattr(client.state, "name")
+
+
+def test_a_session_in_another_process_has_no_special_methods() -> None:
+    """Otherwise `copy` and `pickle` would call what they find."""
+    state = without_session(Peer(7, "127.0.0.1", "REQ")).state
+    assert not hasattr(state, "__deepcopy__")
+    with pytest.raises(RuntimeError):
+        _ = state.name
+
+
+def test_two_threads_that_use_a_state_first_have_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    request = Request(Peer(7, "127.0.0.1", "REQ"), (b"one",))
+    others = []
+
+    @contextmanager
+    def another_thread_is_first() -> Iterator[None]:
+        monkeypatch.undo()
+        others.append(request.state)
+        yield
+
+    monkeypatch.setattr(_request, "_making_state", another_thread_is_first())
+    assert [request.state] == others

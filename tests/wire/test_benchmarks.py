@@ -32,7 +32,7 @@ COMMANDS = {
     "client_cancel": "--times 2",
     "streams": "--rounds 1 --seconds 0.1 --streams 10",
     "dying": "--rounds 1 --clients 20",
-    "workers": "--kills 1 --mixed 1 --others 20 --rounds 1 --seconds 0.1",
+    "workers": "--kills 1 --mixed 1 --others 20 --rounds 1 --seconds 0.5",
     "rpc": "--rounds 1 --calls 5 --seconds 0.1 --work 0.2",
 }
 ON_ANOTHER_PAGE = {"dying", "rpc"}

@@ -19,6 +19,7 @@ import trioreq.testing
 ADDRESSES = ("tcp://127.0.0.1:5555", "tcp://*:5555")
 LIMIT = 30  # seconds
 CONTEXT = """
+import zlib
 from functools import partial
 
 import trio
@@ -37,6 +38,25 @@ async def resize(request):
 def compute(request):
     return request.body.upper()
 
+async def keep_up_to_date(prices):
+    prices[b"hello"] = b"5"
+
+async def withdraw(body):
+    await trio.sleep(1)
+
+deposit = withdraw
+
+async def count(request):
+    for number in range(2):
+        yield b"%d" % number
+
+async def stream_of(consumer):
+    async with open_memory_network() as network, trio.open_nursery() as nursery:
+        await nursery.start(trioreq.serve, count, network)
+        async with trioreq.open_client(network) as client:
+            await consumer(client)
+        nursery.cancel_scope.cancel()
+
 async def request_of(handler):
     async with open_memory_server(handler) as net:
         print(await net.connect().request(b"hello"))
@@ -48,8 +68,15 @@ def run(function, *args):
 SERVER = "trio.run(trioreq.serve, handler, 'tcp://127.0.0.1:5555')"
 # The statement that runs each example, and its output.
 ALONE = {
+    "Client.stream": ("run(stream_of, print_all)", "b'0'\nb'1'\n"),
     "CurveServer": ("print(type(curve).__name__)", "CurveServer\n"),
+    "Peer.start_soon": ("run(request_of, handler)", "[b'']\n"),
+    "Request.replace": (
+        "print(trio.run(unzipped(handler), make_request(zlib.compress(b'hello'))))",
+        "b'HELLO'\n",
+    ),
     "check_cancelled": ("run(request_of, count_words)", "[b'1']\n"),
+    "finishing": ("run(request_of, handler)", "[b'done']\n"),
     "open_server": ("trio.run(main)", "b'HELLO'\n"),
     "make_request": ("run(test_a_picture_is_resized)", ""),
     "open_memory_network": ("trio.run(main)", "b'HELLO'\n"),
@@ -57,7 +84,15 @@ ALONE = {
     "sleep": ("run(request_of, handler)", "[b'done']\n"),
 }
 SERVERS = ["ProcessWorkers", "serve"]
-OTHERS = ["ReplyError", "open_client"]
+OTHERS = ["ReplyError", "open_client", "open_gateway"]
+WORKER = """
+import zmq
+
+worker = zmq.Context().socket(zmq.REP)
+worker.bind({address!r})
+while True:
+    worker.send(worker.recv().upper())
+"""
 
 
 def examples() -> dict[str, str]:
@@ -91,10 +126,8 @@ def test_an_example_prints_its_result(name: str, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr() == (output, "")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SERVERS)
-def test_an_example_serves(name: str, tmp_path: Path) -> None:
-    with start(tmp_path, examples()[name]) as server:
+def check_it_serves(tmp_path: Path, code: str) -> None:
+    with start(tmp_path, code) as server:
         try:
             command = [sys.executable, "-m", "trioreq.cli", f"ipc://{tmp_path}/socket", "hello"]
             done = subprocess.run(
@@ -108,6 +141,23 @@ def test_an_example_serves(name: str, tmp_path: Path) -> None:
             server.terminate()
         assert (done.stdout, done.stderr) == ("HELLO", "")
         assert server.communicate(timeout=LIMIT)[1] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SERVERS)
+def test_an_example_serves(name: str, tmp_path: Path) -> None:
+    check_it_serves(tmp_path, examples()[name])
+
+
+@pytest.mark.slow
+def test_the_example_of_open_gateway_forwards_requests(tmp_path: Path) -> None:
+    address = f"ipc://{tmp_path}/worker"
+    with start(tmp_path, WORKER.format(address=address), "worker.py") as worker:
+        try:
+            code = examples()["open_gateway"].replace(', "tcp://127.0.0.1:5557"', "")
+            check_it_serves(tmp_path, code.replace("tcp://127.0.0.1:5556", address))
+        finally:
+            worker.terminate()
 
 
 @pytest.mark.slow

@@ -199,6 +199,8 @@ async def test_ctrl_c_ends_all_of_it_and_comes_out_as_keyboard_interrupt(
             finally:
                 if process.returncode is None:
                     process.kill()
+                    with trio.CancelScope(shield=True):
+                        await process.wait()
     if kind != "busy":
         assert b"cancelled shutdown" in out
     assert "KeyboardInterrupt" in errors.decode()

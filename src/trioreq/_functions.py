@@ -38,10 +38,10 @@ def check_function(name: str, function: object, *parameters: str, may_yield: boo
 
 
 def check_async_call(name: str, function: object, args: tuple[object, ...]) -> None:
-    """Refuse what is not an async function, or cannot be called with these arguments.
+    """Check that an object is an async function that can be called with these arguments.
 
     Raises:
-        TypeError: It is that.
+        TypeError: It is not.
     """
     expected = "an async function"
     if inspect.iscoroutine(function):

@@ -24,6 +24,7 @@ def gateway_of(*lines: FakeLine, slots: int = 1) -> Gateway:
     """A gateway with a worker at each line."""
     for line in lines:
         line.connections = Connections(line, "memory", math.inf)
+        line.client = trioreq.Client(line.connections, timeout=None, retries=0)
     return Gateway([Worker(line.connections, slots) for line in lines], 0, 10.0)
 
 
@@ -124,3 +125,55 @@ async def test_a_lost_request_of_a_client_that_has_disconnected_is_not_retried(
         await wait_all_tasks_blocked()
         first.cut()
     assert (first.requests(), second.requests()) == ([b"alice"], [])
+
+
+async def test_a_worker_that_sends_a_go_away_has_the_next_request_on_its_new_connection(
+    autojump_clock: MockClock,
+) -> None:
+    """The request that it has ends on the old connection, and takes its slot until then."""
+    line = FakeLine()
+    gateway = gateway_of(line)
+    replies: list[bytes] = []
+
+    async def forward(body: bytes) -> None:
+        replies.extend(await gateway(request(body)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.follow, gateway._workers[0], "memory")
+        line.connect()
+        nursery.start_soon(forward, b"first")
+        await wait_all_tasks_blocked()
+        line.go_away()
+        nursery.start_soon(forward, b"second")
+        await wait_all_tasks_blocked()
+        assert line.following is not None
+        line.following.connect()
+        await wait_all_tasks_blocked()
+        assert line.following.requests() == []
+        line.answer(0, b"re:first")
+        await wait_all_tasks_blocked()
+        assert line.following.requests() == [b"second"]
+        line.following.answer(0, b"re:second")
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert replies == [b"re:first", b"re:second"]
+
+
+async def test_a_request_that_waits_is_forwarded_when_the_new_connection_is_there(
+    autojump_clock: MockClock,
+) -> None:
+    line = FakeLine()
+    gateway = gateway_of(line)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.follow, gateway._workers[0], "memory")
+        line.connect()
+        await wait_all_tasks_blocked()
+        line.go_away()
+        nursery.start_soon(gateway, request(b"alice"))
+        await wait_all_tasks_blocked()
+        assert line.following is not None
+        line.following.connect()
+        await wait_all_tasks_blocked()
+        assert line.following.requests() == [b"alice"]
+        gateway.stop()
+        nursery.cancel_scope.cancel()

@@ -24,6 +24,7 @@ import trioreq
 from trioreq._client.backoff import BACKOFF
 from trioreq._client.states import Connected
 from trioreq._protocol import envelope as wire
+from trioreq._protocol.credit import REPLIES
 from trioreq._protocol.envelope import Header
 from trioreq._server.go_aways import JITTER
 from trioreq._server.server import LAST_CALL, PARTING
@@ -142,6 +143,71 @@ async def test_requests_that_were_not_started_are_sent_again_elsewhere(
     assert results == [b"re:1"]
     stats = line.client.statistics()
     assert (stats.requests, stats.not_started, stats.replied, stats.retried) == (2, 1, 1, 0)
+
+
+def kinds(line: FakeLine) -> list[int]:
+    return [header.kind for header, _ in line.sent]
+
+
+async def test_a_stream_that_was_not_started_is_sent_again_elsewhere(
+    autojump_clock: MockClock,
+) -> None:
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        replies: list[bytes] = []
+
+        async def consume() -> None:
+            async with line.client.stream(b"1") as stream:
+                replies.extend([reply async for reply in stream])
+
+        nursery.start_soon(consume)
+        await wait_all_tasks_blocked()
+        not_started(line, 0)
+        await wait_all_tasks_blocked()
+        assert line.following is not None
+        line.following.connect()
+        await wait_all_tasks_blocked()
+        assert kinds(line.following) == [wire.STREAM]
+        line.following.answer(0, b"a", status=wire.MORE)
+        line.following.answer(0, b"", status=wire.END)
+    assert replies == [b"a"]
+    assert line.cancels() == 0
+    stats = line.client.statistics()
+    assert (stats.requests, stats.not_started, stats.replied, stats.retried) == (2, 1, 1, 0)
+
+
+async def test_a_stream_that_was_not_started_still_has_its_deadline(
+    autojump_clock: MockClock,
+) -> None:
+    line = FakeLine()
+    async with asking(line):
+        line.connect()
+        async with line.client.stream(b"1", timeout=5) as stream:
+            not_started(line, 0)
+            with pytest.raises(trioreq.NotConnected):
+                await anext(stream)
+        assert trio.current_time() == 5
+
+
+async def test_a_stream_goes_on_over_the_retired_connection(autojump_clock: MockClock) -> None:
+    """Its credit and its cancel are sent there too."""
+    line = FakeLine()
+    async with asking(line):
+        line.connect()
+        line.hello()
+        async with line.client.stream(b"1") as stream:
+            line.go_away()
+            assert line.following is not None
+            line.following.connect()
+            for _ in range(REPLIES // 2):
+                line.answer(0, b"", status=wire.MORE)
+                await anext(stream)
+            await wait_all_tasks_blocked()
+            assert kinds(line) == [wire.STREAM, wire.CREDIT]
+        await wait_all_tasks_blocked()
+    assert kinds(line) == [wire.STREAM, wire.CREDIT, wire.CANCEL]
+    assert kinds(line.following) == []
 
 
 @pytest.mark.parametrize("lost_before", [False, True])

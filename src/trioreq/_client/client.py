@@ -111,8 +111,9 @@ class Client:
         the replies that came before. Leaving the block cancels the request if it has not ended.
 
         The server sends at most 256 replies, or 64 KiB and one reply, more than were taken: then
-        the handler waits. A stream is never sent again, whatever `retries` is. Where the handler
-        returns its reply, the stream has that one.
+        the handler waits. A stream is not sent again, whatever `retries` is, unless the server
+        shuts down before it calls the handler. If the handler returns its reply, the stream has
+        that one.
 
         Args:
             body: bytes, or an object with the buffer interface.
@@ -123,10 +124,10 @@ class Client:
 
         Raises:
             NotConnected: There was no connection in time; nothing was sent.
-            Refused: The server does not let this client in; nothing was sent.
+            Refused: The server refuses this client; nothing was sent.
             ReplyError: By the iterator, as all that follow. The server answered with an error.
-            RequestTimeout: The time was up, of the stream or for one reply.
-            ConnectionLost: The connection broke.
+            RequestTimeout: The stream, or the next reply, took too long.
+            ConnectionLost: The connection was lost.
             UnexpectedReply: A reply has several frames; `stream_multipart` takes those.
             trio.BusyResourceError: Another task waits for a reply of this stream.
             trio.ClosedResourceError: The client is closed.

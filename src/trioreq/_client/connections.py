@@ -33,9 +33,8 @@ class Connections:
 
     def __init__(self, line: Line, endpoint: str, connect_timeout: float) -> None:
         self.current: Multiplexer = Multiplexer(line, endpoint, connect_timeout, self._replace)
-        self._all: tuple[Multiplexer, ...] = (
-            self.current,
-        )  # never changed in place, for `statistics` in other threads
+        # Never changed in place, for `statistics` in other threads.
+        self._all: tuple[Multiplexer, ...] = (self.current,)
         self._replaced = trio.Event()
 
     @property
@@ -54,7 +53,6 @@ class Connections:
             while True:
                 nursery.start_soon(self._run_one, self.current)
                 await self._replaced.wait()
-                self._replaced = trio.Event()
                 await self._pause()
 
     async def wait_changed(self) -> None:
@@ -77,6 +75,7 @@ class Connections:
         self.current = self.current.successor()
         self._all = (*self._all, self.current)
         self._replaced.set()
+        self._replaced = trio.Event()  # here, so that no task finds the old one set
 
     @trio.lowlevel.enable_ki_protection  # no pending request may be left out
     def close(self) -> None:

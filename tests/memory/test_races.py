@@ -20,6 +20,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import trioreq
 import trioreq.testing
 from trioreq._protocol import packs
+from trioreq._protocol.envelope import CANCEL, CREDIT, REQUEST, Header
 from trioreq._server import reader, server
 from trioreq._server.pending_request import PendingRequest
 from trioreq._server.tasks import IN_A_ROW
@@ -752,6 +753,28 @@ async def test_g6_messages_of_closed_connections_are_read_few_at_a_time(
             await trio.lowlevel.checkpoint()
             most = max(most, net.server.statistics().unattributed - before)
         assert most <= 3 * IN_A_ROW
+
+
+async def test_late_messages_that_are_not_requests_are_not_counted_as_requests(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(echo) as net:
+        client = net.connect(socket_type="DEALER", routing_id=b"explicit")
+        client.send(b"first")
+        await client.receive()
+        client.connection.keep_unflushed()
+        for kind in (CANCEL, CREDIT, REQUEST):
+            client.send_raw(Header(kind, 7).pack(), b"", b"x")
+        two = [(Header(kind, 8).pack(), b"", b"x") for kind in (REQUEST, CANCEL, REQUEST)]
+        (pack,) = packs.pack(two, packs.MAX_SIZE, 0)
+        client.send_raw(*pack)
+        client.crash()
+        await wait_all_tasks_blocked()
+        client.connection.flush()
+        await wait_all_tasks_blocked()
+        statistics = net.server.statistics()
+        assert (statistics.unattributed, statistics.never_started) == (3, 3)
+        assert statistics.requests == 4
 
 
 async def test_limits_hold_one_connection_at_a_time(

@@ -93,6 +93,12 @@ def request_untrusted(frames: Sequence[bytes]) -> tuple[Frames, Header | None, F
     return parts[0], header_untrusted(parts[0]), parts[1]
 
 
+def is_request_untrusted(frames: Sequence[bytes]) -> bool:
+    """Whether a client's message is a request, and not a cancellation or credit of one."""
+    header = request_untrusted(frames)[1]
+    return header is None or header.kind not in (CANCEL, CREDIT)
+
+
 def header_untrusted(envelope: Frames) -> Header | None:
     """The header of an envelope, if its last frame before the delimiter is one."""
     if len(envelope) < 2:

@@ -94,6 +94,13 @@ def unpack_untrusted(frame: bytes) -> tuple[int, list[list[bytes]]] | None:
     return min(largest, MAX_SIZE), messages
 
 
+def requests_untrusted(frames: list[bytes]) -> int:
+    """How many requests are in a client's message, which may be a pack."""
+    unpacked = unpack_untrusted(frames[0]) if len(frames) == 1 else None
+    messages = [frames] if unpacked is None else unpacked[1]
+    return sum(map(wire.is_request_untrusted, messages))
+
+
 def messages_in(frames: Frames) -> int:
     """How many messages are in a message that `pack` has made."""
     return frames[0][HEAD_SIZE - 1] if len(frames) == 1 else 1

@@ -26,9 +26,6 @@ class Reader:
         rules: The access rules.
         handler_name: Names the tasks of clients.
         sessions: Run the tasks of their sessions.
-
-    Attributes:
-        messages: How many messages were read.
     """
 
     def __init__(
@@ -44,7 +41,11 @@ class Reader:
         self._rules = rules
         self._handler_name = handler_name
         self._sessions = sessions
-        self.messages = 0
+
+    @property
+    def messages(self) -> int:
+        """How many messages were read."""
+        return self._router.messages
 
     def read(self, room: int) -> list[PendingRequest] | None:
         """Read a batch of messages, then the monitor, and accept the requests.
@@ -55,13 +56,11 @@ class Reader:
         Returns:
             The requests that may run; None if there was nothing to read.
         """
-        unattributed = self._router.unattributed
         # It reads the monitor after the batch, so that requests whose client has disconnected by
         # then are not started (G3).
         messages = self._router.read_batch(room)
         if messages is None:
             return None
-        self.messages += len(messages) + self._router.unattributed - unattributed
         requests, outbox = self._requests, self._router.outbox
         now = requests.begin_batch()
         outbox.cork()

@@ -60,7 +60,8 @@ class Router:
         outbox: Sends messages.
         guard: Decides about messages without end.
         handshakes: The connections whose handshakes may be in progress.
-        unattributed: Messages that were read after their connection was forgotten.
+        messages: How many messages were read.
+        unattributed: Requests that were read after their connection was forgotten.
         evicted: How many connections were evicted.
         own_routing_ids: How many open connections have an explicit routing id.
         closed_routing_ids: Explicit routing ids of connections that have closed.
@@ -88,6 +89,7 @@ class Router:
         self.outbox = Outbox(sockets.router, self.read_monitor, self.own_max_pack_size, most_unsent)
         self.guard = MessageGuard(sockets.max_message_size)
         self.handshakes = Handshakes()
+        self.messages = 0
         self.unattributed = 0
         self.evicted = 0
         self.own_routing_ids = 0
@@ -312,7 +314,7 @@ class Router:
         receive_from = self._socket.receive_from
         known = self._automatic
         batch: list[Message] = []
-        whole = room
+        whole, lost = room, 0
         while room > 0:
             message = receive_from(known, PROPERTIES)
             if message is None:
@@ -327,7 +329,8 @@ class Router:
             else:
                 sender = self._sender(routing_id, origin)
                 if sender is None:
-                    self.unattributed += 1
+                    self.unattributed += packs.requests_untrusted(frames)
+                    lost += 1
                     continue
                 connection = sender
             if number == 1 and (pack := packs.unpack_untrusted(frames[0])) is not None:
@@ -338,6 +341,7 @@ class Router:
                 batch.append((connection, frames))
         if room == whole:
             return None
+        self.messages += len(batch) + lost
         self.read_monitor()  # after the batch, before its requests are accepted (G3)
         if self.guard.watched:
             self.guard.heard([connection for connection, _ in batch])

@@ -10,7 +10,14 @@ import trioreq
 SOURCE = Path(trioreq.__file__).parent
 FORBIDDEN = {"cloudpickle", "dill", "jsonpickle", "marshal", "pickle", "shelve", "yaml"}
 # A server and its own workers talk through sockets of this machine, or through Ray.
-OWN_PROCESSES = {"_workers.py", "processes.py", "worker.py", "worker_log.py", "ray_tasks.py"}
+OWN_PROCESSES = {
+    "_workers.py",
+    "processes.py",
+    "ray_tasks.py",
+    "worker.py",
+    "worker_log.py",
+    "worker_process.py",
+}
 CALLS = {"recv_pyobj", "send_pyobj", "eval", "exec"}
 
 

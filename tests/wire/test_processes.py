@@ -28,7 +28,7 @@ from support.working import give_up, gone, working
 import trioreq
 from harness.children import open_child, open_process
 from harness.clients import open_client_process
-from trioreq._server import processes
+from trioreq._server import processes, worker_process
 from trioreq._server.channel import ServerEnd
 
 pytestmark = pytest.mark.slow
@@ -149,7 +149,7 @@ async def test_a_spare_takes_the_next_request_while_the_killed_one_is_replaced(
     reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = []
-    start = processes.Process.start
+    start = worker_process.Process.start
 
     async def never_again(self: Any, *args: Any) -> None:
         starts.append(args)
@@ -157,7 +157,7 @@ async def test_a_spare_takes_the_next_request_while_the_killed_one_is_replaced(
             await trio.sleep_forever()
         await start(self, *args)
 
-    monkeypatch.setattr(processes.Process, "start", never_again)
+    monkeypatch.setattr(worker_process.Process, "start", never_again)
     async with working(trioreq.ProcessWorkers(1, spares=1)) as (server, client):
         counted = server.statistics().workers
         assert (counted.alive, counted.spare, counted.busy) == (2, 2, 0)
@@ -393,11 +393,11 @@ async def test_a_worker_that_has_too_much_memory_is_retired() -> None:
     most = 300 * 1024 * 1024
     async with working(One(retire_above=most)) as (server, client):
         first = int(await client.request(b"pid"))
-        assert processes.resident_memory(first) < most
+        assert worker_process.resident_memory(first) < most
         assert int(await client.request(b"grow %d" % most)) == first
         assert int(await client.request(b"pid")) != first
         assert server.statistics().retired == 1
-    assert processes.resident_memory(first) == 0
+    assert worker_process.resident_memory(first) == 0
 
 
 # The server's own process.

@@ -4,9 +4,7 @@ The server runs them as async handlers, each of which awaits an answer from a pr
 handler is cancelled, as any async handler is, it kills the process. So the rest of the server does
 not know of processes.
 
-trio-parallel starts a process, reports how it has ended, and reaps it. To trio-parallel it has
-one call, `worker.work`, from its start to its end. Requests, answers and log records go through a
-socket. Each process has a task, which starts it, reads the socket, and replaces the process. A
+Each process (`worker_process`) has a task, which starts it, reads its socket, and replaces it. A
 handler that is cancelled does not wait for the end of its process: the slot is free at once, and
 the next request takes another process. If the function is in a finishing block, the handler waits.
 """
@@ -14,23 +12,16 @@ the next request takes another process. If the function is in a finishing block,
 from __future__ import annotations
 
 import atexit
-import math
-import os
 import pickle
-import signal
-import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
-from multiprocessing.shared_memory import SharedMemory
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import trio
-from outcome import Error, Value
+from outcome import Error
 
 from .._errors import WorkersFailed
 from .._finishing import current_place
@@ -40,49 +31,15 @@ from .._protocol.envelope import Frames
 from .._request import Request
 from .._statistics import WorkerStatistics
 from .._workers import ProcessWorkers, pickled
-from .channel import ServerEnd
 from .finishing import Blocks, log_not_ended
 from .handlers import Handler
 from .open_workers import OpenWorkers
-from .worker import CELL_SIZE, Answer, Cell, Setup, call_of, read_message, work
-from .worker_log import Levels, log_of_worker
-
-try:
-    import trio_parallel
-except ModuleNotFoundError:  # pragma: no cover  # what is needed for processes alone
-    raise ModuleNotFoundError(
-        "ProcessWorkers needs trio-parallel: pip install 'trioreq[processes]'"
-    ) from None
+from .worker import call_of, read_message
+from .worker_log import log_of_worker
+from .worker_process import Job, Process, open_process, resident_memory
 
 TRIES: Final = 5  # failed starts in a row, after which the server fails
 PAUSE: Final = 0.1  # seconds after the first that failed; twice as long after each further one
-ALONE: Final = nullcontext()  # instead of a limiter: a process has one call
-CLOSING: Final = 5.0  # seconds that an idle process has to end by itself
-
-
-class Job:
-    """A request in a process.
-
-    Attributes:
-        number: Which of all requests.
-        done: Set when it has ended.
-        answer: The handler's result or error, then.
-        ended_early: Whether its request has ended before it.
-    """
-
-    __slots__ = ("answer", "done", "ended_early", "number")
-
-    answer: Answer
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.done = trio.Event()
-        self.ended_early = False
-
-    def end(self, answer: Answer) -> None:
-        """It has ended."""
-        self.answer = answer
-        self.done.set()
 
 
 class PutOff:
@@ -98,119 +55,6 @@ class PutOff:
     def lift(self) -> None:
         """As in `Block`."""
         self.scope.cancel()
-
-
-class Process:
-    """A process, from before its start until after its end.
-
-    Args:
-        cell: The memory that it shares with the server.
-
-    Attributes:
-        pid: Its process id, and the id of its process group; 0 while it starts.
-        channel: The server's end.
-        is_ready: Whether it was made ready for requests.
-        job: What it does.
-        called: How many requests it has answered.
-        was_killed: Whether the server has killed it, since a request had ended.
-        reading: The scope in which it is read; shielded while it has a job.
-        ended: Whether it has ended.
-        cause: Why it has ended.
-    """
-
-    channel: ServerEnd
-
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-        self.pid = 0
-        self.is_ready = False
-        self.job: Job | None = None
-        self.called = 0
-        self.was_killed = False
-        self.reading = trio.CancelScope()
-        self.ended = trio.Event()
-        self.cause = ""
-        self._call = trio.CancelScope(shield=True)  # trio-parallel kills the process at its cancel
-
-    async def start(self, context: trio_parallel.WorkerContext, nursery: trio.Nursery) -> None:
-        """Start it, and accept its connection.
-
-        Raises:
-            WorkersFailed: It has ended before it has connected.
-        """
-        with _listener() as (path, listener), trio.CancelScope() as connecting:
-            nursery.start_soon(self._live, context, path, connecting)
-            await trio.lowlevel.wait_readable(listener)
-            self.channel = ServerEnd(listener.accept()[0])
-        if connecting.cancelled_caught:
-            raise _not_started(self.cause)
-        self.pid = await self.receive_start()
-
-    async def _live(
-        self, context: trio_parallel.WorkerContext, path: str, connecting: trio.CancelScope
-    ) -> None:
-        """Its life: one call."""
-        with self._call:
-            try:
-                await context.run_sync(work, path, kill_on_cancel=True, limiter=ALONE)
-                self.cause = "its connection was closed"
-            except Exception as error:  # noqa: BLE001  # what an import raises there too
-                self.cause = cause_of_death(error)
-        self.ended.set()
-        connecting.cancel()
-
-    async def make_ready(self, setup: Setup) -> None:
-        """Let it import and initialize what requests need.
-
-        Raises:
-            WorkersFailed: That has failed.
-        """
-        with suppress(trio.BrokenResourceError):  # its end is received
-            await self.channel.send(pickle.dumps(setup))
-        await self.receive_start()
-        self.is_ready = True
-
-    def begin(self, job: Job) -> None:
-        """It does a job from now on. It is read until it has answered, or has ended."""
-        self.job = job
-        self.reading.shield = True
-
-    def end(self, job: Job, answer: Answer) -> None:
-        """Its job has ended."""
-        job.end(answer)
-        self.job = None
-        self.reading.shield = False
-
-    async def receive_start(self) -> int:
-        """Receive its number, which it sends as it starts and when it is ready."""
-        while (message := await self.channel.receive()) is not None:
-            match pickle.loads(message):  # noqa: S301  # by our own worker
-                case Value(pid):
-                    return int(pid)
-                case Error(error):
-                    raise _not_started(f"{type(error).__name__}: {error}") from error
-                case record:
-                    log_of_worker(record)
-        await self.ended.wait()
-        raise _not_started(self.cause)
-
-    def kill_group(self) -> None:
-        """Kill it, and all processes that it has started.
-
-        Also after its end: the kernel does not reuse the id while the group has a process.
-        """
-        with suppress(ProcessLookupError, PermissionError):  # macOS has the latter for zombies
-            os.killpg(self.pid, signal.SIGKILL)
-
-    async def close(self) -> None:
-        """Let it end by itself if it is idle, and else kill it."""
-        if self.pid:
-            self.channel.close()
-            if self.is_ready:
-                with trio.move_on_after(CLOSING, shield=True):
-                    await self.ended.wait()
-            self.kill_group()
-        self._call.cancel()
 
 
 class Processes(OpenWorkers):
@@ -344,10 +188,14 @@ class Processes(OpenWorkers):
         failures = 0
         while True:
             try:
-                async with self._open_process() as process:
+                async with open_process(self._functions, self._workers.grace) as process:
                     started.set()
                     failures = 0
-                    await self._use(process)
+                    self._alive.add(process)
+                    try:
+                        await self._use(process)
+                    finally:
+                        self._alive.discard(process)
             except WorkersFailed as error:
                 failures += 1
                 if self._has_failed:  # another task raises, which cancels this one
@@ -357,32 +205,6 @@ class Processes(OpenWorkers):
                     raise
                 log.error("%s; it is retried", error)  # noqa: TRY400  # the last has its cause
                 await trio.sleep(PAUSE * 2**failures)
-
-    @asynccontextmanager
-    async def _open_process(self) -> AsyncIterator[Process]:
-        """Start a process, and kill its group at the end."""
-        with _shared_memory() as memory:
-            process = Process(Cell(memory))
-            setup = Setup(self._functions, memory.name, self._workers.grace, Levels())
-            try:
-                async with (
-                    trio_parallel.open_worker_context(
-                        idle_timeout=math.inf, grace_period=CLOSING
-                    ) as context,
-                    open_own_nursery() as nursery,
-                ):
-                    try:
-                        await process.start(context, nursery)
-                        await process.make_ready(setup)
-                        memory.unlink()  # both have it by now, and it ends with them
-                        nursery.start_soon(_watch, process)
-                        self._alive.add(process)
-                        yield process
-                    finally:
-                        self._alive.discard(process)
-                        await process.close()
-            except trio_parallel.BrokenWorkerError as error:
-                log.debug("a worker process did not end by itself: %s", error)
 
     async def _use(self, process: Process) -> None:
         """Let a process handle requests until it ends, or is to be replaced."""
@@ -437,61 +259,6 @@ class Processes(OpenWorkers):
         return above is not None and process.called > 0 and resident_memory(process.pid) > above
 
 
-async def _watch(process: Process) -> None:
-    """Detect the death of a process, where the system has pidfds.
-
-    What it has forked may hold the connection open, and is killed.
-    """
-    if hasattr(os, "pidfd_open"):
-        with suppress(ProcessLookupError), _pidfd(process.pid) as descriptor:
-            await trio.lowlevel.wait_readable(descriptor)
-        process.kill_group()
-
-
-def _not_started(cause: str) -> WorkersFailed:
-    return WorkersFailed(f"a worker process cannot be started: {cause}")
-
-
-@contextmanager
-def _listener() -> Iterator[tuple[str, socket.socket]]:
-    """A socket to connect to, and its path, which is this user's alone."""
-    with TemporaryDirectory(prefix="trioreq-") as folder, socket.socket(socket.AF_UNIX) as listener:
-        path = f"{folder}/worker"
-        listener.bind(path)
-        listener.listen(1)
-        yield path, listener
-
-
-def resident_memory(pid: int) -> int:
-    """Bytes that a process has resident; 0 if it has ended."""
-    with suppress(OSError):
-        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
-    return 0
-
-
-@contextmanager
-def _pidfd(pid: int) -> Iterator[int]:
-    descriptor = os.pidfd_open(pid)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def cause_of_death(error: BaseException) -> str:
-    """The signal or the exit code of a process, or why it has none, from trio-parallel's error."""
-    if not isinstance(error, trio_parallel.BrokenWorkerError):
-        return f"{type(error).__name__}: {error}"
-    code: int = error.args[-1].exitcode
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:  # a real-time signal
-        return f"signal {-code}"
-
-
 @asynccontextmanager
 async def open_processes(handler: Handler, workers: ProcessWorkers) -> AsyncIterator[Processes]:
     """Start a server's worker processes; all have started when the block begins.
@@ -517,15 +284,3 @@ def _at_exit(function: Callable[[], None]) -> Iterator[None]:
     atexit.register(function)
     yield
     atexit.unregister(function)
-
-
-@contextmanager
-def _shared_memory() -> Iterator[SharedMemory]:
-    """Memory for a cell."""
-    memory = SharedMemory(create=True, size=CELL_SIZE)
-    try:
-        yield memory
-    finally:
-        memory.close()
-        with suppress(FileNotFoundError):  # it is done where the worker has started
-            memory.unlink()

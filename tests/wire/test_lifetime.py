@@ -169,7 +169,7 @@ async def test_ctrl_c_ends_all_of_it_and_comes_out_as_keyboard_interrupt(
     path = tmp_path / "socket"
     with trio.fail_after(30):
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-c", SERVER, kind, f"ipc://{path}", call],
+            [sys.executable, "-X", "faulthandler", "-c", SERVER, kind, f"ipc://{path}", call],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -197,7 +197,11 @@ async def test_ctrl_c_ends_all_of_it_and_comes_out_as_keyboard_interrupt(
                     errors += more
                 await process.wait()
             finally:
-                if process.returncode is None:
+                if process.returncode is None:  # its stack, on standard error, shows what it does
+                    process.send_signal(signal.SIGABRT)
+                    with trio.move_on_after(LIMIT, shield=True):
+                        while more := await process.stderr.receive_some():
+                            sys.stderr.write(more.decode())
                     process.kill()
                     with trio.CancelScope(shield=True):
                         await process.wait()

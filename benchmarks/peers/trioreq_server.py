@@ -33,6 +33,10 @@ def plain_sleep(request: trioreq.Request) -> bytes:
     return handlers.plain_sleep(request.body)
 
 
+def plain_query(request: trioreq.Request) -> bytes:
+    return handlers.plain_query(request.body)
+
+
 def plain_compute(request: trioreq.Request) -> bytes:
     return handlers.plain_compute(request.body)
 
@@ -43,6 +47,7 @@ HANDLERS = {
     "sleep": sleep,
     "plain-echo": plain_echo,
     "plain-sleep": plain_sleep,
+    "plain-query": plain_query,
     "plain-compute": plain_compute,
 }
 

@@ -1,8 +1,9 @@
 """What the handlers of the servers do, each of which returns the body that it is given.
 
 `echo` never waits, `checkpoint` awaits one checkpoint, and `sleep` waits 1 ms. The plain functions,
-which run in threads, return at once, sleep for 1 ms, and compute for 100 microseconds of the
-processor's time. By a server that has no threads for them they are run with trio's `to_thread`.
+which run in threads, return at once, sleep for 1 ms, sleep for 10 ms as if they asked a database,
+and compute for 100 microseconds of the processor's time. By a server that has no threads for them
+they are run with trio's `to_thread`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 SLEEP = 0.001  # seconds
+QUERY = 0.01  # seconds
 COMPUTE = 0.0001  # seconds of the processor, however long a thread waits for Python's lock
 
 Handler = Callable[[bytes], Awaitable[bytes]]
@@ -53,6 +55,11 @@ def plain_sleep(body: bytes) -> bytes:
     return body
 
 
+def plain_query(body: bytes) -> bytes:
+    time.sleep(QUERY)
+    return body
+
+
 def plain_compute(body: bytes) -> bytes:
     end = time.thread_time() + COMPUTE
     while time.thread_time() < end:
@@ -72,6 +79,7 @@ def in_thread(function: Function) -> Handler:
 PLAIN: dict[str, Function] = {
     "plain-echo": plain_echo,
     "plain-sleep": plain_sleep,
+    "plain-query": plain_query,
     "plain-compute": plain_compute,
 }
 TRIO: dict[str, Handler] = {

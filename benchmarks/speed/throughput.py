@@ -2,8 +2,8 @@
 
 The servers are the files of `benchmarks/peers`. Their async handlers are `echo`, which never waits,
 `checkpoint`, which awaits one checkpoint, and `sleep`, which waits 1 ms. Their plain functions run
-in threads: `plain-echo` returns at once, `plain-sleep` sleeps for 1 ms, and `plain-compute`
-computes for 100 microseconds.
+in threads: `plain-echo` returns at once, `plain-sleep` sleeps for 1 ms, `plain-query` for 10 ms,
+which is about what a database takes, and `plain-compute` computes for 100 microseconds.
 
 Each figure is a ratio to a named server in the same round: `echo` to a raw loop of pyzmq calls (and
 to the same loop in a trio task), `checkpoint` and `sleep` to the naive server on trio and to
@@ -89,6 +89,7 @@ SECTIONS = {
     "sleep": Section("An async handler that waits 1 ms", (NAIVE, ZMQ_ASYNCIO)),
     "plain-echo": Section("A plain function that returns at once", (PROXY,)),
     "plain-sleep": Section("A plain function that sleeps for 1 ms", (PROXY,)),
+    "plain-query": Section("A plain function that sleeps for 10 ms", (PROXY,)),
     "plain-compute": Section("A plain function that computes for 100 µs", (PROXY,)),
 }
 SERVERS = [name for name in CONTESTANTS if name != MULTIPART]  # that is the client's reference

@@ -42,6 +42,7 @@ SERVERS = {
     "sleep": {"naive trio", "zmq.asyncio", "aiozmq", "pynng", "grpc.aio"},
     "plain-echo": {"proxy", "naive trio"},
     "plain-sleep": {"proxy", "naive trio"},
+    "plain-query": {"proxy", "naive trio"},
     "plain-compute": {"proxy", "naive trio"},
 }  # by handler, beside trioreq
 PYTHON_ONLY = {"throughput", "client_cancel", "streams", "rpc", "workers"}  # these need no compiler

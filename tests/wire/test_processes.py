@@ -11,9 +11,11 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from multiprocessing import popen_fork
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +258,56 @@ async def test_a_death_is_handler_failed_with_its_cause_and_the_worker_is_replac
         assert await client.request(b"check") == b"goes on"
         counted = server.statistics()
         assert (counted.failed, counted.died, counted.killed) == (1, 1, 0)
+
+
+async def test_the_cause_of_a_death_is_known_though_another_thread_has_reaped_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """multiprocessing does so in a thread that starts a process, and has the exit code later."""
+    poll, reaped = popen_fork.Popen.poll, list[popen_fork.Popen]()
+
+    def reap(popen: popen_fork.Popen, flag: int = os.WNOHANG) -> int | None:
+        if reaped:
+            return poll(popen, flag)
+        pid, status = os.waitpid(popen.pid, flag)
+        if pid:
+            reaped.append(popen)
+            code = os.waitstatus_to_exitcode(status)
+            threading.Timer(0.1, lambda: setattr(popen, "returncode", code)).start()
+        return None
+
+    monkeypatch.setattr(popen_fork.Popen, "poll", reap)
+    async with working(One()) as (server, client):
+        with pytest.raises(trioreq.ReplyError, match="worker died: exit code 3"):
+            await client.request(b"die 3")
+        assert reaped
+        assert await client.request(b"check") == b"goes on"
+        assert server.statistics().died == 1
+
+
+async def test_workers_die_and_are_replaced_in_a_program_that_ignores_sigchld() -> None:
+    """The kernel reaps them itself then, and tells no exit code."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        async with working(One()) as (_, client):
+            with pytest.raises(trioreq.ReplyError, match="worker died: its exit code is unknown"):
+                await client.request(b"die 3")
+            assert await client.request(b"check") == b"goes on"
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+async def test_a_failure_in_what_follows_a_process_ends_the_server(
+    reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: BaseException) -> str:
+        raise ValueError("a fault of our own")
+
+    monkeypatch.setattr(worker_process, "cause_of_death", fail)
+    with pytest.raises(ValueError, match="a fault of our own"):
+        async with working(One()) as (_, client):
+            await give_up(client, b"compute it", reports, "computes it")
+            await trio.sleep_forever()
 
 
 async def test_the_death_of_a_worker_that_has_forked_is_noticed(reports: Reports) -> None:

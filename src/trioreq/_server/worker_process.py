@@ -14,6 +14,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from multiprocessing.process import BaseProcess
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +39,7 @@ except ModuleNotFoundError:  # pragma: no cover  # what is needed for processes 
 
 ALONE: Final = nullcontext()  # instead of a limiter: a process has one call
 CLOSING: Final = 5.0  # seconds that an idle process has to end by itself
+REAPING: Final = 1.0  # seconds in which another thread tells the exit code of what it has reaped
 
 
 class Job:
@@ -115,14 +117,16 @@ class Process:
         self, context: trio_parallel.WorkerContext, path: str, connecting: trio.CancelScope
     ) -> None:
         """Its life: one call."""
-        with self._call:
-            try:
-                await context.run_sync(work, path, kill_on_cancel=True, limiter=ALONE)
-                self.cause = "its connection was closed"
-            except Exception as error:  # noqa: BLE001  # what an import raises there too
-                self.cause = cause_of_death(error)
-        self.ended.set()
-        connecting.cancel()
+        try:
+            with self._call:
+                try:
+                    await context.run_sync(work, path, kill_on_cancel=True, limiter=ALONE)
+                    self.cause = "its connection was closed"
+                except Exception as error:  # noqa: BLE001  # what an import raises there too
+                    self.cause = await cause_of_death(error)
+        finally:  # what waits for its end is shielded
+            self.ended.set()
+            connecting.cancel()
 
     async def make_ready(self, setup: Setup) -> None:
         """Let it import and initialize what requests need.
@@ -253,17 +257,32 @@ def _pidfd(pid: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def cause_of_death(error: BaseException) -> str:
+async def cause_of_death(error: BaseException) -> str:
     """The signal or the exit code of a process, or why it has none, from trio-parallel's error."""
     if not isinstance(error, trio_parallel.BrokenWorkerError):
         return f"{type(error).__name__}: {error}"
-    code: int = error.args[-1].exitcode
+    code = await _exit_code(error.args[-1])
+    if code is None:
+        return "its exit code is unknown: the program has reaped it"
     if code >= 0:
         return f"exit code {code}"
     try:
         return signal.Signals(-code).name
     except ValueError:  # a real-time signal
         return f"signal {-code}"
+
+
+async def _exit_code(process: BaseProcess) -> int | None:
+    """The exit code of a process that has ended; None if it cannot be had.
+
+    A thread that starts a process lets multiprocessing reap all that have ended. Then this has no
+    code until that thread goes on, for which there is no event. If the program reaps processes
+    itself, or ignores SIGCHLD, it never has one.
+    """
+    with trio.move_on_after(REAPING):
+        while process.exitcode is None:  # noqa: ASYNC110
+            await trio.sleep(REAPING / 1000)
+    return process.exitcode
 
 
 @contextmanager

@@ -263,7 +263,7 @@ async def test_a_death_is_handler_failed_with_its_cause_and_the_worker_is_replac
 async def test_the_cause_of_a_death_is_known_though_another_thread_has_reaped_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """multiprocessing does so in a thread that starts a process, and has the exit code later."""
+    """A thread that starts a process lets multiprocessing do so, which has the code later."""
     poll, reaped = popen_fork.Popen.poll, list[popen_fork.Popen]()
 
     def reap(popen: popen_fork.Popen, flag: int = os.WNOHANG) -> int | None:
@@ -303,11 +303,14 @@ async def test_a_failure_in_what_follows_a_process_ends_the_server(
     async def fail(_: BaseException) -> str:
         raise ValueError("a fault of our own")
 
-    monkeypatch.setattr(worker_process, "cause_of_death", fail)
-    with pytest.raises(ValueError, match="a fault of our own"):
+    async def serve() -> None:
         async with working(One()) as (_, client):
             await give_up(client, b"compute it", reports, "computes it")
             await trio.sleep_forever()
+
+    monkeypatch.setattr(worker_process, "cause_of_death", fail)
+    with pytest.raises(ValueError, match="a fault of our own"):
+        await serve()
 
 
 async def test_the_death_of_a_worker_that_has_forked_is_noticed(reports: Reports) -> None:

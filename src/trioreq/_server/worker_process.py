@@ -39,7 +39,7 @@ except ModuleNotFoundError:  # pragma: no cover  # what is needed for processes 
 
 ALONE: Final = nullcontext()  # instead of a limiter: a process has one call
 CLOSING: Final = 5.0  # seconds that an idle process has to end by itself
-REAPING: Final = 1.0  # seconds in which another thread tells the exit code of what it has reaped
+REAPING: Final = 1.0  # seconds in which another thread that has reaped a process has its code
 
 
 class Job:

@@ -122,7 +122,17 @@ async def test_nothing_stays_behind(addr: str, how: str) -> None:
 
 
 SERVER = """
-import sys, time, trio, trioreq
+import signal, sys, time, trio, trioreq
+
+def show(*_):
+    tasks = [trio.lowlevel.current_root_task()]
+    for task in tasks:
+        print(task.name, [frame.f_code.co_name for frame, _ in task.iter_await_frames()],
+              file=sys.stderr, flush=True)
+        for nursery in task.child_nurseries:
+            tasks.extend(nursery.child_tasks)
+
+signal.signal(signal.SIGUSR1, show)
 
 async def wait(request):
     if request.body == b"ping":
@@ -197,11 +207,13 @@ async def test_ctrl_c_ends_all_of_it_and_comes_out_as_keyboard_interrupt(
                     errors += more
                 await process.wait()
             finally:
-                if process.returncode is None:  # its stack, on standard error, shows what it does
-                    process.send_signal(signal.SIGABRT)
-                    with trio.move_on_after(LIMIT, shield=True):
-                        while more := await process.stderr.receive_some():
-                            sys.stderr.write(more.decode())
+                if process.returncode is None:  # what it shows on standard error tells why
+                    for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGABRT):
+                        process.send_signal(number)
+                        with trio.move_on_after(1, shield=True):
+                            while more := await process.stderr.receive_some():
+                                sys.stderr.write(more.decode())
+                        sys.stderr.write(f"-- after {number.name}\n")
                     process.kill()
                     with trio.CancelScope(shield=True):
                         await process.wait()

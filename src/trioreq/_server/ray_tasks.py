@@ -38,23 +38,25 @@ except ModuleNotFoundError:  # pragma: no cover  # what is needed for Ray alone
 
 LARGE: Final = 64 * 1024  # bytes of a request, above which Ray copies it in a thread
 
+Call = tuple[PeerFields, Frames, float]
+"""A request: its client, its body, and its deadline on the clock that machines share, `time.time`.
+
+It goes to Ray as one bytes object, and so does the result: Ray takes long for anything else.
+"""
 Result = tuple[bytes, list[bytes | int]]
 """What a task returns: the answer, pickled, and what it has logged."""
 
 
-def run_task(
-    handler: Handler, levels: Levels, peer: PeerFields, frames: Frames, deadline: float
-) -> Result:
+def run_task(handler: Handler, levels: Levels, call: Call) -> Result:
     """Handle a request (in Ray's worker).
 
     Args:
         handler: The function.
         levels: Those of the server's loggers.
-        peer: The client.
-        frames: The body.
-        deadline: When the request times out, on the clock that machines share, `time.time`.
+        call: The request.
     """
     adapt_thread()
+    peer, frames, deadline = call
     if deadline != math.inf:
         deadline += time.monotonic() - time.time()
     client = without_session(Peer(*peer))
@@ -77,8 +79,8 @@ class RayTasks(OpenWorkers):
         super().__init__(handler)
         levels = Levels()
 
-        def task(*args: Any) -> Result:  # noqa: ANN401
-            return run_task(handler, levels, *args)
+        def task(call: bytes) -> bytes:
+            return pickle.dumps(run_task(handler, levels, pickle.loads(call)))  # noqa: S301
 
         task.__name__ = task.__qualname__ = name_of(handler)
         try:
@@ -86,7 +88,7 @@ class RayTasks(OpenWorkers):
         except Exception as error:  # what the user's own code raises
             raise cannot_be_pickled("handler", handler, error) from error
         resources = {"CPU": 1.0, "GPU": 0.0, **(workers.resources or {})}
-        self._submit = ray.remote(
+        self._remote = ray.remote(
             num_cpus=resources.pop("CPU"),
             num_gpus=resources.pop("GPU"),
             resources=resources,
@@ -106,14 +108,14 @@ class RayTasks(OpenWorkers):
         deadline = request.deadline
         if deadline != math.inf:
             deadline += time.time() - trio.current_time()
-        args = peer_fields(request.client), request.frames, deadline
+        call: Call = peer_fields(request.client), request.frames, deadline
         task: Any = None
         self._busy += 1
         try:
             if sum(map(len, request.frames)) > LARGE:
-                task = await trio.to_thread.run_sync(self._submit, *args)
+                task = await trio.to_thread.run_sync(self._submit, call)
             else:
-                task = self._submit(*args)
+                task = self._submit(call)
             pickled, logged = await self._result(task)
         except trio.Cancelled:
             if task is not None:
@@ -135,6 +137,9 @@ class RayTasks(OpenWorkers):
         body: Frames = answer
         return body
 
+    def _submit(self, call: Call) -> Any:  # noqa: ANN401
+        return self._remote(pickle.dumps(call))
+
     async def _result(self, task: Any) -> Result:  # noqa: ANN401
         """Wait for what a task returns."""
         done = trio.Event()
@@ -146,7 +151,7 @@ class RayTasks(OpenWorkers):
 
         future.add_done_callback(wake)
         await done.wait()
-        result: Result = future.result()
+        result: Result = pickle.loads(future.result())  # noqa: S301  # by our own task
         return result
 
 

@@ -228,7 +228,7 @@ async def test_a_connection_that_sends_whole_messages_is_never_evicted(
                 await until(lambda: server.statistics().requests > times // 10)
                 await client.send(b"block")
             await until(lambda: server.statistics().requests == times + 1)
-            assert looks.number > 1
+            await looks.more(server)  # a fast machine may have read everything before the first
             assert server.statistics().evicted == 0
             assert server.statistics().connections == 2
 

@@ -18,6 +18,7 @@ import trio
 
 from .._log import log
 from .._nursery import open_own_nursery
+from .._server.exit_codes import describe
 from .._transport.listeners import Listener
 from .._transport.shared_counts import NONE, SharedCounts, open_memory
 from . import control
@@ -43,16 +44,6 @@ class StartFailed(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(f"the first process has ended before it served: {describe(code)}")
         self.code = code
-
-
-def describe(code: int) -> str:
-    """How a process has ended, by its exit code."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:  # a real-time signal
-        return f"signal {-code}"
 
 
 class Child:

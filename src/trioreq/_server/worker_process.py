@@ -27,6 +27,7 @@ from .._errors import WorkersFailed
 from .._log import log
 from .._nursery import open_own_nursery
 from .channel import ServerEnd
+from .exit_codes import describe
 from .worker import CELL_SIZE, Answer, Cell, Setup, work
 from .worker_log import Levels, log_of_worker
 
@@ -262,14 +263,7 @@ async def cause_of_death(error: BaseException) -> str:
     if not isinstance(error, trio_parallel.BrokenWorkerError):
         return f"{type(error).__name__}: {error}"
     code = await _exit_code(error.args[-1])
-    if code is None:
-        return "its exit code is unknown: the program has reaped it"
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:  # a real-time signal
-        return f"signal {-code}"
+    return "its exit code is unknown: the program has reaped it" if code is None else describe(code)
 
 
 async def _exit_code(process: BaseProcess) -> int | None:

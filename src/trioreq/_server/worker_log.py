@@ -33,15 +33,20 @@ class Levels:
             for name, logger in loggers.items()
             if isinstance(logger, logging.Logger) and logger.level != logging.NOTSET
         }
-        self._root = logging.root.level
+        self._levels["root"] = logging.root.level
         self._disabled = logging.root.manager.disable
 
     def set(self) -> None:
-        """Set the levels of this process's loggers (in a worker)."""
+        """Set the levels of this process's loggers (in a worker).
+
+        One that has its level is left alone: `setLevel` goes through all loggers.
+        """
         for name, level in self._levels.items():
-            logging.getLogger(name).setLevel(level)
-        logging.root.setLevel(self._root)
-        logging.disable(self._disabled)
+            logger = logging.getLogger(name)
+            if logger.level != level:
+                logger.setLevel(level)
+        if logging.root.manager.disable != self._disabled:
+            logging.disable(self._disabled)
 
 
 class Forwarder(logging.Handler):

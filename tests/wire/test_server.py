@@ -168,6 +168,24 @@ async def test_what_cannot_be_started_is_one_sentence(tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [
+        ("tcp://nosuchif0:5555", "no such address or network interface"),
+        ("tcp://192.0.2.1:5555", "this machine has no such address"),
+        ("ipc:///nowhere/socket", "no such directory"),
+    ],
+)
+async def test_an_address_that_cannot_be_bound_is_one_sentence(
+    tmp_path: Path, address: str, advice: str, processes: str
+) -> None:
+    async with served(tmp_path, "--bind", address, "--processes", processes) as server:
+        assert await ended(server) == 2
+        await server.line(f"trioreq-server: cannot bind '{address}': {advice}")
+        assert len([line for line in server.lines if "level" not in line]) == 1
+
+
 async def test_the_page_of_the_server_is_true(tmp_path: Path) -> None:
     page = (ROOT / "docs/server.md").read_text()
     (source,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)

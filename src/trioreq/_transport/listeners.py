@@ -8,7 +8,6 @@ the queue of a process that has died are accepted by its successor.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import tempfile
@@ -20,7 +19,7 @@ import zmq
 
 from .._errors import EndpointError
 from . import endpoints, linux
-from .server_sockets import BACKLOG
+from .server_sockets import BACKLOG, bind
 
 
 class Listener:
@@ -149,14 +148,6 @@ def _numeric(addr: str) -> tuple[str, int]:
     host, _, port = addr.removeprefix("tcp://").rpartition(":")
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         router.linger = 0
-        router.ipv6 = endpoints.is_ipv6(addr)
-        try:
-            router.bind(f"tcp://{host}:*")
-        except zmq.ZMQError as error:
-            if error.errno != errno.ENODEV or router.ipv6:
-                raise OSError(error.errno, error.strerror) from error
-            router.ipv6 = True  # it may be a name that has IPv6 addresses only
-            router.bind(f"tcp://{host}:*")
-        bound: bytes = router.get(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
-    found = bound.decode().rstrip("\0").removeprefix("tcp://").rpartition(":")[0]
+        bound = bind(router, f"tcp://{host}:*")
+    found = bound.removeprefix("tcp://").rpartition(":")[0]
     return found.removeprefix("[").removesuffix("]"), 0 if port == "*" else int(port)

@@ -208,13 +208,12 @@ class BoundSockets:
             addr = f"ipc://{self._new_directory()}/socket"
         path = endpoints.check(addr)
         try:
-            self._listen(addr)
-        except zmq.ZMQError as error:
+            bound = bind(self._router, addr)
+        except OSError as error:
             raise EndpointError(endpoints.explain(addr, error.errno)) from error
         if path is not None:
             self._files.append(endpoints.BoundFile(path))
-        bound: bytes = self._router.get(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
-        return endpoints.bound(bound.decode().rstrip("\0"))
+        return endpoints.bound(bound)
 
     def _share(self, listener: int, endpoint: str) -> str:
         """Accept connections of a socket that listens already; libzmq closes its own descriptor."""
@@ -249,17 +248,6 @@ class BoundSockets:
         for listener in listeners:
             with socket.socket(fileno=os.dup(listener)) as same:
                 self._share(same.fileno(), endpoints.of_socket(same))
-
-    def _listen(self, addr: str) -> None:
-        # For each address: an IPv4 address means the same whatever else is bound.
-        self._router.ipv6 = endpoints.is_ipv6(addr)
-        try:
-            self._router.bind(addr)
-        except zmq.ZMQError as error:
-            if error.errno != errno.ENODEV or self._router.ipv6:
-                raise
-            self._router.ipv6 = True  # it may be a name with only IPv6 addresses
-            self._router.bind(addr)
 
     def _new_directory(self) -> str:
         """Make a directory for one socket file.
@@ -303,6 +291,27 @@ class BoundSockets:
             file.remove()
         for directory in self._directories:
             directory.cleanup()
+
+
+def bind(router: zmq.Socket[bytes], addr: str) -> str:
+    """Bind a socket, and return its endpoint, with the address and port that were chosen.
+
+    Raises:
+        OSError: That is not possible.
+    """
+    router.ipv6 = endpoints.is_ipv6(addr)  # an IPv4 address means the same whatever else is bound
+    try:
+        try:
+            router.bind(addr)
+        except zmq.ZMQError as error:
+            if error.errno != errno.ENODEV or router.ipv6:
+                raise
+            router.ipv6 = True  # it may be a name that has IPv6 addresses only
+            router.bind(addr)
+    except zmq.ZMQError as error:
+        raise OSError(error.errno, error.strerror) from error
+    bound: bytes = router.get(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
+    return bound.decode().rstrip("\0")
 
 
 def _hide_routing_ids() -> None:

@@ -4,7 +4,7 @@ Exception
   TrioreqError
     EndpointError       the caller's mistake: an address that cannot be served or connected to
     KeyFileError        the caller's mistake: a key file that cannot be used
-    WorkersFailed       the caller's mistake: worker processes that cannot be started
+    WorkersFailed       the caller's mistake: worker processes, or Ray, cannot be started
     ReplyError          the server's reply: an error, with a code and a text
     RequestTimeout      the request timed out (also a trio.TooSlowError)
     NotConnected        no connection in time: nothing was sent (also a trio.TooSlowError)
@@ -72,7 +72,7 @@ class KeyFileError(TrioreqError):
 
 
 class WorkersFailed(TrioreqError):
-    """Worker processes cannot be started, for example because their initializer fails."""
+    """Worker processes, or Ray, cannot be started: for example because an initializer fails."""
 
 
 class ReplyError(TrioreqError):

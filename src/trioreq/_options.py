@@ -54,7 +54,7 @@ class Options:
         40,
         "N",
         "Plain functions that run at once, each in a thread. `processes:N` runs them in processes; "
-        "MODULE:NAME is a ThreadWorkers or ProcessWorkers.",
+        "MODULE:NAME is a ThreadWorkers, ProcessWorkers or RayWorkers.",
     )
     max_in_flight: int = option(1000, "N", "Handlers that run at once; more requests wait.")
     max_queued_per_client: int = option(1000, "N", "Requests of one client that may wait.")

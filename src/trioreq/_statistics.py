@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatistics:
-    """The current threads or processes for plain functions."""
+    """The current threads, processes or slots of Ray for plain functions."""
 
     alive: int
     """All of them."""
@@ -85,11 +85,11 @@ class Statistics:
     go_aways: int
     """Go-aways sent to clients, at a drain or after `max_connection_age`."""
     workers: WorkerStatistics
-    """The threads or processes for plain functions; none for an async handler."""
+    """The workers for plain functions; none for an async handler."""
     killed: int
-    """Worker processes that were killed, because their request had ended."""
+    """Worker processes, or tasks of Ray, that were killed, because their request had ended."""
     died: int
-    """Worker processes that ended by themselves, as by a segmentation fault."""
+    """Worker processes, or tasks of Ray, that ended by themselves, as by a segmentation fault."""
     retired: int
     """Worker processes that were replaced, by `retire_after` or `retire_above`."""
 

@@ -70,8 +70,8 @@ class RawPeer:
 
     Args:
         endpoint: Where to; tcp or ipc.
-        source: Where from, so that the other side can distinguish peers: an IP
-            address of 127.0.0.0/8; on ipc, any name.
+        source: Where from, so that the other side can distinguish peers: an IP address of
+            127.0.0.0/8; on ipc, any name.
     """
 
     def __init__(self, endpoint: str, source: str = "") -> None:

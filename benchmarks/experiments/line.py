@@ -52,9 +52,8 @@ async def bad_line(clients: int, seconds: float) -> str:
         for number in range(clients):
             await peer.connect(server.endpoint, number=number)
             await peer.send(f"work {seconds}", number=number)
-        with trio.move_on_after(
-            seconds + LATE
-        ):  # a client that was wrongly disconnected gets no reply
+        # A client that was wrongly disconnected gets no reply.
+        with trio.move_on_after(seconds + LATE):
             for number in range(clients):
                 await peer.receive(number)
         statistics = (await server.state())["statistics"][0]

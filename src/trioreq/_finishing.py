@@ -9,9 +9,11 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Protocol
+from typing import Final, Protocol
 
 from ._checks import check_duration
+
+NOT_ASYNC: Final = "use with finishing(...) in a plain function, not async with"
 
 
 class Place(Protocol):

@@ -240,9 +240,7 @@ async def settle(net: Net) -> None:
         await trio.sleep(0.05)
 
 
-async def test_a_slow_dealer_delays_the_generator_and_is_not_evicted(
-    net: Net, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_dealer_delays_the_generator_and_is_not_evicted(net: Net) -> None:
     """However small the queue is: the generator waits."""
     streamer = Streamer()
     server = await net.serve(streamer, send_queue=1)

@@ -1,9 +1,9 @@
 """Every order in which the events of two connections can come, and the server can see them.
 
-libzmq has a queue for events (the monitor), one for ZAP requests and one for
-messages (the ROUTER), and three tasks of the server read them. Nothing says which is read first.
-So each order is tried: not by chance but all of them, and their number is held, so that none gets
-lost. Deterministic: no task runs, each step is a call.
+libzmq has a queue for events (the monitor), one for ZAP requests and one for messages (the ROUTER),
+and three tasks of the server read them. Nothing says which is read first. So each order is tried:
+not by chance but all of them, and their number is held, so that none gets lost. Deterministic: no
+task runs, each step is a call.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Step = tuple[str, Callable[[], None]]
 class Workers:
     """Starts requests at once, as worker threads do that are free."""
 
-    abandoned = killed = died = retired = 0
+    abandoned = finishing = killed = died = retired = 0
 
     def __init__(self, requests: Requests) -> None:
         self._requests = requests

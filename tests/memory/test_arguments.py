@@ -95,7 +95,6 @@ FRAMES = {"bytes", "empty bytes", "bytearray"}
 TEXT = {"str", "empty str"}
 SECONDS = {"None", "int", "float"}
 DURATION = {"zero", "int", "float"}
-SEQUENCES = {"list", "list of str", "list of bytes", "tuple", "empty tuple", "tuple of bytes"}
 PATHS = TEXT | {"path"}
 MAPPINGS = {"dict", "empty dict"}  # what is in them has tests of its own
 FUNCTIONS = {"function", "async function", "class", "generator function"}

@@ -322,7 +322,7 @@ def test_a_session_is_not_part_of_the_identity_of_a_client() -> None:
         assert not hasattr(other.state, "name")
 
 
-def test_start_soon_says_what_to_pass(recwarn: pytest.WarningsRecorder) -> None:
+def test_start_soon_says_what_to_pass() -> None:
     async def session() -> None: ...
 
     client = make_request().client

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from trioreq._protocol.fair_queue import SharedFairQueue
+from trioreq._server.finishing import Blocks
 from trioreq._server.threads import RETRY, ThreadPool
 
 
@@ -71,7 +72,7 @@ class Parts:
         self.outbox = Outbox()
         self.queue: SharedFairQueue[Any, Any] = SharedFairQueue(slots, 1)
         requests: Any = SimpleNamespace(
-            finish=self._finish, begin_in_thread=lambda *_: None, blocks=None
+            finish=self._finish, begin_in_thread=lambda *_: None, blocks=Blocks()
         )
         threads = ThreadPool(
             lambda _: b"",

@@ -1,8 +1,8 @@
 """Where a server and its clients meet: in memory, or on real sockets. To a test both are one.
 
-On the memory network time is virtual, and clients act at once. On the wire
-they are sockets of libzmq in this process; those that are `mortal` have a process of their own,
-which is really killed or stopped.
+On the memory network time is virtual, and clients act at once. On the wire they are sockets of
+libzmq in this process; those that are `mortal` have a process of their own, which is really killed
+or stopped.
 """
 
 from __future__ import annotations

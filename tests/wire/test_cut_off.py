@@ -113,7 +113,7 @@ async def test_a_frame_of_open_client_is_logged_too(caplog: pytest.LogCaptureFix
         await until(lambda: bool(lines(caplog)))
 
 
-async def test_such_lines_are_bounded(clients: Clients, caplog: pytest.LogCaptureFixture) -> None:
+async def test_such_lines_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(Worker(), max_message_size=SIZE) as server:
         for number in range(50):
             with RawPeer(server.endpoints[0]) as peer:

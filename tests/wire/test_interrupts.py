@@ -149,9 +149,7 @@ async def test_ctrl_c_does_not_interrupt_replies_to_timeouts_or_at_the_shutdown(
     assert not uses.exposed
 
 
-async def test_ctrl_c_does_not_interrupt_an_accept_or_an_eviction(
-    uses: Uses, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_ctrl_c_does_not_interrupt_an_accept_or_an_eviction(uses: Uses) -> None:
     async def admit(_: trioreq.Applicant) -> str:
         await trio.lowlevel.checkpoint()
         return "anybody"

@@ -159,7 +159,7 @@ async def test_the_error_has_the_known_reason(
         assert server.statistics().requests == 0
 
 
-async def test_a_peer_cannot_set_its_own_user_id(clients: Clients) -> None:
+async def test_a_peer_cannot_set_its_own_user_id() -> None:
     async with serving(whoami) as server:
         with RawPeer(server.endpoints[0]) as peer:
             forged = ((b"User-Id", b"alice"), (b"X-Trioreq-Key", ALICE.public.encode()))

@@ -5,12 +5,10 @@ reports some failures with a reason, just before the disconnect; others, such as
 HTTP or has the wrong socket type, not at all. But each handshake ends once:
 
 - So of the connections with an unknown outcome, as many have succeeded or were refused as libzmq
-has
-  reported. The other disconnected ones have failed.
+  has reported. The other disconnected ones have failed.
 - When libzmq has reported as many as there are, none has failed, and all are forgotten.
 - A connection has succeeded if a message came on it, or if it is open for longer than a handshake
-may
-  take.
+  may take.
 
 So the number of failures is exact in the end. While several handshakes are in progress, it may be
 unknown for a while which of them failed, and which address to log.

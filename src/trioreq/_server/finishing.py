@@ -13,10 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import Context, copy_context
 from typing import Protocol
 
 import trio
 
+from .._finishing import NOT_ASYNC, current_place
 from .._log import log
 from .._nursery import open_own_nursery
 from .._request import CurrentBlock, Request, current_block, current_request
@@ -55,13 +57,20 @@ class Blocks:
         """How many are in progress (in any thread)."""
         return len(self._blocks)
 
+    def new_context(self) -> Context:
+        """A copy of the current context, for handlers: these blocks, and no request."""
+        context = copy_context()
+        context.run(current_place.set, self)
+        context.run(current_request.set, None)
+        return context
+
     # Those in tasks.
 
     @asynccontextmanager
     async def async_block(self, limit: float) -> AsyncIterator[None]:
         """As in `Place`."""
         if trio.lowlevel.current_trio_token() is not self._token:
-            raise RuntimeError("use with finishing(...) in a plain function, not async with")
+            raise RuntimeError(NOT_ASYNC)
         await trio.lowlevel.checkpoint()  # what is cancelled by now does not begin
         async with open_own_nursery() as nursery:
             block = _TaskBlock(limit)

@@ -133,9 +133,8 @@ async def serve(
         max_message_size=max_message_size,
         send_queue=send_queue,
         stall_timeout=stall_timeout,
-        watchdog=None
-        if isinstance(addr, Network)
-        else watchdog,  # a Network's clock is not real time
+        # The clock of a Network is not real time.
+        watchdog=None if isinstance(addr, Network) else watchdog,
         curve=curve,
         plain_insecure=plain_insecure,
         admit=admit,

@@ -139,7 +139,6 @@ class Server:
             nursery,
             self._crashed,
         )
-        self._open_workers = open_workers
         self._counted = open_workers or self._workers
         self._admission = Admission(
             ZapHandler(sockets.zap),
@@ -182,8 +181,7 @@ class Server:
             requests=sum(outcomes.values()) + in_flight,
             **outcomes,
             in_flight=in_flight,
-            finishing=len(self._blocks)
-            + (self._open_workers.finishing if self._open_workers else 0),
+            finishing=len(self._blocks) + self._counted.finishing,
             waiting=queue.waiting,
             running=queue.slots - queue.free,
             connections=len(self._router),

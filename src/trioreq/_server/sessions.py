@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from contextvars import copy_context
 from typing import Any
 
 import trio
 
-from .._finishing import current_place
-from .._request import AsyncFunction, current_request
+from .._request import AsyncFunction
 from .._transport.router import Router
 from .client import Client
 from .finishing import Blocks
@@ -48,9 +46,7 @@ class Sessions:
         self._observers = observers
         self._crashed = crashed
         self._token = trio.lowlevel.current_trio_token()
-        self._context = copy_context()
-        self._context.run(current_request.set, None)
-        self._context.run(current_place.set, blocks)
+        self._context = blocks.new_context()
 
     def start(self, client: Client, async_fn: AsyncFunction, args: tuple[object, ...]) -> None:
         """Start a task, unless the client has disconnected (in any thread)."""

@@ -17,13 +17,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from contextvars import Context, copy_context
+from contextvars import Context
 from types import CoroutineType, FrameType
 from typing import Any, Final, Self, TypeAlias
 
 import trio
 
-from .._finishing import current_place
 from .._protocol.endings import SHUT_DOWN
 from .._protocol.fair_queue import FairQueue
 from .._request import current_request
@@ -56,11 +55,10 @@ class HandlerTasks:
         outbox: Where replies go.
         nursery: The server's.
         crashed: Called when one of the server's tasks fails, before the exception is raised, so
-            that
-            requests in flight are answered before their handlers are cancelled.
+            that requests in flight are answered before their handlers are cancelled.
     """
 
-    abandoned = killed = died = retired = 0
+    abandoned = finishing = killed = died = retired = 0
 
     def __init__(
         self,
@@ -79,9 +77,7 @@ class HandlerTasks:
         self._outbox = outbox
         self._nursery = nursery
         self._crashed = crashed
-        self._context = copy_context()
-        self._context.run(current_request.set, None)
-        self._context.run(current_place.set, requests.blocks)
+        self._context = requests.blocks.new_context()
 
     def processor_times(self) -> dict[PendingRequest, float]:
         """As `Pool.processor_times`: no request has a thread."""

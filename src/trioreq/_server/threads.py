@@ -10,19 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from contextvars import copy_context
 from functools import partial
 from typing import Final, NoReturn
 
 import trio
 from trio_util import AsyncBool
 
-from .._finishing import current_place
 from .._functions import yields
 from .._log import log
 from .._protocol.envelope import Frames
 from .._protocol.fair_queue import SharedFairQueue
-from .._request import current_request
 from .._statistics import WorkerStatistics
 from .._transport.outbox import Outbox
 from .._transport.router import BATCH
@@ -50,7 +47,7 @@ class ThreadPool:
         queue: The slots that handlers take, and release in their threads.
     """
 
-    killed = died = retired = 0
+    finishing = killed = died = retired = 0
 
     def __init__(
         self,
@@ -73,9 +70,7 @@ class ThreadPool:
         self._clock_offset = trio.current_time() - time.perf_counter()
         self._out_of_threads = False
         self._in_use = AsyncBool(False)  # whether functions may run
-        self._context = copy_context()
-        self._context.run(current_request.set, None)
-        self._context.run(current_place.set, requests.blocks)
+        self._context = requests.blocks.new_context()
         if yields(handler):
             handler = partial(run_generator, handler, self._send)
         self._pool = Pool(handler, queue, self._begin, self._wake, self._context)

@@ -34,7 +34,7 @@ from outcome import Error, Value
 from tblib.pickling_support import install
 
 from .._errors import CancelReason, RequestCancelled
-from .._finishing import Place, current_place
+from .._finishing import NOT_ASYNC, Place, current_place
 from .._protocol.envelope import Frames
 from .._request import (
     Peer,
@@ -199,7 +199,7 @@ class WorkerPlace:
 
     def async_block(self, limit: float) -> AbstractAsyncContextManager[None]:
         """Refuse."""
-        raise RuntimeError("use with finishing(...) in a plain function, not async with")
+        raise RuntimeError(NOT_ASYNC)
 
     @contextmanager
     def plain_block(self, limit: float) -> Iterator[None]:

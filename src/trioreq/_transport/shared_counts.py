@@ -28,7 +28,6 @@ CUT: Final = (0x54, 0, 0, WHOLE - 1)  # BPF_ALU | BPF_AND
 IF_AT_LEAST, RETURN = 0x35, 0x06
 INSTRUCTION: Final = struct.Struct("=HBBI")
 PROGRAM: Final = struct.Struct("@HP")
-CELL: Final = 8  # bytes
 NONE: Final = -1
 RECENT: Final = 0.2  # seconds
 BURST: Final = 32  # connections that come recently, above which parts differ less

@@ -170,9 +170,8 @@ async def _while_read(main: Callable[[], Awaitable[None]]) -> None:
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
-                await trio.lowlevel.wait_readable(
-                    OUTPUT
-                )  # a writing end is readable when its reader is closed
+                # A writing end is readable when its reader is closed.
+                await trio.lowlevel.wait_readable(OUTPUT)
                 nursery.cancel_scope.cancel()
 
             if _is_writing_end(OUTPUT):

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from .._checks import check_duration
-from .._finishing import Place, current_place
+from .._finishing import NOT_ASYNC, Place, current_place
 from .._request import Request, without_session
 from .._server.handlers import Handler
 from .._server.open_workers import OpenWorkers, RayPlace
@@ -84,7 +84,7 @@ class _InlineProcess:
 
     def async_block(self, limit: float) -> AbstractAsyncContextManager[None]:
         """As in a process."""
-        raise RuntimeError("use with finishing(...) in a plain function, not async with")
+        raise RuntimeError(NOT_ASYNC)
 
     def plain_block(self, limit: float) -> AbstractContextManager[None]:
         """A block of the task in whose greenlet the function runs."""

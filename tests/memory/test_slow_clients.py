@@ -12,6 +12,8 @@ from support.serving import until
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
+from trioreq._protocol.connection_table import Connection
+from trioreq._transport.outbox import Unsent
 from trioreq.testing import MemoryClient, MemoryNetwork, _network
 
 
@@ -41,6 +43,26 @@ async def test_replies_wait_in_order(autojump_clock: MockClock) -> None:
         assert await slow.receive() == [b"re:echo5"]
         stats = net.server.statistics()
         assert (stats.replies_sent, stats.replies_waiting, stats.replies_dropped) == (6, 0, 0)
+
+
+async def test_statistics_may_be_taken_while_clients_become_slow(
+    autojump_clock: MockClock,
+) -> None:
+    """In another thread; what the event loop does meanwhile is done at each step here."""
+
+    class Waiting:
+        def __len__(self) -> int:
+            unsent[Connection(len(unsent), 0)] = Unsent(0)
+            return 1
+
+    async with serving(Worker(), heartbeat=None) as net:
+        await connect_slow(net, 2)
+        unsent = net.server._router.outbox.unsent
+        for slow in unsent.values():
+            slow.messages = Waiting()  # type: ignore[assignment]
+        assert net.server.statistics().replies_waiting == 1
+        assert len(unsent) == 2
+        unsent.clear()
 
 
 async def test_no_reply_overtakes_those_that_wait(autojump_clock: MockClock) -> None:

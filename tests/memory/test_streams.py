@@ -94,6 +94,29 @@ async def test_a_cancel_ends_a_stream_that_waits_for_its_connection(
         assert net.server.statistics().running == 0
 
 
+@both
+@pytest.mark.usefixtures("small_queue")
+async def test_nothing_is_kept_of_streams_that_end_while_their_client_does_not_read(
+    autojump_clock: MockClock, kind: Callable[[], Streamer | ThreadStreamer]
+) -> None:
+    """However many there are: it would be memory without a limit."""
+    async with serving(kind(), heartbeat=None, stall_timeout=None) as net:
+        client = net.connect(socket_type="DEALER")
+        client.send_raw(b"first", b"", b"end 100")
+        net.connect()  # the server reads what has come first
+        client.connection.to_client.block("stalled")
+        await wait_all_tasks_blocked()
+        (unsent,) = net.server._router.outbox.unsent.values()
+        assert len(unsent.waiting) == 1
+        for number in range(1, 20):
+            client.send_raw(Header(wire.STREAM, number).pack(), b"", b"end 100")
+            await wait_all_tasks_blocked()
+            assert len(unsent.waiting) == net.server.statistics().in_flight == 2
+            client.send_raw(Header(wire.CANCEL, number).pack(), b"", b"")
+            await wait_all_tasks_blocked()
+            assert len(unsent.waiting) == net.server.statistics().in_flight == 1
+
+
 async def test_many_streams_share_a_pass_of_the_event_loop(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -294,11 +294,16 @@ class Requests:
         has_waited = False
         while not request.ended:
             unsent = self._outbox.unsent.get(request.owner.connection)
-            if unsent is not None:
+            if unsent is None:
+                if request.credit or not part:
+                    break
+                await request.park()
+            else:
                 unsent.waiting[request.wake] = None
-            elif request.credit or not part:
-                break
-            await request.park()
+                try:
+                    await request.park()
+                finally:
+                    del unsent.waiting[request.wake]
             has_waited = True
         if not has_waited:
             await trio.lowlevel.checkpoint()

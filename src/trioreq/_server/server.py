@@ -187,7 +187,7 @@ class Server:
             connections=len(self._router),
             replies_sent=outbox.sent,
             streamed=self._requests.streamed,
-            replies_waiting=sum(len(unsent.messages) for unsent in outbox.unsent.values()),
+            replies_waiting=sum(len(unsent.messages) for unsent in tuple(outbox.unsent.values())),
             replies_dropped=outbox.dropped + self._requests.late_replies,
             unattributed=unattributed,
             abandoned_threads=self._workers.abandoned,

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import trio
 
+import trioreq
 from trioreq._protocol.fair_queue import SharedFairQueue
+from trioreq._server import pending_request
 from trioreq._server.finishing import Blocks
 from trioreq._server.threads import RETRY, ThreadPool
 
@@ -240,6 +243,62 @@ async def test_an_exception_that_ends_the_program_is_raised_after_clients_are_an
         await run()
     assert caught.group_contains(SystemExit)
     assert told == ["crashed"]
+
+
+async def test_what_is_done_beside_an_exception_that_ends_the_program_is_answered_too() -> None:
+    parts = Parts()
+    parts.pool.done.append((SimpleNamespace(), None, SystemExit(3)))
+    parts.one_is_done()
+    with pytest.raises(SystemExit):
+        parts.threads._prepare_to_sleep()
+    assert len(parts.answers) == 1
+
+
+async def test_what_is_done_as_the_server_stops_is_answered() -> None:
+    """The loop was awake, so threads have not woken it; from then on they do."""
+    parts = Parts()
+
+    async with trio.open_nursery() as nursery:
+
+        async def stop() -> None:
+            await trio.lowlevel.checkpoint()
+            parts.pool.awake = True
+            parts.one_is_done()
+            assert parts.woken == parts.answers == []
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(parts.threads.lead)
+        nursery.start_soon(stop)
+    assert len(parts.answers) == 1
+    assert parts.pool.closed
+    parts.one_is_done()
+    parts.woken[0]()
+    assert len(parts.answers) == 2
+
+
+@pytest.mark.parametrize("sent", [True, False])
+async def test_a_yield_raises_only_if_its_reply_was_not_sent(sent: bool) -> None:
+    """Also if the request has ended between the two: the client has that reply."""
+    parts = Parts()
+
+    class StreamRequest(pending_request.StreamRequest):
+        def __init__(self) -> None:
+            self.ended = False
+            self._cancel_reason = None
+
+    request = StreamRequest()
+
+    def send_part(*_: object) -> bool:
+        request._cancel_reason = trioreq.CancelReason.CANCELLED
+        request.ended = True
+        return sent
+
+    parts.threads._requests.may_send = lambda _: True
+    parts.threads._requests.send_part = send_part
+    parts.pool.hand_over = lambda done: parts.threads._take_part(done[0], done[1])
+    with nullcontext() if sent else pytest.raises(trioreq.RequestCancelled):
+        parts.threads._send(request, (b"reply",))
+    assert request.ended
 
 
 async def test_a_function_that_fails_after_the_server_has_stopped_is_logged(

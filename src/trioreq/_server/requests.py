@@ -309,15 +309,16 @@ class Requests:
             await trio.lowlevel.checkpoint()
 
     @trio.lowlevel.enable_ki_protection
-    def send_part(self, request: StreamRequest, body: Frames) -> None:
-        """Send a reply of a stream, unless the request has ended."""
+    def send_part(self, request: StreamRequest, body: Frames) -> bool:
+        """Send a reply of a stream, unless the request has ended; returns whether it was sent."""
         if (
             request.ended or request.owner.connection.disconnected or request.timer is not None
         ) and self.has_ended(request):
-            return
+            return False
         request.credit.spend(body)
         self._outbox.send(request.owner.connection, request.part_envelope + body)
         self.streamed += 1
+        return True
 
     @trio.lowlevel.enable_ki_protection
     def end_stream(self, request: StreamRequest) -> None:

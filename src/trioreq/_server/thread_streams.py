@@ -23,28 +23,31 @@ Replies = Generator[object, None, object]
 class Permit(Protocol):
     """Allows a thread to continue, once."""
 
-    def wait(self) -> None:
-        """Wait until it is granted (in the thread)."""
+    def wait(self) -> bool:
+        """Wait until it is granted (in the thread); returns whether the reply was sent."""
 
-    def grant(self) -> None:
+    def grant(self, *, sent: bool) -> None:
         """Let the thread continue (in the event loop)."""
 
 
 class ThreadPermit:
     """The permit of a thread; a `Permit`."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "_sent")
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._lock.acquire()
+        self._sent = False
 
-    def wait(self) -> None:
+    def wait(self) -> bool:
         """As in `Permit`."""
         self._lock.acquire()
+        return self._sent
 
-    def grant(self) -> None:
+    def grant(self, *, sent: bool) -> None:
         """As in `Permit`."""
+        self._sent = sent
         self._lock.release()
 
 

@@ -106,6 +106,7 @@ class ThreadPool:
             self._crashed()
             raise
         finally:
+            self._woken()  # from here on threads wake the event loop for what is done
             self._pool.close()
 
     async def _read(self) -> None:
@@ -146,8 +147,9 @@ class ThreadPool:
         return True
 
     def _collect(self) -> None:
-        """Answer the requests that are done."""
+        """Answer the requests that are done, and then raise what ends the program."""
         done = self._pool.done
+        fatal: BaseException | None = None
         self._outbox.cork()
         try:
             while done:
@@ -158,11 +160,13 @@ class ThreadPool:
                 elif error is None:
                     self._requests.finish(request, result)
                 elif ends_program(error):
-                    raise error
+                    fatal = fatal or error
                 else:
                     self._requests.fail(request, error)
         finally:
             self._outbox.flush()
+        if fatal is not None:
+            raise fatal
 
     # Streams.
 
@@ -178,8 +182,8 @@ class ThreadPool:
         request.check_cancelled()
         part = Part(body, self._new_permit())
         self._pool.hand_over((request, part, None))
-        part.permit.wait()
-        request.check_cancelled()
+        if not part.permit.wait():
+            request.check_cancelled()
 
     def _take_part(self, request: StreamRequest, part: Part) -> None:
         """Send it at once if that may be, or as soon as it may."""
@@ -196,11 +200,12 @@ class ThreadPool:
             self._send_part(request, part)
 
     def _send_part(self, request: StreamRequest, part: Part) -> None:
+        sent = False
         if part.body is None:
             self._requests.end_stream(request)
         else:
-            self._requests.send_part(request, part.body)
-        part.permit.grant()
+            sent = self._requests.send_part(request, part.body)
+        part.permit.grant(sent=sent)
 
     def _spawn(self) -> None:
         for worker in self._pool.spawn():

@@ -66,13 +66,16 @@ class InlinePermit:
 
     def __init__(self) -> None:
         self._event = trio.Event()
+        self._sent = False
 
-    def wait(self) -> None:
+    def wait(self) -> bool:
         """As in `Permit`."""
         greenback.await_(self._event.wait())
+        return self._sent
 
-    def grant(self) -> None:
+    def grant(self, *, sent: bool) -> None:
         """As in `Permit`."""
+        self._sent = sent
         self._event.set()
 
 

@@ -245,7 +245,7 @@ async def test_an_exception_that_ends_the_program_is_raised_after_clients_are_an
     assert told == ["crashed"]
 
 
-async def test_what_is_done_beside_an_exception_that_ends_the_program_is_answered_too() -> None:
+async def test_results_are_answered_beside_an_exception_that_ends_the_program() -> None:
     parts = Parts()
     parts.pool.done.append((SimpleNamespace(), None, SystemExit(3)))
     parts.one_is_done()
@@ -254,7 +254,7 @@ async def test_what_is_done_beside_an_exception_that_ends_the_program_is_answere
     assert len(parts.answers) == 1
 
 
-async def test_what_is_done_as_the_server_stops_is_answered() -> None:
+async def test_results_are_answered_as_the_server_stops() -> None:
     """The loop was awake, so threads have not woken it; from then on they do."""
     parts = Parts()
 

@@ -13,6 +13,8 @@ from support.nets import Net
 from support.outcomes import outcomes
 from support.serving import until
 
+import trioreq
+
 SHUTTING_DOWN = [b"trioreq-error", b"shutting-down", b"the server is shutting down"]
 
 
@@ -118,6 +120,23 @@ async def test_a_grace_is_a_time(net: Net, grace: float) -> None:
     server = await net.serve(Worker())
     with pytest.raises(ValueError, match="grace"):
         await server.drain(grace)
+
+
+async def test_a_server_that_has_ended_has_no_connections(net: Net) -> None:
+    """Their descriptors may belong to anything by then."""
+    server = await net.serve(Worker())
+    client = await net.connect()
+    await client.send(b"echo")
+    await client.receive()
+    (connected,) = server.clients()
+    await net.stop()
+    assert server.clients() == ()
+    assert server.statistics().connections == 0
+    assert not await server.evict(connected.id)
+    server.refuse_connections()
+    with pytest.raises(RuntimeError, match="the server has ended"):
+        server.replace_keys(trioreq.KeyPair.generate())
+    await server.drain(1)
 
 
 async def test_when_draining_is_done_the_place_is_free(net: Net) -> None:

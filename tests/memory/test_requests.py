@@ -244,6 +244,56 @@ async def test_drain_returns_when_a_cancel_has_stopped_the_server(
             await drained.wait()
 
 
+async def test_all_clients_are_answered_though_error_reply_ends_the_program_at_the_shutdown(
+    autojump_clock: MockClock,
+) -> None:
+    def error_reply(code: str, text: str) -> bytes:
+        raise SystemExit(3)
+
+    worker = Worker()
+    clients: list[MemoryClient] = []
+
+    async def serve() -> None:
+        async with serving(worker, error_reply=error_reply) as net:
+            clients.extend([net.connect() for _ in range(3)])
+            for client in clients:
+                client.send(b"wait")
+            await worker.log.wait("started wait", 3)
+
+    with pytest.raises(SystemExit):
+        await serve()
+    for client in clients:
+        assert (await client.receive())[:2] == [b"trioreq-error", b"shutting-down"]
+
+
+async def test_drain_returns_though_the_end_of_the_server_was_interrupted(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drained = trio.Event()
+
+    async def drain(net: MemoryNetwork) -> None:
+        await net.server.drain(math.inf)
+        drained.set()
+
+    async def serve() -> None:
+        worker = Worker()
+        async with serving(worker) as net:
+            net.connect().send(b"wait")
+            await worker.log.wait("started wait")
+            nursery.start_soon(drain, net)
+            await trio.testing.wait_all_tasks_blocked()
+
+    async def interrupted(_: trioreq.Server) -> None:
+        raise LookupError("a second Ctrl-C")
+
+    monkeypatch.setattr(trioreq.Server, "wait_finished", interrupted)
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(LookupError):
+            await serve()
+        with trio.fail_after(1):
+            await drained.wait()
+
+
 @pytest.mark.parametrize(
     ("frames", "most"),
     [

@@ -266,9 +266,11 @@ async def _serve(
             for server in servers:
                 await server.wait_finished()
         finally:  # Ctrl-C ends the wait
-            await sockets.aclose()
-        for server in servers:
-            server.closed()
+            try:
+                await sockets.aclose()
+            finally:
+                for server in servers:
+                    server.closed()
 
 
 def _warn_of_exposed(endpoints: Sequence[str], mechanism: str) -> None:

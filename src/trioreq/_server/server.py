@@ -299,7 +299,8 @@ class Server:
 
         `drain` begins with it.
         """
-        self._router.refuse_connections()
+        if not self._stopped:
+            self._router.refuse_connections()
 
     def replace_keys(self, keys: KeyPair) -> None:
         """Have other CURVE keys for the clients that connect from now on.
@@ -311,9 +312,11 @@ class Server:
 
         Raises:
             TypeError: It is not a KeyPair.
-            RuntimeError: The server has no CURVE, or it does not run on Linux.
+            RuntimeError: The server has no CURVE, does not run on Linux, or has ended.
         """
         check_instance("keys", keys, KeyPair, "a KeyPair", secret=True)
+        if self._stopped:
+            raise RuntimeError("there are no keys to replace: the server has ended")
         self._router.replace_keys(keys)
 
     def start(self) -> None:
@@ -366,12 +369,15 @@ class Server:
             if self._drained.is_set():
                 self._blocks.lift_all()
             outbox.cork()
-            for connection in self._router.connections:
-                if connection.client is not None:
-                    self._end_client(connection.client, SHUT_DOWN)
-            outbox.flush()
-            outbox.close()
-            self._go_aways.close()
+            try:
+                self._end_all_clients()
+            except BaseException:  # of `error_reply`, which is not called again
+                self._end_all_clients()
+                raise
+            finally:
+                outbox.flush()
+                outbox.close()
+                self._go_aways.close()
         finally:  # the nursery is shielded: nothing else cancels it
             self._router.close()
             if self._forwarder is not None:
@@ -436,6 +442,11 @@ class Server:
             client = self._departed.popleft()
             self._end_client(client, DISCONNECTED)
             self._go_aways.forget(client)
+
+    def _end_all_clients(self) -> None:
+        for connection in self._router.connections:
+            if connection.client is not None:
+                self._end_client(connection.client, SHUT_DOWN)
 
     def _end_client(self, client: Client, ending: Ending) -> None:
         """End the requests of a client, and its session."""

@@ -276,7 +276,8 @@ class Router:
         self._retired += before
 
     def close(self) -> None:
-        """Release all held connections."""
+        """Forget all connections, and release those that are held."""
+        self._table.clear()
         self._held.close()
 
     def evict(self, connection: Connection, reason: str) -> None:

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,11 @@ def running(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+def tell(event: str) -> None:
+    """Report to the parent what has happened, and when."""
+    os.write(1, f"{event} {time.monotonic_ns()}\n".encode())
 
 
 def read_line(process: subprocess.Popen[str]) -> str:

@@ -1,1 +1,1 @@
-"""What holds under a load that is long, large or hostile: the figures of docs/reliability.md."""
+"""What holds under a load that is long, large or hostile, for docs/reliability.md."""

@@ -20,7 +20,6 @@ import importlib.metadata
 import importlib.util
 import itertools
 import math
-import os
 import socket
 import statistics
 import subprocess
@@ -35,7 +34,7 @@ import trio
 import zmq
 
 import trioreq
-from harness.processes import end_with_parent, python_module, read_line, running
+from harness.processes import end_with_parent, python_module, read_line, running, tell
 
 from ..shared import report
 
@@ -44,11 +43,6 @@ WAIT = b"wait"
 MANY = 64  # calls in flight
 KILLED = "cancelled after a kill"
 METHOD = "/benchmark/ask"
-
-
-def tell(event: str) -> None:
-    """Report to the parent what has happened, and when."""
-    os.write(1, f"{event} {time.monotonic_ns()}\n".encode())
 
 
 def free_port() -> int:

@@ -1,1 +1,1 @@
-"""How fast a request, a reply and a cancel are: the figures of docs/performance.md."""
+"""How fast a request, a reply and a cancel are, for docs/performance.md."""

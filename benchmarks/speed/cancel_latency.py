@@ -36,7 +36,14 @@ import zmq
 import trioreq
 from harness.compiler import compiled
 from harness.latency import percentile
-from harness.processes import ChildFailed, end_with_parent, python_module, read_line, running
+from harness.processes import (
+    ChildFailed,
+    end_with_parent,
+    python_module,
+    read_line,
+    running,
+    tell,
+)
 
 from ..shared import report
 
@@ -50,11 +57,6 @@ CALLER = Path(__file__).with_name("caller.c")
 WARM_UP = 5  # kills
 LONGEST_PAUSE = 0.005  # seconds between a request's start and its client's end
 WIDTH = 12  # characters of a histogram's bar
-
-
-def tell(event: str) -> None:
-    """Report to the parent what has happened, and when."""
-    os.write(1, f"{event} {time.monotonic_ns()}\n".encode())
 
 
 # Servers: each says where it listens, and then `started` and `noticed` for each client.

@@ -130,7 +130,7 @@ class Client:
             ConnectionLost: The connection was lost.
             UnexpectedReply: A reply has several frames; `stream_multipart` takes those.
             trio.BusyResourceError: Another task waits for a reply of this stream.
-            trio.ClosedResourceError: The client is closed.
+            trio.ClosedResourceError: The client is closed, or the block was left.
 
         Example:
             >>> async def print_all(client):

@@ -187,6 +187,45 @@ async def test_the_client_gives_credit_in_halves(autojump_clock: MockClock) -> N
             assert line.sent[-1][1] == (credit.CREDIT.pack(2, credit.BYTES + 10),)
 
 
+@pytest.mark.parametrize("size", [0, credit.BYTES // 2])
+async def test_a_reply_without_credit_ends_the_stream(autojump_clock: MockClock, size: int) -> None:
+    """So a server that ignores credit does not fill the client's memory. Its replies come first."""
+    line = FakeLine()
+    async with asking(line):
+        line.connect()
+        async with line.client.stream(b"x") as replies:
+            most = 2 if size else credit.REPLIES
+            line.answer(0, bytes(size), status=wire.MORE)
+            await anext(replies)
+            await wait_all_tasks_blocked()
+            given = line.sent[-1][0].kind == wire.CREDIT
+            assert given == (size > 0)
+            for _ in range(most + given):
+                line.answer(0, bytes(size), status=wire.MORE)
+            assert line.cancels() == 1
+            for _ in range(most - 1 + given):
+                assert await anext(replies) == bytes(size)
+            with pytest.raises(trioreq.UnexpectedReply, match="without credit"):
+                await anext(replies)
+            line.answer(0, bytes(size), status=wire.MORE)
+        stats = line.client.statistics()
+        assert (stats.cancelled, stats.stale, stats.in_flight) == (1, 1, 0)
+
+
+async def test_the_end_needs_no_credit(autojump_clock: MockClock) -> None:
+    """Neither does one that has a reply, as if there was no stream."""
+    line = FakeLine()
+    async with asking(line):
+        line.connect()
+        for number, status in enumerate((wire.END, wire.OK)):
+            async with line.client.stream(b"x") as replies:
+                line.answer(number, bytes(credit.BYTES), status=wire.MORE)
+                line.answer(number, b"", status=status)
+                assert len([reply async for reply in replies]) == 1 + number
+        await wait_all_tasks_blocked()
+        assert line.cancels() == 0
+
+
 @pytest.mark.parametrize("status", [wire.END, 1])
 async def test_the_end_comes_after_the_replies(autojump_clock: MockClock, status: int) -> None:
     line = FakeLine()

@@ -1,7 +1,7 @@
 """A stream of replies to one request: `Client.stream`.
 
-What has come and was not taken is kept here, at most as much as the server has credit for. Credit
-is given as the consumer takes replies.
+What has come and was not taken is kept here, at most as much as the server has credit for: a reply
+without credit ends the stream. Credit is given as the consumer takes replies.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Generic, Self, TypeVar
 
 import trio
 
+from .._errors import UnexpectedReply
 from .._protocol import envelope as wire
-from .._protocol.credit import Consumed
+from .._protocol.credit import Consumed, Credit
 from .._protocol.envelope import Frames
 from .connections import Connections
 from .multiplexer import Multiplexer, PendingStream
@@ -53,6 +54,7 @@ class Stream(PendingStream, Generic[Reply]):
         self._shown = shown
         self._replies: deque[Frames] = deque()
         self._consumed = Consumed()
+        self._credit = Credit(limited=True)  # the server has this much, or less for a moment
         self._ended = False
         self._error: Exception | None = None
         self._taking = False  # whether a task waits in `__anext__`
@@ -116,6 +118,7 @@ class Stream(PendingStream, Generic[Reply]):
             reply = self._replies.popleft()
             credit = self._consumed.count(reply)
             if credit is not None and not self._ended:
+                self._credit.add(credit)
                 self._multiplexer.give_credit(self, credit)
             return self._shown(reply)
         error, self._error = self._error, None
@@ -162,8 +165,13 @@ class Stream(PendingStream, Generic[Reply]):
 
     def more(self, body: Frames) -> None:
         """As in `PendingStream`."""
-        self._replies.append(body)
-        self._wake()
+        if self._credit:
+            self._credit.spend(body)
+            self._replies.append(body)
+            self._wake()
+        else:
+            text = "the server has sent a reply of a stream without credit for it"
+            self._end(UnexpectedReply(text, body))
 
     def ended(self) -> None:
         """As in `PendingStream`."""
@@ -172,7 +180,7 @@ class Stream(PendingStream, Generic[Reply]):
 
     def replied(self, body: Frames) -> None:
         """As in `PendingRequest`: the server makes no stream, and this is all."""
-        self.more(body)
+        self._replies.append(body)
         self.ended()
 
     def failed(self, error: Exception) -> None:

@@ -1,7 +1,7 @@
 """Credit, sans-IO: how far a server may run ahead of the consumer of a stream.
 
-The client counts what its consumer has taken, and gives as much again. `docs/protocol.md`
-specifies it.
+The client counts what its consumer has taken, and gives as much again. Both sides count what the
+server may still send. `docs/protocol.md` specifies it.
 """
 
 from __future__ import annotations
@@ -50,10 +50,14 @@ class Credit:
         """The client gives more; returns False if the message is malformed."""
         if len(body) != 1 or len(body[0]) != CREDIT.size:
             return False
-        replies, size = CREDIT.unpack(body[0])
+        self.add(body[0])
+        return True
+
+    def add(self, credit: bytes) -> None:
+        """Add what `Consumed.count` has returned."""
+        replies, size = CREDIT.unpack(credit)
         self.replies += replies
         self.bytes += size
-        return True
 
 
 class Consumed:

@@ -103,8 +103,13 @@ class Connecter:
 
         Returns:
             The sockets of that connection; None if all have failed.
+
+        Raises:
+            zmq.ZMQError: All have failed, and for one of them no sockets could be opened, as
+                without a free descriptor.
         """
         first: DealerSockets | None = None
+        unopened: zmq.ZMQError | None = None
 
         @trio.lowlevel.enable_ki_protection  # with an open socket `aclose` would never end
         async def attempt(sockets: DealerSockets, ended: trio.Event) -> None:
@@ -121,19 +126,30 @@ class Connecter:
         try:
             async with trio.open_nursery() as nursery:
                 for endpoint in endpoints:
+                    try:
+                        sockets = self.open(endpoint)
+                    except zmq.ZMQError as error:
+                        unopened = error
+                        continue
                     ended = trio.Event()
-                    nursery.start_soon(attempt, self.open(endpoint), ended)
+                    nursery.start_soon(attempt, sockets, ended)
                     with trio.move_on_after(NEXT_ADDRESS):
                         await ended.wait()
         except BaseException:
             if first is not None:  # it connected in the moment of the cancel
                 first.close()
             raise
+        if first is None and unopened is not None:
+            raise unopened
         return first
 
     @trio.lowlevel.enable_ki_protection
     def open(self, endpoint: str) -> DealerSockets:
-        """Open the sockets, and begin to connect."""
+        """Open the sockets, and begin to connect.
+
+        Raises:
+            zmq.ZMQError: That is not possible.
+        """
         with ExitStack() as stack:
             dealer = stack.enter_context(self._context.socket(zmq.DEALER))
             dealer.linger = 0

@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+import psutil
 import pytest
 import zmq.auth
 
@@ -188,7 +189,9 @@ def test_an_unreadable_key_file_affects_no_other_client(
     (tmp_path / "link.key").symlink_to(tmp_path / "nothing")
     (tmp_path / "folder.key").mkdir()
     (tmp_path / "bytes.key").write_bytes(b"\xff\0" * 100)
+    before = psutil.Process().num_fds()
     found = read_directory(tmp_path, None)
+    assert psutil.Process().num_fds() == before
     assert found is not None
     assert found[1] == {keys.public: "alice"}
 

@@ -162,8 +162,7 @@ def _check_mode(path: KeyPath, mode: int, *, allow_group: bool) -> None:
 def _read(path: Path) -> tuple[str, int]:
     """The text of a file of keys, and the file's mode."""
     try:
-        # Without blocking, as a pipe in a directory of keys would.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
+        with open(path, "rb", opener=_open_nonblocking) as file:
             status = os.fstat(file.fileno())
             data = file.read(LARGEST_FILE) if stat.S_ISREG(status.st_mode) else b""
     except OSError as error:
@@ -171,6 +170,11 @@ def _read(path: Path) -> tuple[str, int]:
     except ValueError as error:  # a path with a zero byte
         raise KeyFileError(f"cannot read {str(path)!r}: {error}") from None
     return data.decode(errors="replace"), status.st_mode
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open a file for `open`, which closes it also if it is a directory. A pipe would block."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _value(text: str, name: str) -> str | None:

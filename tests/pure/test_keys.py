@@ -56,6 +56,18 @@ def test_nothing_is_overwritten(keys: trioreq.KeyPair, tmp_path: Path, there: st
     assert [path.name for path in tmp_path.iterdir()] == [there]
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "alice/", "alice/.", "a\0b", "nowhere/alice"])
+def test_a_name_for_no_file_is_refused(
+    keys: trioreq.KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alice").mkdir()
+    with pytest.raises(trioreq.KeyFileError) as refused:
+        keys.save(name)
+    assert repr(name)[:-1] in str(refused.value)
+    assert [path.name for path in tmp_path.rglob("*")] == ["alice"]
+
+
 def test_a_link_is_not_followed(keys: trioreq.KeyPair, tmp_path: Path) -> None:
     (tmp_path / "alice.key_secret").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(trioreq.KeyFileError, match="already exists"):

@@ -108,10 +108,12 @@ class KeyPair:
             The two paths.
 
         Raises:
-            KeyFileError: One of them already exists, or cannot be written.
+            KeyFileError: One of them already exists, or cannot be written, or the name is empty.
             TypeError: The name is not a path.
         """
         check_path("name", name)
+        if os.path.basename(name) in ("", os.curdir, os.pardir):  # noqa: PTH119  # 'a/' is empty
+            raise KeyFileError(f"{os.fspath(name)!r} does not end in a name, such as 'alice'")
         public, secret = (Path(f"{os.fspath(name)}{suffix}") for suffix in (PUBLIC, SECRET))
         line = f'    public-key = "{self.public}"\n'
         if os.path.lexists(public):  # checked before the secret file is made

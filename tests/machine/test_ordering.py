@@ -117,7 +117,6 @@ class World:
             heartbeat=None,
             max_message_size=100,
             send_queue=10,
-            refuses=lambda: None,
             closed=lambda: None,
         )
         self.workers: Workers

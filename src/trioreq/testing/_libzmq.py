@@ -209,7 +209,6 @@ class MemorySockets:
         heartbeat: float | None,
         max_message_size: int,
         send_queue: int,
-        refuses: Callable[[], None],
         closed: Callable[[], None],
     ) -> None:
         self.timers: Timers = timers
@@ -217,7 +216,6 @@ class MemorySockets:
         self.max_message_size: int = max_message_size
         self.send_queue: int = send_queue
         self.draining: bool = False
-        self._refuses = refuses
         self._closed = closed
         self._connections: dict[int, Connection] = {}  # by descriptor
         self.raw_router: RouterSocket = RouterSocket(send_queue)
@@ -265,7 +263,6 @@ class MemorySockets:
     def refuse_connections(self, _: Sequence[int]) -> None:
         """Refuse new connections."""
         self.draining = True
-        self._refuses()
 
     def replace_keys(self, keys: KeyPair, listeners: Sequence[int]) -> None:
         """There is no CURVE."""

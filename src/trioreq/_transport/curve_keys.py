@@ -16,8 +16,8 @@ from zmq.utils import z85
 
 from .._checks import check_instance, check_path
 from .._errors import KeyFileError
+from .._protocol.zap import KEY_SIZE
 
-KEY_SIZE = 32  # bytes
 LARGEST_FILE = 64 * 1024  # bytes that a file of keys may have
 PUBLIC, SECRET = ".key", ".key_secret"
 OTHERS = stat.S_IRWXG | stat.S_IRWXO

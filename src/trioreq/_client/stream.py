@@ -165,8 +165,7 @@ class Stream(PendingStream, Generic[Reply]):
 
     def more(self, body: Frames) -> None:
         """As in `PendingStream`."""
-        if self._credit:
-            self._credit.spend(body)
+        if self._credit.spend(body):
             self._replies.append(body)
             self._wake()
         else:

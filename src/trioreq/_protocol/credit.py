@@ -41,10 +41,12 @@ class Credit:
         """Whether a reply may be sent, of any size."""
         return self.replies > 0 and self.bytes > 0
 
-    def spend(self, reply: Frames) -> None:
-        """A reply is sent."""
+    def spend(self, reply: Frames) -> bool:
+        """A reply is sent, or has arrived; returns whether there was credit for it."""
+        was_left = self.replies > 0 and self.bytes > 0
         self.replies -= 1
         self.bytes -= size_of(reply)
+        return was_left
 
     def add_untrusted(self, body: Frames) -> bool:
         """The client gives more; returns False if the message is malformed."""

@@ -23,8 +23,9 @@ from trioreq._server.pending_request import PendingRequest
 from trioreq._server.requests import Requests
 from trioreq._server.server import Server
 from trioreq._statistics import WorkerStatistics
+from trioreq._transport.handshake_events import EVENT
 from trioreq._transport.router import BATCH
-from trioreq.testing._libzmq import EVENT, Connection, MemorySockets, Peer
+from trioreq.testing._libzmq import Connection, MemorySockets, Peer
 from trioreq.testing._ways import open_timers
 
 Step = tuple[str, Callable[[], None]]
@@ -117,7 +118,6 @@ class World:
             heartbeat=None,
             max_message_size=100,
             send_queue=10,
-            refuses=lambda: None,
             closed=lambda: None,
         )
         self.workers: Workers

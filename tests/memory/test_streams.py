@@ -210,6 +210,45 @@ async def test_the_client_gives_credit_in_halves(autojump_clock: MockClock) -> N
             assert line.sent[-1][1] == (credit.CREDIT.pack(2, credit.BYTES + 10),)
 
 
+@pytest.mark.parametrize("size", [0, credit.BYTES // 2])
+async def test_a_reply_without_credit_ends_the_stream(autojump_clock: MockClock, size: int) -> None:
+    """So a server that ignores credit does not fill the client's memory. Its replies come first."""
+    line = FakeLine()
+    async with asking(line):
+        line.connect()
+        async with line.client.stream(b"x") as replies:
+            most = 2 if size else credit.REPLIES
+            line.answer(0, bytes(size), status=wire.MORE)
+            await anext(replies)
+            await wait_all_tasks_blocked()
+            given = line.sent[-1][0].kind == wire.CREDIT
+            assert given == (size > 0)
+            for _ in range(most + given):
+                line.answer(0, bytes(size), status=wire.MORE)
+            assert line.cancels() == 1
+            for _ in range(most - 1 + given):
+                assert await anext(replies) == bytes(size)
+            with pytest.raises(trioreq.UnexpectedReply, match="without credit"):
+                await anext(replies)
+            line.answer(0, bytes(size), status=wire.MORE)
+        stats = line.client.statistics()
+        assert (stats.cancelled, stats.stale, stats.in_flight) == (1, 1, 0)
+
+
+async def test_the_end_needs_no_credit(autojump_clock: MockClock) -> None:
+    """Neither does one that has a reply, as if there was no stream."""
+    line = FakeLine()
+    async with asking(line):
+        line.connect()
+        for number, status in enumerate((wire.END, wire.OK)):
+            async with line.client.stream(b"x") as replies:
+                line.answer(number, bytes(credit.BYTES), status=wire.MORE)
+                line.answer(number, b"", status=status)
+                assert len([reply async for reply in replies]) == 1 + number
+        await wait_all_tasks_blocked()
+        assert line.cancels() == 0
+
+
 @pytest.mark.parametrize("status", [wire.END, 1])
 async def test_the_end_comes_after_the_replies(autojump_clock: MockClock, status: int) -> None:
     line = FakeLine()
@@ -282,6 +321,107 @@ async def test_a_stream_waits_for_a_connection_and_has_its_time_limits(
                 await line.client.stream(b"x", **options).__aenter__()
             assert trio.current_time() == start + seconds
         assert line.sent == []
+
+
+class Taker:
+    """A task that takes one reply, and what has come of it."""
+
+    def __init__(self, replies: AsyncIterator[bytes]) -> None:
+        self.replies = replies
+        self.outcome: bytes | Exception | None = None
+
+    async def __call__(self) -> None:
+        try:
+            self.outcome = await anext(self.replies)
+        except Exception as error:  # noqa: BLE001  # it is what the test asks for
+            self.outcome = error
+
+
+def not_started(line: FakeLine) -> FakeLine:
+    """The server has not started the stream; returns the line to the next one."""
+    line.answer(0, *wire.error_body("shutting-down", ""), status=wire.NOT_STARTED)
+    assert line.following is not None
+    return line.following
+
+
+@pytest.mark.parametrize("waits_for", ["reply", "connection"])
+async def test_leaving_the_block_ends_the_wait_of_another_task(
+    autojump_clock: MockClock, waits_for: str
+) -> None:
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        line.hello()
+        async with line.client.stream(b"x") as replies:
+            taker = Taker(replies)
+            nursery.start_soon(taker)
+            await wait_all_tasks_blocked()
+            if waits_for == "connection":
+                not_started(line)
+                await wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
+        assert isinstance(taker.outcome, trio.ClosedResourceError)
+        assert line.cancels() == (waits_for == "reply")
+
+
+async def test_a_stream_that_was_not_started_is_not_sent_after_its_block(
+    autojump_clock: MockClock,
+) -> None:
+    """Whether a task asks for a reply later, or waits for the connection that is made just then."""
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        async with line.client.stream(b"x") as replies:
+            taker = Taker(replies)
+            nursery.start_soon(taker)
+            await wait_all_tasks_blocked()
+            following = not_started(line)
+            await wait_all_tasks_blocked()
+            following.connect()
+        await wait_all_tasks_blocked()
+        assert isinstance(taker.outcome, trio.ClosedResourceError)
+    async with asking(second := FakeLine()):
+        second.connect()
+        async with second.client.stream(b"x") as replies:
+            not_started(second).connect()
+        with pytest.raises(trio.ClosedResourceError):
+            await anext(replies)
+        with pytest.raises(StopAsyncIteration):
+            await anext(replies)
+        assert second.following is not None
+        assert following.sent == second.following.sent == []
+
+
+async def test_one_task_at_a_time_sends_a_stream_again(autojump_clock: MockClock) -> None:
+    line = FakeLine()
+    async with asking(line) as nursery:
+        line.connect()
+        async with line.client.stream(b"x") as replies:
+            following = not_started(line)
+            first, second = Taker(replies), Taker(replies)
+            for taker in (first, second):
+                nursery.start_soon(taker)
+                await wait_all_tasks_blocked()
+            assert isinstance(second.outcome, trio.BusyResourceError)
+            following.connect()
+            await wait_all_tasks_blocked()
+            following.answer(0, b"0", status=wire.MORE)
+            await wait_all_tasks_blocked()
+            assert first.outcome == b"0"
+            assert [header.kind for header, _ in following.sent] == [wire.STREAM]
+
+
+async def test_a_stream_that_cannot_be_sent_again_has_ended(autojump_clock: MockClock) -> None:
+    line = FakeLine()
+    async with asking(line, connect_timeout=5):
+        line.connect()
+        async with line.client.stream(b"x") as replies:
+            not_started(line)
+            with pytest.raises(trioreq.NotConnected):
+                await anext(replies)
+            with pytest.raises(StopAsyncIteration):
+                await anext(replies)
+            assert trio.current_time() == 5
 
 
 def test_credit_of_a_reply_that_is_larger_than_can_be_given_at_once() -> None:

@@ -18,6 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
 from trioreq._client.connections import Connections
+from trioreq._transport.line import Accepted, Event
 from trioreq.testing import make_request, open_memory_network, open_memory_server, sleep
 from trioreq.testing._schedule import scheduled
 
@@ -225,6 +226,46 @@ async def test_one_server_at_a_time(autojump_clock: MockClock) -> None:
             nursery.cancel_scope.cancel()
         with pytest.raises(trio.BrokenResourceError):
             await client.receive()
+
+
+async def test_a_server_that_drains_as_a_client_connects_is_not_connected_to(
+    autojump_clock: MockClock,
+) -> None:
+    """The client has been woken, and has not run yet. It waits for the next server."""
+    options: dict[str, Any] = {"heartbeat": None, "max_message_size": 1000}
+    async with open_memory_network() as net, trio.open_nursery() as nursery:
+        events: list[Event] = []
+
+        async def connect() -> None:
+            events.extend(await net.line(**options).events())
+
+        nursery.start_soon(connect)
+        await wait_all_tasks_blocked()
+        first = net.bind(**options, send_queue=1)
+        first.refuse_connections(())
+        await wait_all_tasks_blocked()
+        assert events == []
+        net.bind(**options, send_queue=1)
+        first.refuse_connections(())  # again
+        await wait_all_tasks_blocked()
+        assert events == [Accepted()]
+
+
+async def test_a_client_that_is_cut_while_it_waits_for_a_server_does_not_connect(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_memory_network() as net, trioreq.open_client(net) as client:
+        async with trioreq.open_server(echo, net):
+            await client.request(b"x")
+        await trio.sleep(1)
+        for _ in range(2):
+            net.cut(client)
+            await wait_all_tasks_blocked()
+        async with trioreq.open_server(echo, net) as server:
+            await trio.sleep(1)
+            assert server.statistics().connections == 0
+            net.mend(client)
+            assert await client.request(b"x", timeout=5) == b"x"
 
 
 async def test_only_clients_in_memory_can_be_cut(autojump_clock: MockClock) -> None:

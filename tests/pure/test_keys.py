@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+import psutil
 import pytest
 import zmq.auth
 
@@ -53,6 +54,18 @@ def test_nothing_is_overwritten(keys: trioreq.KeyPair, tmp_path: Path, there: st
         keys.save(tmp_path / "alice")
     assert (tmp_path / there).read_text() == "precious"
     assert [path.name for path in tmp_path.iterdir()] == [there]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "alice/", "alice/.", "a\0b", "nowhere/alice"])
+def test_a_name_for_no_file_is_refused(
+    keys: trioreq.KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alice").mkdir()
+    with pytest.raises(trioreq.KeyFileError) as refused:
+        keys.save(name)
+    assert repr(name)[:-1] in str(refused.value)
+    assert [path.name for path in tmp_path.rglob("*")] == ["alice"]
 
 
 def test_a_link_is_not_followed(keys: trioreq.KeyPair, tmp_path: Path) -> None:
@@ -188,7 +201,9 @@ def test_an_unreadable_key_file_affects_no_other_client(
     (tmp_path / "link.key").symlink_to(tmp_path / "nothing")
     (tmp_path / "folder.key").mkdir()
     (tmp_path / "bytes.key").write_bytes(b"\xff\0" * 100)
+    before = psutil.Process().num_fds()
     found = read_directory(tmp_path, None)
+    assert psutil.Process().num_fds() == before
     assert found is not None
     assert found[1] == {keys.public: "alice"}
 

@@ -52,10 +52,11 @@ async def test_keygen_makes_a_pair_and_prints_the_public_key(tmp_path: Path) -> 
     assert "Traceback" not in err
     assert trioreq.KeyPair.load(tmp_path / "alice.key_secret") == keys
 
-    code, _, err = await run(KEYGEN, tmp_path / "nowhere" / "alice")
-    assert code == 2
-    assert "No such file or directory" in err
-    assert "Traceback" not in err
+    for name, says in ((tmp_path / "nowhere" / "alice", "No such file or directory"), ("", "''")):
+        code, out, err = await run(KEYGEN, name)
+        assert (code, out) == (2, "")
+        assert says in err
+        assert "Traceback" not in err
 
 
 async def test_keygen_is_installed_as_a_program() -> None:

@@ -6,13 +6,16 @@ Time is real; everything waits for events, under a limit.
 from __future__ import annotations
 
 import errno
+import os
+import re
+import resource
 import select
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +31,13 @@ from support.serving import poll, raw, serving, until
 import trioreq
 from trioreq._client.multiplexer import Multiplexer
 from trioreq._client.send_buffer import TOGETHER, SendBuffer
-from trioreq._client.states import Connected
+from trioreq._client.states import Connected, Connecting
 from trioreq._protocol import envelope as wire
 from trioreq._protocol import packs
 from trioreq._protocol.envelope import Frames, Header
 from trioreq._protocol.hello import hello_body
 from trioreq._transport.dealer import Dealer
-from trioreq._transport.dealer_sockets import NEVER, DealerSockets
+from trioreq._transport.dealer_sockets import NEVER, Connecter, DealerSockets
 from trioreq._transport.line import (
     Accepted,
     Event,
@@ -488,25 +491,68 @@ async def test_the_reader_goes_on_with_the_next_socket(tmp_path: object) -> None
         context.destroy(linger=0)
 
 
-async def test_sockets_that_cannot_be_opened_again_end_the_client_and_do_not_hold_it_up(
+@contextmanager
+def no_free_descriptors() -> Iterator[None]:
+    """Let this process open none, whatever it closes: only the standard streams are allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.open(os.devnull, os.O_RDONLY)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [
+        ("127.0.0.1", "no socket can be opened: Too many open files"),
+        ("localhost", "'localhost' (cannot be looked up|does not exist)"),
+    ],
+)
+async def test_a_client_without_a_free_descriptor_connects_again_when_there_is_one(
+    host: str, says: str
+) -> None:
+    def has_failed() -> bool:
+        state = client._connections.current.state
+        return isinstance(state, Connecting) and re.search(says, state.hint) is not None
+
+    async with serving(Worker()) as first:
+        endpoint = first.endpoints[0]
+        port = endpoint.rpartition(":")[2]
+        async with trioreq.open_client(f"tcp://{host}:{port}") as client:
+            await client.request(b"echo")
+            with no_free_descriptors():
+                await first.drain(0)
+                await until(has_failed)
+                with pytest.raises(trioreq.NotConnected, match=says):
+                    await client.request(b"echo", timeout=1e-3)
+            async with serving(Worker(), endpoint):
+                assert await client.request(b"echo") == b"re:echo"
+
+
+async def test_an_address_for_which_no_socket_can_be_opened_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Such as for want of descriptors."""
+    def fail(self: Connecter, endpoint: str) -> DealerSockets:
+        if endpoint == "tcp://127.0.0.1:1":
+            raise zmq.ZMQError(errno.EMFILE)
+        return opened(self, endpoint)
 
-    def fail(_: object) -> None:
-        raise OSError(errno.EMFILE, "no more descriptors")
-
-    async def lose_connection() -> None:
-        async with trioreq.open_client(endpoint) as client:
-            await until(lambda: client.timings is not None)
-            monkeypatch.setattr(ZSocket, "of", fail)
-            server.close()
-            await trio.sleep_forever()
-
-    with plain_server(zmq.ROUTER) as (endpoint, server), trio.fail_after(10):
-        with pytest.raises(BaseExceptionGroup) as caught:
-            await lose_connection()
-        assert caught.group_contains(OSError, match="no more descriptors")
+    opened = Connecter.open
+    monkeypatch.setattr(Connecter, "open", fail)
+    connecter = Connecter(heartbeat=None, max_message_size=1000, curve=None)
+    try:
+        with plain_server(zmq.ROUTER) as (endpoint, _), trio.fail_after(20):
+            sockets = await connecter.connect_first(["tcp://127.0.0.1:1", endpoint])
+            assert sockets is not None
+            assert sockets.endpoint == endpoint
+            sockets.close()
+        with pytest.raises(zmq.ZMQError, match="Too many open files"):
+            await connecter.connect_first(["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"])
+    finally:
+        await connecter.aclose()
 
 
 async def test_a_plain_rep_server_answers_and_is_never_sent_a_cancel() -> None:
@@ -582,6 +628,11 @@ async def test_an_invalid_address_of_a_server_is_refused(endpoint: str) -> None:
         ("tcp://host\0:5555", "write it as"),
         ("tcp://;host:5555", "'' is not an address to connect from"),
         ("tcp://here ;host:5555", "'here ' is not an address to connect from"),
+        ("tcp://192.0.2.1:99999;host:1", "to connect from: give one .* as in 'tcp://192.0.2.1:0;"),
+        ("tcp://192.0.2.1;host:1", "'192.0.2.1' is not an address to connect from"),
+        ("tcp://192.0.2.1:;host:1", "'192.0.2.1:' is not an address to connect from"),
+        ("tcp://h\udcff:1", "is not UTF-8: choose another"),
+        ("ipc:///\udcff", "is not UTF-8: choose another"),
         (f"ipc:///{'x' * 107}", "the path is too long"),
         ("ipc:///a\0b", "write it as"),
         ("ipc://@", "needs a path"),

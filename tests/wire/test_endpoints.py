@@ -17,6 +17,7 @@ from support.serving import serving
 import trioreq
 from harness.clients import Clients
 from trioreq._transport import endpoints
+from trioreq._transport.listeners import open_listeners
 
 
 async def refused(addr: object) -> str:
@@ -73,12 +74,30 @@ async def test_ipv6(clients: Clients) -> None:
         ("tcp://no.such.host.invalid:5555", "no such address"),
         ("ipc:///no/such/directory/socket", "make it first"),
         ("ipc:///etc/hostname/socket", "not a directory"),
-        ("ipc:///tmp/" + "x" * 120, "shorter"),
+        ("ipc:///tmp/" + "x" * 103, "shorter"),
+        ("ipc:///tmp/" + "é" * 52, "shorter"),
+        ("ipc://@" + "x" * 107, "shorter"),
+        ("ipc:///tmp/\udcff", "is not UTF-8: choose another"),
+        ("tcp://h\udcff:5555", "is not UTF-8: choose another"),
+        ("ipc:///tmp/a\0b", "write it as"),
         ([], "at least one"),
     ],
 )
 async def test_an_invalid_address_is_refused_with_advice(addr: object, says: str) -> None:
     assert says in await refused(addr)
+
+
+@pytest.mark.parametrize("start", ["/", "@"])
+async def test_the_longest_names_of_ipc_can_be_served(
+    tmp_path: Path, clients: Clients, start: str
+) -> None:
+    """And none that is longer, which `check` says before anything is bound."""
+    name = (f"{tmp_path}/" if start == "/" else f"@{tmp_path}").ljust(107, "x")
+    endpoints.check(f"ipc://{name}")
+    async with serving(Worker(), f"ipc://{name}"):
+        assert await clients.connect(f"ipc://{name}").request(b"echo") == [b"re:echo"]
+    with pytest.raises(trioreq.EndpointError, match="too long"):
+        endpoints.check(f"ipc://{name}x")
 
 
 async def test_an_address_in_use_is_refused() -> None:
@@ -126,6 +145,8 @@ async def test_a_path_without_room_is_reported(
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     assert "shorter" in await refused("ipc://*")
+    with pytest.raises(trioreq.EndpointError, match="shorter"), open_listeners(["ipc://*"], [], 2):
+        pass  # trioreq-server --processes
     assert not list(await trio.Path(long).iterdir())
 
 

@@ -128,9 +128,10 @@ class Client:
             ReplyError: By the iterator, as all that follow. The server answered with an error.
             RequestTimeout: The stream, or the next reply, took too long.
             ConnectionLost: The connection was lost.
-            UnexpectedReply: A reply has several frames; `stream_multipart` takes those.
+            UnexpectedReply: A reply has several frames; `stream_multipart` takes those. Or the
+                server has sent more than the stream has credit for.
             trio.BusyResourceError: Another task waits for a reply of this stream.
-            trio.ClosedResourceError: The client is closed.
+            trio.ClosedResourceError: The client is closed, or the block was left.
 
         Example:
             >>> async def print_all(client):

@@ -192,17 +192,15 @@ class Multiplexer:
         late = trio.current_time() >= request.deadline
         self.counts["timed_out" if late else "cancelled"] += 1
         state = self._state.value
-        if type(state) is Connected:  # as always while a request is pending
+        # Always connected while a request is pending. If it is unknown yet, `_learn` cancels it.
+        if type(state) is Connected and state.negotiation.speaks_header:
             self._cancel(request.correlation, state.negotiation)
         self._end_if_retired()
 
     def _cancel(self, correlation: int, negotiation: Negotiation) -> None:
-        """Send a cancel now, or when it is known that the server speaks the header."""
-        if negotiation.speaks_header:
-            header = wire.HEADER.pack(wire.MAGIC, wire.CANCEL, correlation, 0)
-            self._buffer.append((header, wire.DELIMITER, b""), negotiation.max_pack_size)
-        elif negotiation.speaks_header is None:
-            negotiation.cancels.append(correlation)
+        """Send a cancel."""
+        header = wire.HEADER.pack(wire.MAGIC, wire.CANCEL, correlation, 0)
+        self._buffer.append((header, wire.DELIMITER, b""), negotiation.max_pack_size)
 
     @trio.lowlevel.enable_ki_protection  # an interrupted task would stay in AsyncValue's queue
     async def wait_connected(self) -> State | None:
@@ -218,10 +216,9 @@ class Multiplexer:
             return state if isinstance(state, Refused) else None
         return self.state
 
-    async def wait_changed(self, state: State) -> State:
-        """Wait until the state of the connection is another one; returns it."""
-        changed: State = await self._state.wait_value(lambda value: value is not state)
-        return changed
+    async def wait_changed(self, state: State) -> None:
+        """Wait until the state of the connection is another one."""
+        await self._state.wait_value(lambda value: value is not state)
 
     def not_connected(self, request: PendingRequest, state: State) -> Exception:
         """The error of a request for which `wait_connected` has returned a state."""
@@ -249,7 +246,8 @@ class Multiplexer:
         state = next_state(self._state.value, event, trio.current_time())
         self._state.value = state
         match event, state:
-            case HandshakeSucceeded(), Connected(timings=timings):
+            case HandshakeSucceeded(), Connected(timings=timings, negotiation=negotiation):
+                negotiation.first = self._correlation + 1
                 self._timings = timings
                 self.counts["connections"] += 1
             case Lost(), _:
@@ -306,10 +304,13 @@ class Multiplexer:
             self._end_if_retired()
 
     def _learn(self, negotiation: Negotiation, *, speaks_header: bool) -> None:
+        """The first message shows whether the server speaks the header: send the cancels if so."""
         negotiation.speaks_header = speaks_header
-        cancels, negotiation.cancels = negotiation.cancels, []
-        for correlation in cancels:
-            self._cancel(correlation, negotiation)
+        if speaks_header:
+            # No request has ended by a message yet, so all that are not pending were given up.
+            for correlation in range(negotiation.first, self._correlation + 1):
+                if correlation not in self._pending:
+                    self._cancel(correlation, negotiation)
 
     def _use_packs(self, max_pack_size: int) -> None:
         state = self._state.value

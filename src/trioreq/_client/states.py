@@ -33,14 +33,14 @@ class Negotiation:
     Attributes:
         speaks_header: Whether the server speaks the header; None until that is known.
         max_pack_size: Bytes of the largest pack that the server accepts; 0 for no packs.
+        first: The correlation of the first request on the connection.
         asked_by: The correlation of the request that asks for a hello; 0 for none.
-        cancels: Correlations of requests to cancel, if the server speaks the header.
     """
 
     speaks_header: bool | None = None
     max_pack_size: int = 0
+    first: int = 1
     asked_by: int = 0
-    cancels: list[int] = field(default_factory=list)
 
 
 # States compare by identity: to be refused again for the same reason is a change too.

@@ -1,7 +1,7 @@
 """A stream of replies to one request: `Client.stream`.
 
-What has come and was not taken is kept here, at most as much as the server has credit for. Credit
-is given as the consumer takes replies.
+What has come and was not taken is kept here, at most as much as the server has credit for: a reply
+without credit ends the stream. Credit is given as the consumer takes replies.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Generic, Self, TypeVar
 
 import trio
 
+from .._errors import UnexpectedReply
 from .._protocol import envelope as wire
-from .._protocol.credit import Consumed
+from .._protocol.credit import Consumed, Credit
 from .._protocol.envelope import Frames
 from .connections import Connections
 from .multiplexer import Multiplexer, PendingStream
@@ -53,15 +54,18 @@ class Stream(PendingStream, Generic[Reply]):
         self._shown = shown
         self._replies: deque[Frames] = deque()
         self._consumed = Consumed()
+        self._credit = Credit(limited=True)  # the server has this much, or less for a moment
         self._ended = False
         self._error: Exception | None = None
-        self._parked: trio.lowlevel.Task | None = None
+        self._taking = False  # whether a task waits in `__anext__`
+        self._parked: trio.lowlevel.Task | None = None  # it, while it waits for a reply
+        self._connecting = trio.CancelScope()  # in which a task waits for a connection
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._end(trio.ClosedResourceError("the block of this stream was left"))
 
     @trio.lowlevel.enable_ki_protection  # a request that is sent must have its correlation
     async def begin(self) -> None:
@@ -69,13 +73,20 @@ class Stream(PendingStream, Generic[Reply]):
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._send():
             return
-        with trio.move_on_at(self.deadline):
-            while not self._send():
+        with trio.move_on_at(self.deadline) as self._connecting:
+            while not self._ended and not self._send():
                 state = await self._multiplexer.wait_connected()
                 if state is not None:
                     raise self._multiplexer.not_connected(self, state)
             return
         raise self._multiplexer.out_of_time(self)
+
+    async def _begin_again(self) -> None:
+        """Send the request again: the server that it was sent to has not started it."""
+        try:
+            await self.begin()
+        except Exception as error:  # noqa: BLE001  # `__anext__` raises it
+            self._end(error)
 
     def _send(self) -> bool:
         """Send the request on the current connection, if there is one."""
@@ -94,15 +105,20 @@ class Stream(PendingStream, Generic[Reply]):
             Exception: What has ended the stream, once.
             trio.BusyResourceError: Another task waits for a reply.
         """
-        while not self._replies and not self._ended:
-            if self.correlation:
-                await self._wait()
-            else:  # the server that it was sent to has not started it
-                await self.begin()
+        if not self._replies and not self._ended:
+            if self._taking:
+                raise trio.BusyResourceError("another task waits for a reply of this stream")
+            try:
+                self._taking = True
+                while not self._replies and not self._ended:
+                    await (self._wait() if self.correlation else self._begin_again())
+            finally:
+                self._taking = False
         if self._replies:
             reply = self._replies.popleft()
             credit = self._consumed.count(reply)
             if credit is not None and not self._ended:
+                self._credit.add(credit)
                 self._multiplexer.give_credit(self, credit)
             return self._shown(reply)
         error, self._error = self._error, None
@@ -111,8 +127,6 @@ class Stream(PendingStream, Generic[Reply]):
     @trio.lowlevel.enable_ki_protection  # the task that is woken must be waiting
     async def _wait(self) -> None:
         """Wait until something has come. When the time is up, the stream has ended."""
-        if self._parked is not None:
-            raise trio.BusyResourceError("another task waits for a reply of this stream")
         idle_at = trio.current_time() + self._idle_timeout
         ends_at = min(self.deadline, idle_at)
         if ends_at == math.inf:  # a scope that never ends costs as much as a reply
@@ -121,22 +135,24 @@ class Stream(PendingStream, Generic[Reply]):
         with trio.move_on_at(ends_at) as scope:
             await self._park()
         if scope.cancelled_caught:
+            error = self._multiplexer.out_of_time(self)
             if idle_at < self.deadline:
-                self._error = self._multiplexer.idle_too_long(self._idle_timeout)
+                error = self._multiplexer.idle_too_long(self._idle_timeout)
                 self.deadline = trio.current_time()  # so it counts as timed out
-            else:
-                self._error = self._multiplexer.out_of_time(self)
-            self.close()
+            self._end(error)
 
     async def _park(self) -> None:
         self._parked = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
-    def close(self) -> None:
-        """Cancel the stream at the server, unless it has ended."""
-        if self.correlation and not self._ended:
-            self._ended = True
+    def _end(self, error: Exception) -> None:
+        """End the stream here, and cancel it at the server, unless it has ended."""
+        if self._ended:
+            return
+        if self.correlation:
             self._multiplexer.give_up(self)
+        self._connecting.cancel()
+        self.failed(error)
 
     def _wake(self) -> None:
         if self._parked is not None:
@@ -149,8 +165,12 @@ class Stream(PendingStream, Generic[Reply]):
 
     def more(self, body: Frames) -> None:
         """As in `PendingStream`."""
-        self._replies.append(body)
-        self._wake()
+        if self._credit.spend(body):
+            self._replies.append(body)
+            self._wake()
+        else:
+            text = "the server has sent a reply of a stream without credit for it"
+            self._end(UnexpectedReply(text, body))
 
     def ended(self) -> None:
         """As in `PendingStream`."""
@@ -159,7 +179,7 @@ class Stream(PendingStream, Generic[Reply]):
 
     def replied(self, body: Frames) -> None:
         """As in `PendingRequest`: the server makes no stream, and this is all."""
-        self.more(body)
+        self._replies.append(body)
         self.ended()
 
     def failed(self, error: Exception) -> None:

@@ -58,6 +58,20 @@ class Worker:
         return math.inf if isinstance(state, Connected | Closed) else state.begun
 
 
+class NotStarted(Exception):
+    """A worker that shuts down has not started a request."""
+
+
+class ForwardedRequest(SingleRequest):
+    """A request that any worker may have, if the first one has not started it."""
+
+    __slots__ = ()
+
+    def not_started(self) -> None:
+        """As in `PendingRequest`: `attempt` raises `NotStarted`."""
+        self.failed(NotStarted())
+
+
 class Gateway(Forwarder):
     """Forwards requests.
 
@@ -79,15 +93,19 @@ class Gateway(Forwarder):
 
     async def __call__(self, request: Request) -> Frames:
         """Forward a request, and wait for the reply."""
-        for _ in range(1 + self._retries):
+        lost = 0
+        while lost <= self._retries:
             worker = await self._wait_free()
             try:
                 return await self._forward(worker, request.frames)
             except ConnectionLost:
-                # Nothing is forwarded again for a client that has disconnected.
-                await trio.lowlevel.checkpoint_if_cancelled()
+                lost += 1
+            except NotStarted:
+                pass  # wait for a free worker again, as if nothing was sent
             except RequestTimeout:
                 raise ReplyError(Code.TIMED_OUT, "the worker's own time limit has passed") from None
+            # Nothing is forwarded again for a client that has disconnected.
+            await trio.lowlevel.checkpoint_if_cancelled()
         raise ReplyError(
             Code.HANDLER_FAILED, "the connection to the worker was lost; the outcome is unknown"
         )
@@ -145,7 +163,7 @@ class Gateway(Forwarder):
 
     async def _forward(self, worker: Worker, frames: Frames) -> Frames:
         """Send a request to a worker, and wait for its reply, whatever becomes of the client."""
-        asking = SingleRequest(worker.connections, frames, math.inf, math.inf)
+        asking = ForwardedRequest(worker.connections, frames, math.inf, math.inf)
         worker.in_flight += 1
         shield = trio.CancelScope(shield=True)
         self._shields.add(shield)

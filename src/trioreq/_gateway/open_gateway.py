@@ -73,7 +73,9 @@ async def open_gateway(
             empty one with the reply, as it does for requests from a proxy.
         retries: How often a request is forwarded again, to another worker if there is one, when
             the connection to its worker was lost. The work may be done twice then: use it only
-            where that does no harm. With none left the client is answered ``handler-failed``.
+            where that does no harm. With none left the client is answered ``handler-failed``. (A
+            request whose worker has shut down before it called its handler is always forwarded
+            again.)
         connect_timeout: Seconds without a connection to any worker after which requests are
             answered ``no-worker``; None for no limit.
         heartbeat: Seconds after which a worker that is stopped or cut off is detected; None sends

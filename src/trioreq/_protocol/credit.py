@@ -1,7 +1,7 @@
 """Credit, sans-IO: how far a server may run ahead of the consumer of a stream.
 
-The client counts what its consumer has taken, and gives as much again. `docs/protocol.md`
-specifies it.
+The client counts what its consumer has taken, and gives as much again. Both sides count what the
+server may still send. `docs/protocol.md` specifies it.
 """
 
 from __future__ import annotations
@@ -41,19 +41,25 @@ class Credit:
         """Whether a reply may be sent, of any size."""
         return self.replies > 0 and self.bytes > 0
 
-    def spend(self, reply: Frames) -> None:
-        """A reply is sent."""
+    def spend(self, reply: Frames) -> bool:
+        """A reply is sent, or has arrived; returns whether there was credit for it."""
+        was_left = self.replies > 0 and self.bytes > 0
         self.replies -= 1
         self.bytes -= size_of(reply)
+        return was_left
 
     def add_untrusted(self, body: Frames) -> bool:
         """The client gives more; returns False if the message is malformed."""
         if len(body) != 1 or len(body[0]) != CREDIT.size:
             return False
-        replies, size = CREDIT.unpack(body[0])
+        self.add(body[0])
+        return True
+
+    def add(self, credit: bytes) -> None:
+        """Add what `Consumed.count` has returned."""
+        replies, size = CREDIT.unpack(credit)
         self.replies += replies
         self.bytes += size
-        return True
 
 
 class Consumed:

@@ -16,8 +16,8 @@ from zmq.utils import z85
 
 from .._checks import check_instance, check_path
 from .._errors import KeyFileError
+from .._protocol.zap import KEY_SIZE
 
-KEY_SIZE = 32  # bytes
 LARGEST_FILE = 64 * 1024  # bytes that a file of keys may have
 PUBLIC, SECRET = ".key", ".key_secret"
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -108,10 +108,12 @@ class KeyPair:
             The two paths.
 
         Raises:
-            KeyFileError: One of them already exists, or cannot be written.
+            KeyFileError: One of them already exists, or cannot be written, or the name is empty.
             TypeError: The name is not a path.
         """
         check_path("name", name)
+        if os.path.basename(name) in ("", os.curdir, os.pardir):  # noqa: PTH119  # 'a/' is empty
+            raise KeyFileError(f"{os.fspath(name)!r} does not end in a name, such as 'alice'")
         public, secret = (Path(f"{os.fspath(name)}{suffix}") for suffix in (PUBLIC, SECRET))
         line = f'    public-key = "{self.public}"\n'
         if os.path.lexists(public):  # checked before the secret file is made
@@ -162,8 +164,7 @@ def _check_mode(path: KeyPath, mode: int, *, allow_group: bool) -> None:
 def _read(path: Path) -> tuple[str, int]:
     """The text of a file of keys, and the file's mode."""
     try:
-        # Without blocking, as a pipe in a directory of keys would.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
+        with open(path, "rb", opener=_open_nonblocking) as file:
             status = os.fstat(file.fileno())
             data = file.read(LARGEST_FILE) if stat.S_ISREG(status.st_mode) else b""
     except OSError as error:
@@ -171,6 +172,11 @@ def _read(path: Path) -> tuple[str, int]:
     except ValueError as error:  # a path with a zero byte
         raise KeyFileError(f"cannot read {str(path)!r}: {error}") from None
     return data.decode(errors="replace"), status.st_mode
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open a file for `open`, which closes it also if it is a directory. A pipe would block."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _value(text: str, name: str) -> str | None:

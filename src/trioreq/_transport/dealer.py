@@ -148,8 +148,12 @@ class Dealer:
             return
         addresses.sort(key=lambda address: address == self._failed)
         sockets = None
-        with trio.move_on_after(NO_ANSWER) as answer:
-            sockets = await self._connecter.connect_first(addresses)
+        try:
+            with trio.move_on_after(NO_ANSWER) as answer:
+                sockets = await self._connecter.connect_first(addresses)
+        except zmq.ZMQError as error:
+            self._events.append(NoConnection(f"no socket can be opened: {error.strerror}"))
+            return
         if sockets is not None:
             self._sockets = sockets
             self._opened.unpark_all()

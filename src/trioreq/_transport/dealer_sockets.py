@@ -6,7 +6,6 @@ connection or an attempt: it may have to resolve a name again, or try another ad
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ import zmq
 
 from .._protocol.frame_sizes import on_wire
 from .curve import CurveClient
-from .heartbeats import heartbeat_times
-from .zsocket import ZSocket, terminate
+from .handshake_events import EVENT
+from .zsocket import ZSocket, open_monitor, set_heartbeat, terminate
 
-EVENT = struct.Struct("=Hi")
 HANDSHAKE = 15.0  # seconds; a server that postpones its decision sends nothing: try again
 NEVER: Final = 3_600_000  # ms until libzmq connects again; the sockets are closed long before
 NEXT_ADDRESS = 0.25  # seconds until the next address is tried in parallel (RFC 8305)
@@ -103,8 +101,13 @@ class Connecter:
 
         Returns:
             The sockets of that connection; None if all have failed.
+
+        Raises:
+            zmq.ZMQError: All have failed, and for one of them no sockets could be opened, as
+                without a free descriptor.
         """
         first: DealerSockets | None = None
+        unopened: zmq.ZMQError | None = None
 
         @trio.lowlevel.enable_ki_protection  # with an open socket `aclose` would never end
         async def attempt(sockets: DealerSockets, ended: trio.Event) -> None:
@@ -121,19 +124,30 @@ class Connecter:
         try:
             async with trio.open_nursery() as nursery:
                 for endpoint in endpoints:
+                    try:
+                        sockets = self.open(endpoint)
+                    except zmq.ZMQError as error:
+                        unopened = error
+                        continue
                     ended = trio.Event()
-                    nursery.start_soon(attempt, self.open(endpoint), ended)
+                    nursery.start_soon(attempt, sockets, ended)
                     with trio.move_on_after(NEXT_ADDRESS):
                         await ended.wait()
         except BaseException:
             if first is not None:  # it connected in the moment of the cancel
                 first.close()
             raise
+        if first is None and unopened is not None:
+            raise unopened
         return first
 
     @trio.lowlevel.enable_ki_protection
     def open(self, endpoint: str) -> DealerSockets:
-        """Open the sockets, and begin to connect."""
+        """Open the sockets, and begin to connect.
+
+        Raises:
+            zmq.ZMQError: That is not possible.
+        """
         with ExitStack() as stack:
             dealer = stack.enter_context(self._context.socket(zmq.DEALER))
             dealer.linger = 0
@@ -147,17 +161,11 @@ class Connecter:
                 dealer.curve_serverkey = self._curve.server_key.encode()
                 dealer.curve_publickey = self._curve.keys.public.encode()
                 dealer.curve_secretkey = self._curve.keys.secret.encode()
-            if self._heartbeat is not None:
-                interval, timeout = heartbeat_times(self._heartbeat)
-                dealer.heartbeat_ivl = max(1, round(interval * 1000))
-                dealer.heartbeat_timeout = max(1, round(timeout * 1000))
+            set_heartbeat(dealer, self._heartbeat)
             # A new name each time: libzmq frees one some time after its sockets are closed.
             address = f"inproc://trioreq.monitor.{next(self._numbers)}"
             dealer.monitor(address, WATCHED)
-            monitor = stack.enter_context(self._context.socket(zmq.PAIR))
-            monitor.rcvhwm = 0
-            monitor.linger = 0
-            monitor.connect(address)
+            monitor = stack.enter_context(open_monitor(self._context, address))
             sockets = DealerSockets(endpoint, dealer, ZSocket.of(dealer), ZSocket.of(monitor))
             dealer.connect(endpoint)
             stack.pop_all()

@@ -21,7 +21,7 @@ ANY_IPC = "ipc://*"  # a new path
 MOST_PORT = 65535
 MOST_PATH = 107  # bytes that the kernel has room for
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # what libzmq accepts as a name
-SOURCE = re.compile(r"[A-Za-z0-9:\[][A-Za-z0-9.:%\[\]_-]*")  # and as an address to connect from
+SOURCE = re.compile(r"[A-Za-z0-9:\[][A-Za-z0-9.:%\[\]_-]*:([0-9]{1,5})")  # and to connect from
 
 ADVICE = {
     errno.EADDRINUSE: "the address is in use: stop the other server, or choose another port",
@@ -47,21 +47,43 @@ def check_client(endpoint: str) -> Host | None:
     transport, separator, rest = endpoint.partition("://")
     if transport not in ("tcp", "ipc") or not separator or not rest or "\0" in rest:
         raise EndpointError(f"{endpoint!r} is not an address of a server: write it as {EXAMPLES}")
+    size = _size(endpoint, rest)
     if transport == "ipc":
         if rest in ("*", "@"):
             raise EndpointError(f"{endpoint!r}: a client needs a path: write it as {EXAMPLES}")
-        if len(os.fsencode(rest)) > MOST_PATH:
+        if size > MOST_PATH:
             raise EndpointError(f"cannot connect to {endpoint!r}: {ADVICE[errno.ENAMETOOLONG]}")
         return None
     source, semicolon, target = rest.rpartition(";")
     host, _, port = target.rpartition(":")
-    if semicolon and not SOURCE.fullmatch(source):
-        raise EndpointError(f"{endpoint!r}: {source!r} is not an address to connect from")
+    if semicolon and not _is_source(source):
+        raise EndpointError(
+            f"{endpoint!r}: {source!r} is not an address to connect from: give one of this "
+            "machine and a port, or port 0, as in 'tcp://192.0.2.1:0;host:5555'"
+        )
     if not host or host == "*" or not port.isdecimal() or not 0 < int(port) <= MOST_PORT:
         raise EndpointError(
             f"{endpoint!r}: a client needs a host and a port: write it as {EXAMPLES}"
         )
     return Host(f"tcp://{source}{semicolon}", _check_host(endpoint, host), int(port))
+
+
+def _size(addr: str, rest: str) -> int:
+    """The bytes of what follows the transport, as libzmq takes it.
+
+    Raises:
+        EndpointError: It is not UTF-8.
+    """
+    try:
+        return len(rest.encode())
+    except UnicodeEncodeError:  # it comes from a command line with other bytes
+        raise EndpointError(f"{addr!r} is not UTF-8: choose another address") from None
+
+
+def _is_source(source: str) -> bool:
+    """Whether libzmq can connect from there: an address or interface, and a port."""
+    found = SOURCE.fullmatch(source)
+    return found is not None and int(found[1]) <= MOST_PORT
 
 
 def _check_host(endpoint: str, host: str) -> str:
@@ -95,8 +117,9 @@ def check(addr: str) -> Path | None:
         EndpointError: It cannot be served.
     """
     transport, separator, rest = addr.partition("://")
-    if not separator or not rest:
+    if not separator or not rest or "\0" in rest:
         raise EndpointError(f"{addr!r}: {ADVICE[errno.EINVAL]}")
+    size = _size(addr, rest)
     if transport == "inproc":
         raise EndpointError(
             f"{addr!r}: inproc does not report disconnects, so it cannot be served; use ipc or tcp"
@@ -108,6 +131,8 @@ def check(addr: str) -> Path | None:
         if port != "*" and not (port.isdecimal() and int(port) <= MOST_PORT):  # libzmq wraps it
             raise EndpointError(f"{addr!r}: {port!r} is not a port: write it as {EXAMPLES}")
         return None
+    if size > MOST_PATH:
+        raise EndpointError(explain(addr, errno.ENAMETOOLONG))
     if rest.startswith("@"):  # an abstract name of Linux: there is no file to check
         return None
     path = Path(rest)

@@ -104,7 +104,7 @@ def open_listeners(
 def _listen_ipc(addr: str, path: Path | None, stack: ExitStack) -> Listener:
     if addr == endpoints.ANY_IPC:
         directory = tempfile.TemporaryDirectory(prefix="trioreq-")
-        path = Path(stack.enter_context(directory)) / "socket"
+        path = endpoints.check(f"ipc://{stack.enter_context(directory)}/socket")
     one = stack.enter_context(socket.socket(socket.AF_UNIX))
     if path is None:
         one.bind(b"\0" + os.fsencode(addr.removeprefix("ipc://@")))

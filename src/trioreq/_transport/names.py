@@ -66,7 +66,7 @@ async def look_up(host: Host) -> list[str]:
         found = await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=_lookups())
     except socket.gaierror as error:
         raise LookupFailed(_reason(host, error)) from error
-    except RuntimeError as error:  # no thread can be started
+    except (OSError, RuntimeError) as error:  # no descriptor is free, or no thread can be started
         raise LookupFailed(f"the name {host.name!r} cannot be looked up: {error}") from error
     addresses = (address for *_, address in found)
     return [host.endpoint(address) for address in in_order(map(_with_zone, addresses))]

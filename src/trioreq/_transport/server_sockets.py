@@ -24,7 +24,7 @@ from . import endpoints, linux
 from .curve_keys import KeyPair
 from .heartbeats import heartbeat_times
 from .linux import KernelCounters, Signs
-from .zsocket import ZSocket, terminate
+from .zsocket import ZSocket, open_monitor, set_heartbeat, terminate
 
 DOMAIN = b"trioreq"
 ZAP = "inproc://zeromq.zap.01"  # libzmq sends ZAP requests here, in each Context
@@ -159,7 +159,7 @@ class BoundSockets:
                 self._router.curve_server = True
                 self._router.curve_secretkey = curve.secret.encode()
             self.router = ZSocket.of(self._router)
-            self.monitor = ZSocket.of(self._open_monitor())
+            self.monitor = ZSocket.of(open_monitor(self._context, MONITOR))
             self.zap = ZSocket.of(self._open_zap())
             self.endpoints = tuple(self._bind(addr) for addr in addrs)
         except BaseException:
@@ -179,21 +179,9 @@ class BoundSockets:
         router.maxmsgsize = largest_frame
         router.backlog = BACKLOG
         router.handshake_ivl = round(HANDSHAKE * 1000)
-        if heartbeat is not None:
-            # A peer that stops right after a PONG is sent the next PING after the interval, and has
-            # failed to answer it after the timeout.
-            interval, timeout = heartbeat_times(heartbeat)
-            router.heartbeat_ivl = max(1, round(interval * 1000))
-            router.heartbeat_timeout = max(1, round(timeout * 1000))
+        set_heartbeat(router, heartbeat)
         router.monitor(MONITOR, MONITORED)
         return router
-
-    def _open_monitor(self) -> zmq.Socket[bytes]:
-        monitor = self._context.socket(zmq.PAIR)
-        monitor.rcvhwm = 0  # a full monitor would block libzmq's I/O thread
-        monitor.linger = 0
-        monitor.connect(MONITOR)
-        return monitor
 
     def _open_zap(self) -> zmq.Socket[bytes]:
         zap = self._context.socket(zmq.ROUTER)

@@ -13,6 +13,7 @@ from typing import NoReturn, Protocol, Self
 import trio
 import zmq
 
+from .heartbeats import heartbeat_times
 from .messages import Known, Messages, Names, Received, messages_of
 
 
@@ -108,6 +109,30 @@ class ZSocket:
         if self._asleep and self.readable():
             self._asleep = False
             self._edge.wake()
+
+
+def set_heartbeat(raw: zmq.Socket[bytes], heartbeat: float | None) -> None:
+    """Have libzmq send heartbeats.
+
+    Args:
+        raw: The socket; it must not be bound or connected yet.
+        heartbeat: Seconds after which a silent peer is disconnected; None for no heartbeats.
+    """
+    if heartbeat is not None:
+        # A peer that stops right after a PONG is sent the next PING after the interval, and has
+        # failed to answer it after the timeout.
+        interval, timeout = heartbeat_times(heartbeat)
+        raw.heartbeat_ivl = max(1, round(interval * 1000))
+        raw.heartbeat_timeout = max(1, round(timeout * 1000))
+
+
+def open_monitor(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    """Open the socket that receives a monitor's events; `address` is that of the monitor."""
+    monitor = context.socket(zmq.PAIR)
+    monitor.rcvhwm = 0  # a full monitor would block libzmq's I/O thread
+    monitor.linger = 0
+    monitor.connect(address)
+    return monitor
 
 
 async def terminate(context: zmq.Context[zmq.Socket[bytes]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import click
 
@@ -23,9 +22,9 @@ Exit codes:
 
 
 @click.command(epilog=EXITS)
-@click.argument("name", type=click.Path(path_type=Path))
+@click.argument("name", type=click.Path())
 @click.version_option(trioreq.__version__, prog_name="trioreq-keygen")
-def make(name: Path) -> Work:
+def make(name: str) -> Work:
     """Make a pair of CURVE keys: NAME.key and NAME.key_secret.
 
     The first may be shared; only its owner may read the second. Neither is overwritten. The
@@ -38,7 +37,7 @@ def make(name: Path) -> Work:
     return partial(make_keys, name)
 
 
-def make_keys(name: Path) -> int:
+def make_keys(name: str) -> int:
     """Make and save a pair, and print the public key."""
     keys = trioreq.KeyPair.generate()
     keys.save(name)

@@ -150,12 +150,12 @@ class MemoryLine(Peer):
     messages.
 
     Args:
-        connect: Waits for a server, and connects to it.
+        connect: Waits for a server, while the line is not cut, and connects to it.
     """
 
     max_pack_size = 0  # no packs: tests see each message unchanged
 
-    def __init__(self, connect: Callable[[Peer], Awaitable[Connection]]) -> None:
+    def __init__(self, connect: Callable[[MemoryLine], Awaitable[Connection]]) -> None:
         self._connect = connect
         self._connection: Connection | None = None  # the newest
         self._open = False  # until its end is reported
@@ -186,7 +186,6 @@ class MemoryLine(Peer):
         """As in `Line`, like the next methods."""
         if not self._open:
             await trio.sleep(self._pause)
-            await self.mended.wait()
             connection = self._connection = await self._connect(self)
             connection.to_server.delay = connection.to_client.delay = self.delay
             self._open = True

@@ -8,7 +8,6 @@ unless another call on the socket has consumed the signal.
 
 from __future__ import annotations
 
-import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,13 +19,13 @@ import zmq
 from .._protocol import frame_sizes
 from .._server.deadlines import Timer
 from .._transport.curve_keys import KeyPair
+from .._transport.handshake_events import EVENT
 from .._transport.linux import KernelCounters, Signs
 from .._transport.messages import Known, Names, Received
 from .._transport.server_sockets import HANDSHAKE
 from .._transport.zsocket import ZSocket
 from ._ways import Timers, Watch, Way
 
-EVENT = struct.Struct("=Hi")
 LOWEST = 10  # lowest descriptor of a connection
 READY: list[bytes] = []  # stands for the client's last command of the handshake
 END = None  # the end of the stream
@@ -209,7 +208,6 @@ class MemorySockets:
         heartbeat: float | None,
         max_message_size: int,
         send_queue: int,
-        refuses: Callable[[], None],
         closed: Callable[[], None],
     ) -> None:
         self.timers: Timers = timers
@@ -217,7 +215,6 @@ class MemorySockets:
         self.max_message_size: int = max_message_size
         self.send_queue: int = send_queue
         self.draining: bool = False
-        self._refuses = refuses
         self._closed = closed
         self._connections: dict[int, Connection] = {}  # by descriptor
         self.raw_router: RouterSocket = RouterSocket(send_queue)
@@ -265,7 +262,6 @@ class MemorySockets:
     def refuse_connections(self, _: Sequence[int]) -> None:
         """Refuse new connections."""
         self.draining = True
-        self._refuses()
 
     def replace_keys(self, keys: KeyPair, listeners: Sequence[int]) -> None:
         """There is no CURVE."""

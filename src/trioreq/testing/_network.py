@@ -67,7 +67,7 @@ class MemoryNetwork(Network):
         self._observers = [HandlerErrors(nursery)] if raise_handler_errors else []
         self._timers = open_timers()
         self._sockets: MemorySockets | None = None
-        self._bound = trio.Event()
+        self._bound = trio.lowlevel.ParkingLot()  # lines wait here for a server
         nursery.start_soon(self._timers.run)
 
     def __str__(self) -> str:
@@ -127,7 +127,7 @@ class MemoryNetwork(Network):
         connection.to_server.block("cut")
         connection.to_client.block("cut")
         connection.silence()
-        if isinstance(client, Client):
+        if isinstance(client, Client) and _line(client).mended.is_set():
             _line(client).mended = trio.Event()
 
     def mend(self, client: MemoryClient | Client) -> None:
@@ -168,10 +168,9 @@ class MemoryNetwork(Network):
             heartbeat=heartbeat,
             max_message_size=max_message_size,
             send_queue=min(send_queue, IN_LIBZMQ),
-            refuses=self._refuses,
             closed=lambda: self._closed(sockets),
         )
-        self._bound.set()
+        self._bound.unpark_all()
         return sockets
 
     @property
@@ -194,10 +193,11 @@ class MemoryNetwork(Network):
     def line(self, *, heartbeat: float | None, max_message_size: int) -> MemoryLine:
         """Make a client's line to the server (`open_client` calls this)."""
 
-        async def connect(peer: Peer) -> Connection:
-            await self._bound.wait()
+        async def connect(line: MemoryLine) -> Connection:
+            while (is_cut := not line.mended.is_set()) or self._refusal() is not None:
+                await (line.mended.wait() if is_cut else self._bound.park())
             return self.open_connection(
-                peer, "DEALER", heartbeat=heartbeat, max_message_size=max_message_size
+                line, "DEALER", heartbeat=heartbeat, max_message_size=max_message_size
             )
 
         return MemoryLine(connect)
@@ -211,11 +211,9 @@ class MemoryNetwork(Network):
         **options: Any,  # noqa: ANN401
     ) -> Connection:
         """Connect to the bound server."""
-        if self._sockets is None:
-            raise ConnectionRefusedError("no server is bound to this network")
-        if self._sockets.draining:
-            raise ConnectionRefusedError("the server drains, and accepts no more connections")
-        sockets = self._sockets
+        sockets, refusal = self._sockets, self._refusal()
+        if sockets is None or refusal is not None:
+            raise ConnectionRefusedError(refusal)
         connection = Connection(
             sockets,
             peer,
@@ -226,13 +224,17 @@ class MemoryNetwork(Network):
         sockets.accept(connection)
         return connection
 
-    def _refuses(self) -> None:
-        self._bound = trio.Event()
+    def _refusal(self) -> str | None:
+        """Why no connection can be made now; None if one can."""
+        if self._sockets is None:
+            return "no server is bound to this network"
+        if self._sockets.draining:
+            return "the server drains, and accepts no more connections"
+        return None
 
     def _closed(self, sockets: MemorySockets) -> None:
         if self._sockets is sockets:  # else it was draining, and there is another server
             self._sockets = None
-            self._bound = trio.Event()
 
 
 def _line(client: Client) -> MemoryLine:

@@ -16,6 +16,7 @@ from subprocess import DEVNULL
 
 import trio
 
+from .._backoff import backoff
 from .._log import log
 from .._nursery import open_own_nursery
 from .._server.exit_codes import describe
@@ -160,6 +161,7 @@ class Supervisor:
         finally:
             for child in self._children:
                 child.process.kill()
+                child.control.close()
             os.close(self._memory)
         return self._exit_code
 
@@ -309,7 +311,7 @@ class Supervisor:
                     failures = 0 if stable else failures + 1
                     log.error("%s died: %s; it is replaced", child, describe(child.code))
                     self._serving[place] = None
-                with trio.move_on_after(min(SOON * 2**failures, SELDOM) if failures else 0):
+                with trio.move_on_after(backoff(SOON, SELDOM, failures) if failures else 0):
                     await self._hurry.wait()
                 if self._stopping or await self._start(place) is not None:
                     continue

@@ -6,6 +6,7 @@ what is sent can be read at once.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from trioreq._runner.settings import RunnerOptions
 from trioreq._runner.supervisor import Supervisor
 from trioreq._runner.systemd import Notifier
 from trioreq._statistics import Statistics, WorkerStatistics
+from trioreq._transport.shared_counts import NONE
 
 LONG = 1e6  # seconds
 NOTHING = {field.name: 0 for field in fields(Statistics)}
@@ -33,10 +35,12 @@ class Process:
 
     Args:
         control: Its end of the pair.
+        cell: Where it counts connections.
     """
 
-    def __init__(self, pid: int, control: socket.socket) -> None:
+    def __init__(self, pid: int, control: socket.socket, cell: int) -> None:
         self.pid = pid
+        self.cell = cell
         self.control = control
         self.returncode: int | None = None
         self._ended = trio.Event()
@@ -80,20 +84,24 @@ class Processes:
     Attributes:
         all: They, in the order of their starts.
         at_start: What each does when it starts; it may raise.
+        opening: How long starting one takes, in seconds.
     """
 
     def __init__(self) -> None:
         self.all: list[Process] = []
         self.at_start: Callable[[Process], object] = Process.send
+        self.opening = 0.0
 
     async def open(self, *_: object, env: dict[str, str], **__: object) -> Process:
-        """As `trio.lowlevel.open_process`."""
-        await trio.lowlevel.checkpoint()
-        number = json.loads(env[control.VARIABLE])["control"]
-        process = Process(1000 + len(self.all), socket.socket(fileno=os.dup(number)))
+        """As `trio.lowlevel.open_process`, which a cancel does not interrupt."""
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self.opening)
+        given = json.loads(env[control.VARIABLE])
+        own = socket.socket(fileno=os.dup(given["control"]))
+        process = Process(1000 + len(self.all), own, given["cell"])
         try:
             self.at_start(process)
-        except OSError:
+        except BaseException:
             process.control.close()
             raise
         self.all.append(process)
@@ -113,10 +121,42 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
     assert started.living == []
 
 
-def supervisor_of(number: int, **options: Any) -> Supervisor:
+class Reports(Notifier):
+    """What systemd would be sent, but its state.
+
+    Attributes:
+        sent: The first line of each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[str] = []
+
+    def report(self, *lines: str) -> None:
+        """Write it down."""
+        self.sent.append(lines[0])
+
+
+def supervisor_of(number: int, reports: Reports | None = None, **options: Any) -> Supervisor:
     """A supervisor of processes that listen nowhere."""
     runner = RunnerOptions(processes=number, **{"hang_timeout": LONG, **options})
-    return Supervisor(runner, [], [], Notifier())
+    return Supervisor(runner, [], [], reports or Reports())
+
+
+def refuse(error: Exception) -> Callable[[Process], None]:
+    """What a process does that cannot be started."""
+
+    def start(_: Process) -> None:
+        raise error
+
+    return start
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+LACKS = [OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread")]
 
 
 @pytest.mark.slow
@@ -141,4 +181,112 @@ async def test_a_process_is_started_again_however_often_that_has_failed(
         processes.at_start = Process.send
         await trio.sleep(30)
         assert len(processes.living) == 2
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("lack", LACKS, ids=str)
+async def test_a_lack_of_resources_is_a_start_that_has_failed(
+    lack: Exception,
+    processes: Processes,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: MockClock,
+) -> None:
+    """The other process goes on, and nothing is left behind."""
+    async with trio.open_nursery() as nursery:
+        supervisor = supervisor_of(2)
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        before = descriptors()
+        processes.at_start = refuse(lack)
+        processes.all[0].end(1)
+        await trio.sleep(1000)
+        assert processes.living == processes.all[1:]
+        assert 30 < caplog.text.count(f"process 0 cannot be started: {lack}; it is retried") < 50
+        await supervisor.roll()
+        processes.at_start = Process.send
+        await trio.sleep(31)
+        assert len(processes.living) == 2
+        assert descriptors() == before
+        await supervisor.roll()
+        assert len(processes.all) == 5
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("lack", LACKS, ids=str)
+async def test_a_lack_of_resources_ends_a_restart_but_not_the_processes(
+    lack: Exception,
+    processes: Processes,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        supervisor = supervisor_of(2)
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        processes.at_start = refuse(lack)
+        await supervisor.roll()
+        assert len(processes.living) == 2
+        assert f"given up, since process 0 cannot be replaced: {lack}" in caplog.text
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_lack_of_descriptors_for_the_pair_is_one_too(
+    processes: Processes,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lack() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor_of(2).run)
+        await trio.sleep(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(control, "pair", lack)
+            processes.all[0].end(1)
+            await trio.sleep(10)
+            assert processes.living == processes.all[1:]
+        await trio.sleep(30)
+        assert len(processes.living) == 2
+        assert "process 0 cannot be started: [Errno 24] Too many open files" in caplog.text
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_process_that_dies_as_it_begins_to_serve_has_not_started(
+    processes: Processes, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    """Its first message is read when it has ended: no connections are meant for it."""
+    async with trio.open_nursery() as nursery:
+        supervisor = supervisor_of(2)
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+
+        def serve_and_die(process: Process) -> None:
+            process.send()
+            process.end(-signal.SIGSEGV)
+
+        processes.at_start = serve_and_die
+        processes.all[1].end(1)
+        await trio.sleep(1)
+        assert "process 1 cannot be started: SIGSEGV; it is retried" in caplog.text
+        assert list(supervisor._connections._serving) == [processes.all[0].cell, NONE]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_process_is_replaced_while_others_have_not_started(
+    processes: Processes, autojump_clock: MockClock
+) -> None:
+    def start(process: Process) -> None:
+        if len(processes.all) != 1:
+            process.send()
+
+    processes.at_start = start
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor_of(2, start_timeout=60).run)
+        await trio.sleep(1)
+        first, second = processes.all
+        first.end(1)
+        await trio.sleep(10)
+        assert processes.living == [second, processes.all[2]]
         nursery.cancel_scope.cancel()

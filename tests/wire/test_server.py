@@ -168,6 +168,13 @@ async def test_what_cannot_be_started_is_one_sentence(tmp_path: Path) -> None:
         ]
 
 
+async def test_a_first_process_that_is_killed_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "service.py").write_text("import os\nos.kill(os.getpid(), 9)")
+    async with served(tmp_path, "--bind", ANY, "--processes", "2") as server:
+        assert await ended(server) == 1
+        await server.line("the first process cannot be started: SIGKILL")
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 @pytest.mark.parametrize(
     ("address", "advice"),

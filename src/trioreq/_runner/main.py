@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from .._checks import check_count, check_duration, check_seconds
+from .._log import log
 from .._transport import endpoints
 from .._transport.listeners import open_listeners
 from .app import load_app
@@ -68,8 +69,9 @@ def run(handler: str, values: Mapping[str, Any], arguments: Sequence[str], *, ch
         return 0
     if runner.forward or (runner.processes == 1 and not runner.reload):
         app = load_app(handler, values, runner)
+        served: list[str | socket.socket] = [*passed, *addresses]
         with pid_file(runner.pid_file):
-            return trio.run(partial(serve_alone, app, runner, [*passed, *addresses], notifier))
+            return trio.run(serve_alone, app, runner, served, notifier)
     if runner.reload and find_spec("watchfiles") is None:
         raise WrongSetting("reload needs watchfiles: pip install 'trioreq[reload]'")
     if sys.platform != "linux":
@@ -78,15 +80,14 @@ def run(handler: str, values: Mapping[str, Any], arguments: Sequence[str], *, ch
         open_listeners(addresses, passed, runner.processes) as listeners,
         pid_file(runner.pid_file),
     ):
-        supervisor = partial(Supervisor, runner, arguments, listeners, notifier)
+        supervisor = Supervisor(runner, arguments, listeners, notifier)
         try:
-            return trio.run(_supervise, supervisor)
-        except StartFailed as error:  # it has said why
-            return error.code if error.code > 0 else 1
-
-
-async def _supervise(new_supervisor: partial[Supervisor]) -> int:
-    return await new_supervisor().run()
+            return trio.run(supervisor.run)
+        except StartFailed as error:
+            if error.code > 0:  # the process has logged why
+                return error.code
+            log.error("the first process cannot be started: %s", error)  # noqa: TRY400
+            return 1
 
 
 def check_runner(runner: RunnerOptions) -> None:

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from subprocess import DEVNULL
 
 import trio
@@ -36,14 +36,14 @@ MARGIN = 5.0  # seconds that a process has to end, beside the grace
 
 
 class StartFailed(Exception):
-    """The first process has ended before it served.
+    """A process has ended before it served, or could not be started.
 
     Attributes:
-        code: Its exit code.
+        code: Its exit code; 0 if it could not be started.
     """
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"the first process has ended before it served: {describe(code)}")
+    def __init__(self, reason: str, code: int = 0) -> None:
+        super().__init__(reason)
         self.code = code
 
 
@@ -59,7 +59,6 @@ class Child:
         serves: Whether it has begun to serve.
         settled: Set when it serves, or has ended before.
         ended: Set when it has ended.
-        ends: Whether the supervisor ends it.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class Child:
         self.serves = False
         self.settled = trio.Event()
         self.ended = trio.Event()
-        self.ends = False
         self.began = trio.current_time()
 
     def __str__(self) -> str:
@@ -125,7 +123,6 @@ class Supervisor:
         self._hurry = trio.Event()
         self._before: Counts = {}  # of processes that have ended
         self._stopping = False
-        self._failure = 0  # the exit code of the process that could not be started
         self._exit_code = 0
         self._nursery: trio.Nursery
 
@@ -136,11 +133,8 @@ class Supervisor:
             total = control.added(total, child.counts)
         return total
 
-    async def run(self, started: Callable[[], object] = lambda: None) -> int:
+    async def run(self) -> int:
         """Supervise, until SIGTERM or SIGINT.
-
-        Args:
-            started: Called when all processes serve.
 
         Returns:
             The exit code.
@@ -153,7 +147,6 @@ class Supervisor:
                 with received(self._signalled):
                     await self._start_all()
                     if not self._stopping:
-                        started()
                         self._notifier.ready()
                         if self._runner.reload:
                             self._nursery.start_soon(self._follow_source)
@@ -166,37 +159,58 @@ class Supervisor:
         return self._exit_code
 
     async def _start_all(self) -> None:
-        """Start the first process alone: if it cannot be started, neither can the others."""
-        first = await self._start(0)
-        if self._stopping:
-            return
-        if first is None:
-            raise StartFailed(self._failure)
+        """Start the first process alone: if it cannot be started, neither can the others.
+
+        Raises:
+            StartFailed: It cannot.
+        """
+        await self._start(0)
+        self._nursery.start_soon(self._keep, 0)
         async with trio.open_nursery() as nursery:
             for place in range(1, self._runner.processes):
-                nursery.start_soon(self._start, place)
-        for place in range(self._runner.processes):
-            self._nursery.start_soon(self._keep, place)
+                nursery.start_soon(self._start_other, place)
+
+    async def _start_other(self, place: int) -> None:
+        await self._try_to_start(place)
+        self._nursery.start_soon(self._keep, place)
 
     # One process.
 
-    async def _start(self, place: int) -> Child | None:
-        """Start a process at a place; returns it when it serves there, or None if it has failed."""
-        child = await self._open(place)
+    async def _try_to_start(self, place: int) -> bool:
+        """Start a process, again later if that fails; returns whether it has not failed."""
+        try:
+            await self._start(place)
+        except StartFailed as error:
+            log.error("process %d cannot be started: %s; it is retried", place, error)  # noqa: TRY400
+            return False
+        return True
+
+    async def _start(self, place: int) -> None:
+        """Start a process at a place; returns when it serves there, or when all are to end.
+
+        Raises:
+            StartFailed: It has ended before, or cannot be started.
+        """
+        try:
+            child = await self._open(place)
+        except (OSError, RuntimeError) as error:  # no descriptor, memory, process or thread is left
+            raise StartFailed(str(error)) from error
         self._nursery.start_soon(self._watch, child)
+        if self._stopping:  # too late to be drained with the others
+            child.process.kill()
         with trio.move_on_after(self._runner.start_timeout) as scope:
             await child.settled.wait()
         if scope.cancelled_caught:
             log.error("%s does not serve after %s s: killed", child, self._runner.start_timeout)
             child.process.kill()
             await child.ended.wait()
-        if not child.serves or self._stopping:
-            self._failure = child.code
-            return None
+        if self._stopping:
+            return
+        if not child.serves or child.ended.is_set():
+            raise StartFailed(describe(child.code), child.code)
         self._serving[place] = child
         self._connections.choose(place, child.cell)
         log.info("%s serves", child)
-        return child
 
     async def _open(self, place: int) -> Child:
         own, its = control.pair()
@@ -215,13 +229,18 @@ class Supervisor:
                 if listener.shared_out
             ],
         )
-        with its:
-            process = await trio.lowlevel.open_process(
-                [*COMMAND, *self._arguments],
-                stdin=DEVNULL,
-                env=assignment.environment(),
-                pass_fds=assignment.descriptors,
-            )
+        try:
+            with its:
+                process = await trio.lowlevel.open_process(
+                    [*COMMAND, *self._arguments],
+                    stdin=DEVNULL,
+                    env=assignment.environment(),
+                    pass_fds=assignment.descriptors,
+                )
+        except BaseException:
+            own.close()
+            self._cells.add(cell)
+            raise
         child = Child(process, place, cell, own)
         self._children.add(child)
         return child
@@ -283,7 +302,6 @@ class Supervisor:
 
     async def _end(self, child: Child, order: bytes = control.DRAIN) -> None:
         """Let a process drain."""
-        child.ends = True
         if not child.serves:
             child.process.kill()
         child.order(order)
@@ -313,15 +331,8 @@ class Supervisor:
                     self._serving[place] = None
                 with trio.move_on_after(backoff(SOON, SELDOM, failures) if failures else 0):
                     await self._hurry.wait()
-                if self._stopping or await self._start(place) is not None:
-                    continue
-                failures += 1
-                if not self._stopping:
-                    log.error(
-                        "process %d cannot be started: %s; it is retried",
-                        place,
-                        describe(self._failure),
-                    )
+                if not self._stopping and not await self._try_to_start(place):
+                    failures += 1
 
     async def roll(self) -> None:
         """Replace the processes, one after the other; each serves before its predecessor ends."""
@@ -335,11 +346,13 @@ class Supervisor:
                         return
                     if former is None:  # it is being replaced anyway
                         continue
-                    if await self._start(place) is None:
-                        log.error(
+                    try:
+                        await self._start(place)
+                    except StartFailed as error:
+                        log.error(  # noqa: TRY400
                             "the restart is given up, since process %d cannot be replaced: %s",
                             place,
-                            describe(self._failure),
+                            error,
                         )
                         return
                     await self._end(former, control.RETIRE)

@@ -290,3 +290,56 @@ async def test_a_process_is_replaced_while_others_have_not_started(
         await trio.sleep(10)
         assert processes.living == [second, processes.all[2]]
         nursery.cancel_scope.cancel()
+
+
+async def test_sighup_while_the_processes_start_replaces_them_when_they_have_started(
+    processes: Processes, autojump_clock: MockClock
+) -> None:
+    """READY=1 is sent to systemd when they serve."""
+    processes.at_start = lambda _: None
+    reports = Reports()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor_of(2, reports).run)
+        await trio.sleep(1)
+        signal.raise_signal(signal.SIGHUP)
+        await trio.sleep(1)
+        assert reports.sent == []
+        (first,) = processes.all
+        processes.at_start = Process.send
+        first.send()
+        await trio.sleep(1)
+        assert reports.sent == ["READY=1", "RELOADING=1"]
+        for process in processes.all[:2]:
+            await trio.sleep(1)
+            assert control.RETIRE in process.orders()
+            process.end(0)
+        await trio.sleep(1)
+        assert reports.sent == ["READY=1", "RELOADING=1", "READY=1"]
+        assert processes.living == processes.all[2:]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_process_that_is_being_opened_at_sigterm_is_killed(
+    processes: Processes, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    """While the others drain, which may take long."""
+    reports = Reports()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor_of(2, reports, grace=1000).run)
+        await trio.sleep(1)
+        processes.opening = 10
+        signal.raise_signal(signal.SIGHUP)
+        await trio.sleep(1)
+        signal.raise_signal(signal.SIGTERM)
+        await trio.sleep(1)
+        signal.raise_signal(signal.SIGHUP)
+        await trio.sleep(100)
+        assert len(processes.all) == 3
+        assert processes.living == processes.all[:2]
+        assert reports.sent == ["READY=1", "RELOADING=1", "STOPPING=1"]
+        for process in processes.living:
+            assert process.orders() == [control.DRAIN]
+            process.end(0)
+        await trio.sleep(1)
+        assert nursery.child_tasks == set()
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []

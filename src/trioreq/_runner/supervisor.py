@@ -121,6 +121,7 @@ class Supervisor:
         self._changing = [trio.Lock() for _ in range(places)]
         self._rolling = trio.Lock()
         self._hurry = trio.Event()
+        self._started = trio.Event()
         self._before: Counts = {}  # of processes that have ended
         self._stopping = False
         self._exit_code = 0
@@ -147,6 +148,7 @@ class Supervisor:
                 with received(self._signalled):
                     await self._start_all()
                     if not self._stopping:
+                        self._started.set()
                         self._notifier.ready()
                         if self._runner.reload:
                             self._nursery.start_soon(self._follow_source)
@@ -355,9 +357,13 @@ class Supervisor:
                             error,
                         )
                         return
-                    await self._end(former, control.RETIRE)
+                    if not self._stopping:
+                        await self._end(former, control.RETIRE)
 
     async def _reload(self) -> None:
+        await self._started.wait()
+        if self._stopping:
+            return
         self._notifier.reloading()
         log.info("the processes are replaced")
         await self.roll()

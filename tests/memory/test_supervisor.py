@@ -49,7 +49,7 @@ class Process:
         """Send statistics."""
         workers: Any = WorkerStatistics(0, 0, 0)
         statistics = Statistics(**{**NOTHING, "workers": workers, **counts})
-        self.control.send(control.message(control.READY, statistics))
+        self.control.send(control.message(statistics))
 
     def orders(self) -> list[bytes]:
         """What it was ordered."""
@@ -271,6 +271,24 @@ async def test_a_process_that_dies_as_it_begins_to_serve_has_not_started(
         await trio.sleep(1)
         assert "process 1 cannot be started: SIGSEGV; it is retried" in caplog.text
         assert list(supervisor._connections._serving) == [processes.all[0].cell, NONE]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_process_that_serves_no_longer_but_does_not_end_is_killed(
+    processes: Processes, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    """A thread of the handler's module keeps it alive."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor_of(2).run)
+        await trio.sleep(1)
+        first = processes.all[0]
+        first.control.close()
+        await trio.sleep(14)
+        assert first.returncode is None
+        await trio.sleep(2)
+        assert first.returncode == -signal.SIGKILL
+        assert "process 0 (pid 1000) has not ended in its grace: killed" in caplog.text
+        assert len(processes.living) == 2
         nursery.cancel_scope.cancel()
 
 

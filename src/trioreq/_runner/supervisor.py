@@ -276,7 +276,7 @@ class Supervisor:
                     self._connections.choose(child.place, child.cell)
                 silent = 0.0
                 if not self._read(child):
-                    return
+                    break
             elif child.serves:
                 silent += wait
                 if self._serving[child.place] is child:
@@ -285,6 +285,10 @@ class Supervisor:
                     log.error("%s hangs, without a sign of life for %s s: killed", child, patience)
                     child.process.kill()
                     return
+        if child.serves:  # it has ended to, and may be kept by a thread
+            if self._serving[child.place] is child:
+                self._connections.choose(child.place, NONE)
+            await self._end(child)
 
     def _read(self, child: Child) -> bool:
         """Read the messages of a process; returns whether there may be more."""
@@ -293,14 +297,13 @@ class Supervisor:
                 data = child.control.recv(control.LARGEST)
             except BlockingIOError:
                 return True
-            except OSError:  # it was killed with a message of ours unread
-                return False
+            except ConnectionResetError:  # what it has sent follows
+                continue
             if not data:
                 return False
-            kind, child.counts = control.read_message(data)
-            if kind == control.READY:
-                child.serves = True
-                child.settled.set()
+            child.counts = control.read_message(data)
+            child.serves = True
+            child.settled.set()
 
     async def _end(self, child: Child, order: bytes = control.DRAIN) -> None:
         """Let a process drain."""

@@ -13,15 +13,18 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from support.signals import signals_without_effect
 from trio.testing import MockClock
 
 from trioreq._runner import control
 from trioreq._runner.settings import RunnerOptions
-from trioreq._runner.supervisor import Supervisor
+from trioreq._runner.signals import Signals
+from trioreq._runner.supervisor import StartFailed, Supervisor
 from trioreq._runner.systemd import Notifier
 from trioreq._statistics import Statistics, WorkerStatistics
 from trioreq._transport.shared_counts import NONE
@@ -113,6 +116,13 @@ class Processes:
         return [one for one in self.all if one.returncode is None]
 
 
+@pytest.fixture(autouse=True)
+def missed() -> Iterator[list[int]]:
+    """Signals that the supervisor has not handled."""
+    with signals_without_effect() as numbers:
+        yield numbers
+
+
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
     started = Processes()
@@ -140,7 +150,7 @@ class Reports(Notifier):
 def supervisor_of(number: int, reports: Reports | None = None, **options: Any) -> Supervisor:
     """A supervisor of processes that listen nowhere."""
     runner = RunnerOptions(processes=number, **{"hang_timeout": LONG, **options})
-    return Supervisor(runner, [], [], reports or Reports())
+    return Supervisor(runner, [], [], reports or Reports(), Signals())
 
 
 def refuse(error: Exception) -> Callable[[Process], None]:
@@ -361,3 +371,47 @@ async def test_a_process_that_is_being_opened_at_sigterm_is_killed(
         await trio.sleep(1)
         assert nursery.child_tasks == set()
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_no_signal_has_its_default_effect_when_the_supervisor_has_ended(
+    processes: Processes,
+    missed: list[int],
+    tmp_path: Path,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Files are removed after that."""
+    number = tmp_path / "pid"
+    close = os.close
+
+    def raise_signals_and_close(descriptor: int) -> None:
+        for each in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+            signal.raise_signal(each)
+        close(descriptor)
+
+    supervisor = supervisor_of(2, pid_file=number)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        assert number.read_text() == f"{os.getpid()}\n"
+        signal.raise_signal(signal.SIGTERM)
+        await trio.sleep(1)
+        monkeypatch.setattr(os, "close", raise_signals_and_close)  # of the memory
+        for process in processes.all:
+            process.end(0)
+    monkeypatch.undo()
+    assert missed == []
+    assert not number.exists()
+    assert supervisor._exit_code == 0
+
+
+async def test_no_file_is_written_if_no_process_can_be_started(
+    processes: Processes, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It may be that of another server."""
+    number = tmp_path / "pid"
+    number.write_text("1\n")
+    processes.at_start = lambda process: process.end(2)
+    with pytest.raises(StartFailed):
+        await supervisor_of(2, pid_file=number).run()
+    assert number.read_text() == "1\n"

@@ -78,10 +78,10 @@ async def refused(port: int) -> None:
 async def test_sigterm_lets_a_request_end_and_refuses_connections(tmp_path: Path) -> None:
     number = tmp_path / "pid"
     async with one(tmp_path, "--access-log", "--pid-file", str(number)) as (server, endpoint):
-        assert number.read_text() == f"{server.process.pid}\n"
         async with trioreq.open_client(endpoint) as client, trio.open_nursery() as nursery:
             await client.request(b"first")
             assert (await server.line("replied"))["outcome"] == "replied"
+            assert number.read_text() == f"{server.process.pid}\n"
             replies: list[bytes] = []
 
             async def slow() -> None:
@@ -124,6 +124,42 @@ async def test_a_third_signal_ends_a_server_whose_event_loop_is_blocked(tmp_path
                 await trio.sleep(0.1)  # signals of one number do not queue up
         assert isinstance(errors[0], trioreq.ConnectionLost)
         assert await ended(server) == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_signals_at_the_end_leave_no_file_and_do_not_change_the_exit_code(
+    tmp_path: Path, processes: str
+) -> None:
+    """They come at any moment: until the process has ended."""
+    files = tmp_path / "pid", tmp_path / "socket"
+    options = ["--processes", processes, "--pid-file", str(files[0]), "--bind", f"ipc://{files[1]}"]
+    async with served(tmp_path, *options) as server:
+        while not files[0].exists():
+            await trio.lowlevel.checkpoint()
+        server.process.terminate()
+        while server.process.poll() is None:
+            for number in (signal.SIGUSR1, signal.SIGHUP):
+                server.process.send_signal(number)
+            await trio.lowlevel.checkpoint()
+        assert await ended(server) == 0
+    assert [file for file in files if file.exists()] == []
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_a_server_that_cannot_be_started_leaves_the_pid_file_of_the_other_alone(
+    tmp_path: Path, processes: str
+) -> None:
+    number = tmp_path / "pid"
+    options = ["--processes", processes, "--pid-file", str(number)]
+    async with served(tmp_path, "--bind", ANY, *options) as server:
+        endpoint = (await server.serving())[0]
+        while not number.exists():
+            await trio.lowlevel.checkpoint()
+        before = number.read_text()
+        async with served(tmp_path, "--bind", endpoint, *options) as second:
+            await second.line("the address is in use")
+            assert await ended(second) == 2
+        assert number.read_text() == before
 
 
 async def test_sighup_reads_the_keys_again_and_keeps_connections(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ from . import control
 from .app import App, load_keys
 from .control import Assignment
 from .logs import AccessLog
+from .pid_file import pid_file
 from .settings import RunnerOptions
-from .signals import received
+from .signals import Signals
 from .systemd import Notifier
 
 HEARTBEAT = 0.5  # seconds between two signs of life for the supervisor
@@ -123,6 +124,7 @@ async def serve_alone(
     runner: RunnerOptions,
     addresses: Sequence[str | socket.socket],
     notifier: Notifier,
+    signals: Signals,
 ) -> int:
     """Serve in this process, which has no supervisor.
 
@@ -151,20 +153,27 @@ async def serve_alone(
 
     async def reload() -> None:
         await serving.started.wait()
+        if serving.draining:
+            return
         notifier.reloading()
         await serving.reload_keys()
-        notifier.ready()
-
-    async with open_own_nursery() as nursery:
-        serving = Serving(app, runner, nursery)
-        with received(signalled):
-            await serving.start(addresses, None)
+        if not serving.draining:
             notifier.ready()
-            await notifier.run(lambda: control.summary(counts()))
+
+    with ExitStack() as files:
+        async with open_own_nursery() as nursery:
+            serving = Serving(app, runner, nursery)
+            with signals.received(signalled):
+                await serving.start(addresses, None)
+                files.enter_context(pid_file(runner.pid_file))
+                notifier.ready()
+                await notifier.run(lambda: control.summary(counts()))
     return serving.code
 
 
-async def serve_supervised(app: App, runner: RunnerOptions, assignment: Assignment) -> int:
+async def serve_supervised(
+    app: App, runner: RunnerOptions, assignment: Assignment, signals: Signals
+) -> int:
     """Serve in this process, which has a supervisor.
 
     It obeys the supervisor. The signals that a terminal or a service manager sends to all
@@ -220,7 +229,7 @@ async def serve_supervised(app: App, runner: RunnerOptions, assignment: Assignme
     with sockets:
         async with open_own_nursery() as nursery:
             serving = Serving(app, runner, nursery)
-            with received(signalled):
+            with signals.received(signalled):
                 await serving.start([*listeners.values()], total)
                 nursery.start_soon(live)
                 await obey()

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from subprocess import DEVNULL
 
 import trio
@@ -24,8 +25,9 @@ from .._transport.listeners import Listener
 from .._transport.shared_counts import NONE, SharedCounts, open_memory
 from . import control
 from .control import Assignment, Counts
+from .pid_file import pid_file
 from .settings import RunnerOptions
-from .signals import received
+from .signals import Signals
 from .systemd import Notifier
 
 COMMAND = (sys.executable, "-m", "trioreq_cli")
@@ -98,6 +100,7 @@ class Supervisor:
         arguments: Those of the command line, which each process gets.
         listeners: What they listen at.
         notifier: Reports to systemd.
+        signals: Those of this process.
     """
 
     def __init__(
@@ -106,12 +109,14 @@ class Supervisor:
         arguments: Sequence[str],
         listeners: Sequence[Listener],
         notifier: Notifier,
+        signals: Signals,
     ) -> None:
         places = runner.processes
         self._runner = runner
         self._arguments = arguments
         self._listeners = listeners
         self._notifier = notifier
+        self._signals = signals
         self._cells = set(range(2 * places + 1))
         self._memory = open_memory(places, len(self._cells))
         steered = [one.of(0) for one in listeners if one.shared_out]
@@ -142,12 +147,15 @@ class Supervisor:
 
         Raises:
             StartFailed: The first process has not started.
+            WrongSetting: The PID file cannot be written.
         """
+        files = ExitStack()
         try:
             async with open_own_nursery() as self._nursery:
-                with received(self._signalled):
+                with self._signals.received(self._signalled):
                     await self._start_all()
                     if not self._stopping:
+                        files.enter_context(pid_file(self._runner.pid_file))
                         self._started.set()
                         self._notifier.ready()
                         if self._runner.reload:
@@ -158,6 +166,7 @@ class Supervisor:
                 child.process.kill()
                 child.control.close()
             os.close(self._memory)
+            files.close()
         return self._exit_code
 
     async def _start_all(self) -> None:

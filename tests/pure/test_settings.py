@@ -206,6 +206,22 @@ def test_what_may_be_none_is_none_by_that_word(given: Callable[..., dict[str, An
 
 
 @pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"processes": 0}, "processes must be from 1 to"),
+        ({"grace": -1.0}, "grace must be a number of seconds from 0 to"),
+        ({"start_timeout": 0.0}, "start_timeout must be a number of seconds above 0"),
+        ({"hang_timeout": 0.0}, "hang_timeout must be a number of seconds above 0"),
+        ({"hang_timeout": 0.99}, r"hang_timeout must be at least 1 second, .*, got 0\.99"),
+    ],
+)
+def test_a_value_out_of_its_range_is_a_sentence(changed: dict[str, Any], sentence: str) -> None:
+    main.check_runner(RunnerOptions(hang_timeout=1.0))
+    with pytest.raises(WrongSetting, match=sentence):
+        main.check_runner(RunnerOptions(**changed))
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [("5", 5), ("processes:2", ProcessWorkers(2)), ("jobs:workers", Reference("jobs:workers"))],
 )

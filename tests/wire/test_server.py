@@ -204,6 +204,16 @@ async def test_what_cannot_be_started_is_one_sentence(tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_a_module_beside_the_handler_hides_none_that_trioreq_imports(
+    tmp_path: Path, processes: str
+) -> None:
+    (tmp_path / "queue.py").write_text("raise ImportError('not this one')")
+    options = ["--bind", ANY, "--processes", processes]
+    async with served(tmp_path, *options, cwd=tmp_path) as server:
+        await server.serving()
+
+
 async def test_a_first_process_that_is_killed_is_reported(tmp_path: Path) -> None:
     (tmp_path / "service.py").write_text("import os\nos.kill(os.getpid(), 9)")
     async with served(tmp_path, "--bind", ANY, "--processes", "2") as server:

@@ -18,11 +18,13 @@ from .._transport.listeners import open_listeners
 from .app import load_app
 from .control import read_assignment
 from .logs import set_up
-from .process import serve_alone, serve_supervised
+from .process import HEARTBEAT, serve_alone, serve_supervised
 from .settings import RunnerOptions, WrongSetting
 from .signals import Signals
 from .supervisor import StartFailed, Supervisor
 from .systemd import Notifier, passed_sockets
+
+LEAST_HANG = 2 * HEARTBEAT  # seconds; a healthy process may be a little late
 
 
 def run(handler: str, values: Mapping[str, Any], arguments: Sequence[str], *, check: bool) -> int:
@@ -96,5 +98,10 @@ def check_runner(runner: RunnerOptions) -> None:
         check_duration("grace", runner.grace)
         check_seconds("start_timeout", runner.start_timeout)
         check_seconds("hang_timeout", runner.hang_timeout)
+        if runner.hang_timeout < LEAST_HANG:
+            raise ValueError(
+                f"hang_timeout must be at least {LEAST_HANG:g} second, since processes give a "
+                f"sign of life every {HEARTBEAT:g} seconds, got {runner.hang_timeout:g}"
+            )
     except (TypeError, ValueError) as error:
         raise WrongSetting(str(error)) from error

@@ -30,7 +30,7 @@ from .settings import RunnerOptions
 from .signals import Signals
 from .systemd import Notifier
 
-COMMAND = (sys.executable, "-m", "trioreq_cli")
+COMMAND = (sys.executable, "-P", "-m", "trioreq_cli")  # not from the working directory
 LATE = 4.0  # seconds without a sign of life after which a process gets no new connections
 SOON, SELDOM = 0.1, 30.0  # seconds before a process is started again, at least and at most
 STABLE = 10.0  # seconds after which a process counts as one that works

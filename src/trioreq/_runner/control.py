@@ -14,15 +14,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .._statistics import Statistics
+from .._statistics import GAUGES, Statistics
 
 VARIABLE = "_TRIOREQ_ASSIGNMENT"
 LARGEST = 64 * 1024  # bytes of a message
 RETIRE, DRAIN, STOP = b"retire", b"drain", b"stop"
-NOW = {  # what is not a count of what was, but of what is
-    "in_flight", "waiting", "running", "connections", "replies_waiting", "abandoned_threads",
-    "workers",
-}  # fmt: skip
+CURRENT = GAUGES | {"workers"}  # what a process that has ended has no more
 
 Counts = dict[str, Any]
 """The fields of `Statistics`."""
@@ -106,7 +103,7 @@ def after_end(counts: Counts) -> Counts:
 
     The requests that it had in flight when it was last heard were not answered.
     """
-    left = {name: value for name, value in counts.items() if name not in NOW}
+    left = {name: value for name, value in counts.items() if name not in CURRENT}
     if left:
         left["shut_down"] += counts["in_flight"]
     return left

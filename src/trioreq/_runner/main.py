@@ -98,10 +98,10 @@ def check_runner(runner: RunnerOptions) -> None:
         check_duration("grace", runner.grace)
         check_seconds("start_timeout", runner.start_timeout)
         check_seconds("hang_timeout", runner.hang_timeout)
-        if runner.hang_timeout < LEAST_HANG:
-            raise ValueError(
-                f"hang_timeout must be at least {LEAST_HANG:g} second, since processes give a "
-                f"sign of life every {HEARTBEAT:g} seconds, got {runner.hang_timeout:g}"
-            )
     except (TypeError, ValueError) as error:
         raise WrongSetting(str(error)) from error
+    if runner.hang_timeout < LEAST_HANG:
+        raise WrongSetting(
+            f"hang_timeout must be at least {LEAST_HANG:g} second, since processes give a sign of "
+            f"life every {HEARTBEAT:g} seconds, got {runner.hang_timeout:g}"
+        )

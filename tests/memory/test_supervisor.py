@@ -22,6 +22,7 @@ from support.signals import signals_without_effect
 from trio.testing import MockClock
 
 from trioreq._runner import control
+from trioreq._runner.process import HEARTBEAT
 from trioreq._runner.settings import RunnerOptions
 from trioreq._runner.signals import Signals
 from trioreq._runner.supervisor import StartFailed, Supervisor
@@ -415,3 +416,50 @@ async def test_no_file_is_written_if_no_process_can_be_started(
     with pytest.raises(StartFailed):
         await supervisor_of(2, pid_file=number).run()
     assert number.read_text() == "1\n"
+
+
+@pytest.mark.parametrize("hang_timeout", [1.0, 3.0, 10.0])
+async def test_a_process_is_not_killed_because_the_supervisor_was_stopped_with_it(
+    hang_timeout: float, processes: Processes, autojump_clock: MockClock
+) -> None:
+    """As by Ctrl-Z in a terminal, or a container that is paused."""
+
+    async def live() -> None:
+        while True:
+            await trio.sleep(HEARTBEAT)
+            processes.all[0].send()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor_of(1, hang_timeout=hang_timeout).run)
+        await trio.sleep(0.1)
+        nursery.start_soon(live)
+        await trio.sleep(100.3)
+        for _ in range(10):
+            autojump_clock.jump(100)
+            await trio.sleep(2.3)
+        assert processes.living == processes.all[:1]
+        assert len(processes.all) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_process_without_a_sign_of_life_gets_no_connections_and_is_killed(
+    processes: Processes, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        supervisor = supervisor_of(1, hang_timeout=10)
+        serving = supervisor._connections._serving
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(3.9)
+        first = processes.all[0]
+        assert serving[0] == first.cell
+        await trio.sleep(0.2)
+        assert serving[0] == NONE
+        first.send()
+        await trio.sleep(0.1)
+        assert serving[0] == first.cell
+        await trio.sleep(9.8)
+        assert processes.living == [first]
+        await trio.sleep(0.2)
+        assert processes.living == processes.all[1:]
+        assert "hangs, without a sign of life for 10 s: killed" in caplog.text
+        nursery.cancel_scope.cancel()

@@ -37,7 +37,7 @@ class Serving:
 
     Args:
         app: What is served.
-        runner: How.
+        runner: Has the grace, and says whether requests are logged.
         nursery: Where its tasks run.
 
     Attributes:

@@ -277,7 +277,8 @@ class Supervisor:
         patience = self._runner.hang_timeout
         silent = 0.0
         while True:
-            wait = min(LATE, patience - silent) if child.serves else LATE
+            # If both were stopped, one wait is over at once, so there is more than one.
+            wait = min(LATE, patience / 2, patience - silent) if child.serves else LATE
             with trio.move_on_after(wait) as scope:
                 await trio.lowlevel.wait_readable(child.control)
             if not scope.cancelled_caught:
@@ -288,7 +289,7 @@ class Supervisor:
                     break
             elif child.serves:
                 silent += wait
-                if self._serving[child.place] is child:
+                if silent >= LATE and self._serving[child.place] is child:
                     self._connections.choose(child.place, NONE)
                 if silent >= patience:
                     log.error("%s hangs, without a sign of life for %s s: killed", child, patience)

@@ -188,7 +188,7 @@ class Supervisor:
     # One process.
 
     async def _try_to_start(self, place: int) -> bool:
-        """Start a process, again later if that fails; returns whether it has not failed."""
+        """Start a process, and log why if that fails; returns whether it has not failed."""
         try:
             await self._start(place)
         except StartFailed as error:
@@ -295,7 +295,7 @@ class Supervisor:
                     log.error("%s hangs, without a sign of life for %s s: killed", child, patience)
                     child.process.kill()
                     return
-        if child.serves:  # it has ended to, and may be kept by a thread
+        if child.serves:  # no longer; a thread may keep the process alive
             if self._serving[child.place] is child:
                 self._connections.choose(child.place, NONE)
             await self._end(child)

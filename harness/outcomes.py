@@ -9,8 +9,6 @@ from trioreq._protocol.endings import ENDINGS
 
 OUTCOMES = tuple(dict.fromkeys(ending.outcome for ending in ENDINGS))
 """How a request ends; each ends in one of these ways."""
-GAUGES = ("in_flight", "waiting", "running", "connections", "abandoned_threads")
-"""The statistics that go up and down."""
 
 
 def ended(statistics: Mapping[str, Any]) -> int:

@@ -16,9 +16,11 @@ from typing import Any
 
 import trio
 
+from trioreq._statistics import GAUGES
+
 from ..clients import open_clients
 from ..crashing import Kinds, open_crashing_clients
-from ..outcomes import GAUGES, ended
+from ..outcomes import ended
 from ..servers import ServerProcess, open_server
 from ..zmtp import RawPeer, message
 

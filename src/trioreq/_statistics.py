@@ -94,6 +94,21 @@ class Statistics:
     """Worker processes that were replaced, by `retire_after` or `retire_above`."""
 
 
+GAUGES = frozenset(
+    {
+        "in_flight",
+        "finishing",
+        "waiting",
+        "running",
+        "connections",
+        "replies_waiting",
+        "abandoned_threads",
+    }
+)
+"""The fields of `Statistics` that go up and down, and are 0 at rest. All others but ``workers``
+only grow."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectedClient:
     """A connection of a server, as `Server.clients` lists it. Times are on trio's clock."""

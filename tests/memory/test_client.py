@@ -551,6 +551,22 @@ async def test_retries_have_an_end(autojump_clock: MockClock) -> None:
     assert isinstance(caller.error, trioreq.ConnectionLost)
 
 
+async def test_a_request_is_sent_again_as_often_as_retries_says(autojump_clock: MockClock) -> None:
+    line = FakeLine()
+    async with asking(line, retries=1100) as nursery:
+        line.connect()
+        caller = Caller(line.client, b"x")
+        nursery.start_soon(caller)
+        for _ in range(1100):
+            await trio.sleep(10)
+            line.cut()
+            line.connect()
+        await trio.sleep(10)
+        assert line.client.statistics().retried == 1100
+        line.answer(-1, b"done")
+    assert caller.reply == b"done"
+
+
 async def test_a_retry_that_finds_no_connection_does_not_say_that_nothing_was_sent(
     autojump_clock: MockClock,
 ) -> None:

@@ -19,7 +19,7 @@ import trioreq
 
 SOURCE = Path(trioreq.__file__).parent
 OF_ALL = {"_checks", "_errors", "_functions", "_log", "_request"}
-TOP = OF_ALL | {"_finishing", "_nursery", "_options", "_statistics", "_workers"}
+TOP = OF_ALL | {"_backoff", "_finishing", "_nursery", "_options", "_statistics", "_workers"}
 
 LAYERS = {
     "_protocol": OF_ALL | {"_protocol"},

@@ -30,6 +30,7 @@ from trioreq._runner.settings import (
     WrongSetting,
     settings_of,
 )
+from trioreq._statistics import GAUGES, Statistics
 from trioreq._transport.shared_counts import (
     INSTRUCTION,
     WHOLE,
@@ -184,6 +185,35 @@ def test_a_wrong_value_is_a_sentence(
             given("module:handler", setting.flag, "x y")
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("1" + "0" * 400, ("N", "BYTES")),
+        ("0x" + "f" * 5000, ("N", "BYTES")),
+        ("1e400", ("SECONDS",)),
+        ("nan", ("SECONDS",)),
+        ('"a\\u0000b"', ()),
+    ],
+    ids=["large", "larger", "infinite", "nan", "zero"],
+)
+def test_a_value_that_nothing_can_hold_is_a_sentence(
+    name: str,
+    text: str,
+    units: tuple[str, ...],
+    given: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    """What is a number is refused later, by its range."""
+    config = tmp_path / "config.toml"
+    config.write_text(f"{name} = {text}")
+    if SETTINGS[name].unit in units:
+        given("module:handler", "--config", str(config))
+    else:
+        with pytest.raises(click.UsageError, match=rf"{name} must be .*, got "):
+            given("module:handler", "--config", str(config))
+
+
 def test_a_wrong_file_is_a_sentence(given: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     for text, sentence in [
@@ -203,6 +233,22 @@ def test_what_may_be_none_is_none_by_that_word(given: Callable[..., dict[str, An
     assert "grace" not in optional
     for name in optional:
         assert given("module:handler", SETTINGS[name].flag, "none")[name] is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"processes": 0}, "processes must be from 1 to"),
+        ({"grace": -1.0}, "grace must be a number of seconds from 0 to"),
+        ({"start_timeout": 0.0}, "start_timeout must be a number of seconds above 0"),
+        ({"hang_timeout": 0.0}, "hang_timeout must be a number of seconds above 0"),
+        ({"hang_timeout": 0.99}, r"hang_timeout must be at least 1 second, .*, got 0\.99"),
+    ],
+)
+def test_a_value_out_of_its_range_is_a_sentence(changed: dict[str, Any], sentence: str) -> None:
+    main.check_runner(RunnerOptions(hang_timeout=1.0))
+    with pytest.raises(WrongSetting, match=sentence):
+        main.check_runner(RunnerOptions(**changed))
 
 
 @pytest.mark.parametrize(
@@ -307,10 +353,11 @@ def test_a_line_of_json_has_the_parts_of_the_message() -> None:
 
 
 def test_statistics_are_added_up_without_the_figures_of_the_moment() -> None:
-    one = {"requests": 5, "shut_down": 1, "in_flight": 2, "workers": {"alive": 3}}
-    other = {"requests": 7, "shut_down": 0, "in_flight": 1, "workers": {"alive": 4}}
+    assert {field.name for field in fields(Statistics)} > GAUGES
+    one = {"requests": 5, "shut_down": 1, "in_flight": 2, "finishing": 1, "workers": {"alive": 3}}
+    other = {"requests": 7, "shut_down": 0, "in_flight": 1, "finishing": 0, "workers": {"alive": 4}}
     assert added(one, other) == {
-        "requests": 12, "shut_down": 1, "in_flight": 3, "workers": {"alive": 7},
+        "requests": 12, "shut_down": 1, "in_flight": 3, "finishing": 1, "workers": {"alive": 7},
     }  # fmt: skip
     assert added({}, one) == one
     assert after_end(one) == {"requests": 5, "shut_down": 3}

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 LIMIT = 60  # seconds; a process takes half a second to start, and some tests start six
-COMMAND = [sys.executable, "-m", "trioreq_cli"]
+COMMAND = [sys.executable, "-P", "-m", "trioreq_cli"]  # as the script, which pip installs
 HANDLER = """
 import os
 import time
@@ -102,6 +102,7 @@ async def served(
     *arguments: str,
     command: Sequence[str] = COMMAND,
     environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
     handler: str = "service:handler",
 ) -> AsyncIterator[Served]:
@@ -118,6 +119,7 @@ async def served(
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={**os.environ, **(environment or {})},
+            cwd=cwd,
             pass_fds=pass_fds,
             start_new_session=True,
         )

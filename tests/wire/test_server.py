@@ -78,10 +78,10 @@ async def refused(port: int) -> None:
 async def test_sigterm_lets_a_request_end_and_refuses_connections(tmp_path: Path) -> None:
     number = tmp_path / "pid"
     async with one(tmp_path, "--access-log", "--pid-file", str(number)) as (server, endpoint):
-        assert number.read_text() == f"{server.process.pid}\n"
         async with trioreq.open_client(endpoint) as client, trio.open_nursery() as nursery:
             await client.request(b"first")
             assert (await server.line("replied"))["outcome"] == "replied"
+            assert number.read_text() == f"{server.process.pid}\n"
             replies: list[bytes] = []
 
             async def slow() -> None:
@@ -126,6 +126,42 @@ async def test_a_third_signal_ends_a_server_whose_event_loop_is_blocked(tmp_path
         assert await ended(server) == 128 + signal.SIGINT
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_signals_at_the_end_leave_no_file_and_do_not_change_the_exit_code(
+    tmp_path: Path, processes: str
+) -> None:
+    """They come at any moment: until the process has ended."""
+    files = tmp_path / "pid", tmp_path / "socket"
+    options = ["--processes", processes, "--pid-file", str(files[0]), "--bind", f"ipc://{files[1]}"]
+    async with served(tmp_path, *options) as server:
+        while not files[0].exists():
+            await trio.lowlevel.checkpoint()
+        server.process.terminate()
+        while server.process.poll() is None:
+            for number in (signal.SIGUSR1, signal.SIGHUP):
+                server.process.send_signal(number)
+            await trio.lowlevel.checkpoint()
+        assert await ended(server) == 0
+    assert [file for file in files if file.exists()] == []
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_a_server_that_cannot_be_started_leaves_the_pid_file_of_the_other_alone(
+    tmp_path: Path, processes: str
+) -> None:
+    number = tmp_path / "pid"
+    options = ["--processes", processes, "--pid-file", str(number)]
+    async with served(tmp_path, "--bind", ANY, *options) as server:
+        endpoint = (await server.serving())[0]
+        while not number.exists():
+            await trio.lowlevel.checkpoint()
+        before = number.read_text()
+        async with served(tmp_path, "--bind", endpoint, *options) as second:
+            await second.line("the address is in use")
+            assert await ended(second) == 2
+        assert number.read_text() == before
+
+
 async def test_sighup_reads_the_keys_again_and_keeps_connections(tmp_path: Path) -> None:
     first, second, alice, bob = (trioreq.KeyPair.generate() for _ in range(4))
     allowed = tmp_path / "allowed"
@@ -166,6 +202,23 @@ async def test_what_cannot_be_started_is_one_sentence(tmp_path: Path) -> None:
             "Error: importing service raised NameError: name 'missing' is not defined "
             "(service.py, line 1)"
         ]
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_a_module_beside_the_handler_hides_none_that_trioreq_imports(
+    tmp_path: Path, processes: str
+) -> None:
+    (tmp_path / "queue.py").write_text("raise ImportError('not this one')")
+    options = ["--bind", ANY, "--processes", processes]
+    async with served(tmp_path, *options, cwd=tmp_path) as server:
+        await server.serving()
+
+
+async def test_a_first_process_that_is_killed_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "service.py").write_text("import os\nos.kill(os.getpid(), 9)")
+    async with served(tmp_path, "--bind", ANY, "--processes", "2") as server:
+        assert await ended(server) == 1
+        await server.line("the first process cannot be started: SIGKILL")
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])

@@ -1,7 +1,8 @@
 """The messages between a supervisor and its processes, and what a process is given to begin with.
 
 Both ends of a pair of sockets keep the borders of messages. A process that reads the end of the
-stream knows that its supervisor has died.
+stream knows that its supervisor has died. If one end is closed with unread messages, the other
+reads `ConnectionResetError` once, then what was sent before, and then the end of the stream.
 """
 
 from __future__ import annotations
@@ -13,16 +14,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .._statistics import Statistics
+from .._statistics import GAUGES, Statistics
 
 VARIABLE = "_TRIOREQ_ASSIGNMENT"
 LARGEST = 64 * 1024  # bytes of a message
 RETIRE, DRAIN, STOP = b"retire", b"drain", b"stop"
-READY, ALIVE, ENDED = "ready", "alive", "ended"
-NOW = {  # what is not a count of what was, but of what is
-    "in_flight", "waiting", "running", "connections", "replies_waiting", "abandoned_threads",
-    "workers",
-}  # fmt: skip
+CURRENT = GAUGES | {"workers"}  # what a process that has ended has no more
 
 Counts = dict[str, Any]
 """The fields of `Statistics`."""
@@ -79,15 +76,15 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-def message(kind: str, statistics: Statistics) -> bytes:
-    """Kinds of messages from a process."""
-    return json.dumps([kind, asdict(statistics)]).encode()
+def message(statistics: Statistics) -> bytes:
+    """A message from a process that serves: its statistics."""
+    return json.dumps(asdict(statistics)).encode()
 
 
-def read_message(data: bytes) -> tuple[str, Counts]:
-    """A message from a process: the kind, and its statistics."""
-    kind, counts = json.loads(data)
-    return kind, counts
+def read_message(data: bytes) -> Counts:
+    """The statistics in a message."""
+    counts: Counts = json.loads(data)
+    return counts
 
 
 def added(one: Mapping[str, Any], other: Mapping[str, Any]) -> Counts:
@@ -106,7 +103,7 @@ def after_end(counts: Counts) -> Counts:
 
     The requests that it had in flight when it was last heard were not answered.
     """
-    left = {name: value for name, value in counts.items() if name not in NOW}
+    left = {name: value for name, value in counts.items() if name not in CURRENT}
     if left:
         left["shut_down"] += counts["in_flight"]
     return left

@@ -45,7 +45,7 @@ def set_up(runner: RunnerOptions, process: int | None = None) -> None:
     """Write the log to standard error.
 
     Args:
-        runner: How.
+        runner: Has the format and the level.
         process: The number of this process, if there are several.
     """
     handler = logging.StreamHandler(sys.stderr)

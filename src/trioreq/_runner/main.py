@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import os
+import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import trio
 
 from .._checks import check_count, check_duration, check_seconds
+from .._log import log
 from .._transport import endpoints
 from .._transport.listeners import open_listeners
 from .app import load_app
 from .control import read_assignment
 from .logs import set_up
-from .process import serve_alone, serve_supervised
+from .process import HEARTBEAT, serve_alone, serve_supervised
 from .settings import RunnerOptions, WrongSetting
+from .signals import Signals
 from .supervisor import StartFailed, Supervisor
 from .systemd import Notifier, passed_sockets
+
+LEAST_HANG = 2 * HEARTBEAT  # seconds; a healthy process may be a little late
 
 
 def run(handler: str, values: Mapping[str, Any], arguments: Sequence[str], *, check: bool) -> int:
@@ -45,11 +46,12 @@ def run(handler: str, values: Mapping[str, Any], arguments: Sequence[str], *, ch
     if not (handler or runner.forward):
         raise WrongSetting("there is no HANDLER: give MODULE:NAME, such as server:handler")
     check_runner(runner)
+    signals = Signals()
     assignment = read_assignment()
     set_up(runner, None if assignment is None else assignment.place)
     if assignment is not None:
         app = load_app(handler, values, runner)
-        return trio.run(serve_supervised, app, runner, assignment)
+        return trio.run(serve_supervised, app, runner, assignment, signals)
     notifier = Notifier()
     passed = passed_sockets()
     bound = {endpoints.bound(endpoints.of_socket(one)) for one in passed}
@@ -68,25 +70,21 @@ def run(handler: str, values: Mapping[str, Any], arguments: Sequence[str], *, ch
         return 0
     if runner.forward or (runner.processes == 1 and not runner.reload):
         app = load_app(handler, values, runner)
-        with pid_file(runner.pid_file):
-            return trio.run(partial(serve_alone, app, runner, [*passed, *addresses], notifier))
+        served: list[str | socket.socket] = [*passed, *addresses]
+        return trio.run(serve_alone, app, runner, served, notifier, signals)
     if runner.reload and find_spec("watchfiles") is None:
         raise WrongSetting("reload needs watchfiles: pip install 'trioreq[reload]'")
     if sys.platform != "linux":
         raise WrongSetting("processes above 1 and reload need Linux")
-    with (
-        open_listeners(addresses, passed, runner.processes) as listeners,
-        pid_file(runner.pid_file),
-    ):
-        supervisor = partial(Supervisor, runner, arguments, listeners, notifier)
+    with open_listeners(addresses, passed, runner.processes) as listeners:
+        supervisor = Supervisor(runner, arguments, listeners, notifier, signals)
         try:
-            return trio.run(_supervise, supervisor)
-        except StartFailed as error:  # it has said why
-            return error.code if error.code > 0 else 1
-
-
-async def _supervise(new_supervisor: partial[Supervisor]) -> int:
-    return await new_supervisor().run()
+            return trio.run(supervisor.run)
+        except StartFailed as error:
+            if error.code > 0:  # the process has logged why
+                return error.code
+            log.error("the first process cannot be started: %s", error)  # noqa: TRY400
+            return 1
 
 
 def check_runner(runner: RunnerOptions) -> None:
@@ -102,25 +100,8 @@ def check_runner(runner: RunnerOptions) -> None:
         check_seconds("hang_timeout", runner.hang_timeout)
     except (TypeError, ValueError) as error:
         raise WrongSetting(str(error)) from error
-
-
-@contextmanager
-def pid_file(path: Path | None) -> Iterator[None]:
-    """Have the number of this process in a file.
-
-    Raises:
-        WrongSetting: It cannot be written.
-    """
-    if path is None:
-        yield
-        return
-    text = f"{os.getpid()}\n"
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise WrongSetting(f"cannot write {str(path)!r}: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        if path.exists() and path.read_text() == text:  # else it is another server's by now
-            path.unlink()
+    if runner.hang_timeout < LEAST_HANG:
+        raise WrongSetting(
+            f"hang_timeout must be at least {LEAST_HANG:g} second, since processes give a sign of "
+            f"life every {HEARTBEAT:g} seconds, got {runner.hang_timeout:g}"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import partial
 
@@ -17,14 +18,14 @@ from .._protocol.connection_limits import Total
 from .._server.observer import Observer
 from .._server.serve import run_server
 from .._server.server import Server
-from .._statistics import Statistics
 from .._transport.shared_counts import SharedCounts
 from . import control
 from .app import App, load_keys
 from .control import Assignment
 from .logs import AccessLog
+from .pid_file import pid_file
 from .settings import RunnerOptions
-from .signals import received
+from .signals import Signals
 from .systemd import Notifier
 
 HEARTBEAT = 0.5  # seconds between two signs of life for the supervisor
@@ -36,7 +37,7 @@ class Serving:
 
     Args:
         app: What is served.
-        runner: How.
+        runner: Has the grace, and says whether requests are logged.
         nursery: Where its tasks run.
 
     Attributes:
@@ -123,6 +124,7 @@ async def serve_alone(
     runner: RunnerOptions,
     addresses: Sequence[str | socket.socket],
     notifier: Notifier,
+    signals: Signals,
 ) -> int:
     """Serve in this process, which has no supervisor.
 
@@ -151,20 +153,27 @@ async def serve_alone(
 
     async def reload() -> None:
         await serving.started.wait()
+        if serving.draining:
+            return
         notifier.reloading()
         await serving.reload_keys()
-        notifier.ready()
-
-    async with open_own_nursery() as nursery:
-        serving = Serving(app, runner, nursery)
-        with received(signalled):
-            await serving.start(addresses, None)
+        if not serving.draining:
             notifier.ready()
-            await notifier.run(lambda: control.summary(counts()))
+
+    with ExitStack() as files:
+        async with open_own_nursery() as nursery:
+            serving = Serving(app, runner, nursery)
+            with signals.received(signalled):
+                await serving.start(addresses, None)
+                files.enter_context(pid_file(runner.pid_file))
+                notifier.ready()
+                await notifier.run(lambda: control.summary(counts()))
     return serving.code
 
 
-async def serve_supervised(app: App, runner: RunnerOptions, assignment: Assignment) -> int:
+async def serve_supervised(
+    app: App, runner: RunnerOptions, assignment: Assignment, signals: Signals
+) -> int:
     """Serve in this process, which has a supervisor.
 
     It obeys the supervisor. The signals that a terminal or a service manager sends to all
@@ -173,33 +182,42 @@ async def serve_supervised(app: App, runner: RunnerOptions, assignment: Assignme
     Returns:
         The exit code.
     """
+    sockets = ExitStack()
     own = trio.socket.from_stdlib_socket(socket.socket(fileno=assignment.control))
-    listeners = {number: socket.socket(fileno=number) for number in assignment.listeners}
+    sockets.enter_context(own)
+    listeners = {
+        number: sockets.enter_context(socket.socket(fileno=number))
+        for number in assignment.listeners
+    }
     steered = [listeners[number] for number in assignment.steered]
     total = SharedCounts(assignment.memory, assignment.places, assignment.cell, steered)
 
     async def obey() -> None:
-        while order := await own.recv(control.LARGEST):
+        while True:
+            try:
+                order = await own.recv(control.LARGEST)
+            except ConnectionResetError:  # the end of the stream follows
+                continue
             match order:
                 case control.RETIRE:
                     serving.retire()
                 case control.DRAIN:
                     serving.drain()
-                case _:
+                case control.STOP:
                     serving.stop(1)
+                case _:
+                    break
         log.error("the supervisor has died: this process drains")
         serving.drain()
 
-    async def tell(kind: str, statistics: Statistics) -> None:
-        try:
-            await own.send(control.message(kind, statistics))
-        except OSError:  # `obey` reads the end of the stream
-            await trio.sleep_forever()
+    async def report() -> None:
+        with suppress(OSError):  # `obey` reads that the supervisor has died
+            await own.send(control.message(serving.server.statistics()))
 
     async def live() -> None:
         while True:
             total.steer()
-            await tell(control.ALIVE, serving.server.statistics())
+            await report()
             await trio.sleep(HEARTBEAT)
 
     def signalled(number: signal.Signals) -> None:
@@ -208,14 +226,15 @@ async def serve_supervised(app: App, runner: RunnerOptions, assignment: Assignme
         elif number == signal.SIGTERM:
             serving.stop(128 + number)
 
-    async with open_own_nursery() as nursery:
-        serving = Serving(app, runner, nursery)
-        with received(signalled):
-            await serving.start([*listeners.values()], total)
-            await tell(control.READY, serving.server.statistics())
-            nursery.start_soon(live)
-            await obey()
-            await trio.sleep_forever()
-    with trio.move_on_after(HEARTBEAT):
-        await tell(control.ENDED, serving.server.statistics())
+    with sockets:
+        async with open_own_nursery() as nursery:
+            serving = Serving(app, runner, nursery)
+            with signals.received(signalled):
+                await serving.start([*listeners.values()], total)
+                nursery.start_soon(live)
+                await obey()
+                await trio.sleep_forever()
+        if serving.started.is_set():
+            with trio.move_on_after(HEARTBEAT):
+                await report()
     return serving.code

@@ -142,7 +142,7 @@ class Setting:
         """
         if self.is_list:
             many = [value] if isinstance(value, str) else value
-            if isinstance(many, list | tuple) and all(isinstance(one, str) for one in many):
+            if isinstance(many, list | tuple) and all(map(_is_text, many)):
                 return tuple(many)
             raise self._wrong(value, "a text, or a list of texts")
         if self.optional and value in (None, NONE):
@@ -151,7 +151,7 @@ class Setting:
             parser, expected = self._parser(kind)
             try:
                 return parser(value)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, OverflowError):  # too large for a float
                 continue
         raise self._wrong(value, expected)
 
@@ -178,6 +178,11 @@ def _choice(choices: tuple[str, ...]) -> Callable[[object], object]:
     return parse
 
 
+def _is_text(value: object) -> bool:
+    """Whether it is a text without a zero, which would end it for the system."""
+    return isinstance(value, str) and "\0" not in value
+
+
 def _int(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError
@@ -201,6 +206,8 @@ def _bool(value: object) -> bool:
 def _path(value: object) -> Path:
     if not isinstance(value, str | os.PathLike):
         raise TypeError
+    if not _is_text(os.fspath(value)):
+        raise ValueError
     return Path(value)
 
 

@@ -1,13 +1,17 @@
 """Signals as calls in trio's event loop.
 
-The third SIGTERM or SIGINT ends the process at once, also if a handler blocks the event loop.
+SIGHUP and SIGUSR1 do not end the program, from its start to its end. SIGTERM and SIGINT end it at
+once until it receives signals, since there is nothing to clean up before. While it cleans up, a
+further one changes nothing, and the third ends the process at once. So does the third if a handler
+blocks the event loop.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -18,23 +22,49 @@ OTHERS = (signal.SIGHUP, signal.SIGUSR1)
 PATIENCE = 2  # of those that end it, how many the event loop may see
 
 
-@contextmanager
-def received(call: Callable[[signal.Signals], object]) -> Iterator[None]:
-    """Call a function with each signal."""
-    token = trio.lowlevel.current_trio_token()
-    ending = 0
+class Signals:
+    """Handles the signals of the program from now on."""
 
-    def receive(number: int, _: FrameType | None) -> None:
-        nonlocal ending
+    def __init__(self) -> None:
+        self._ending = 0
+        self._early: list[signal.Signals] = []
+        self._pass_on: Callable[[signal.Signals], object] = self._early.append
+        self._handle(OTHERS)
+        atexit.register(_ignore_others)
+
+    @contextmanager
+    def received(self, call: Callable[[signal.Signals], object]) -> Iterator[None]:
+        """Call a function with each signal, also with those that have come before."""
+        token = trio.lowlevel.current_trio_token()
+        receiving = True
+
+        def deliver(number: signal.Signals) -> None:
+            if receiving:
+                call(number)
+
+        self._pass_on = lambda number: token.run_sync_soon(deliver, number)
+        self._handle(ENDING)
+        for number in self._early:
+            self._pass_on(number)
+        try:
+            yield
+        finally:
+            receiving = False
+            self._pass_on = lambda _: None
+
+    def _handle(self, numbers: Sequence[signal.Signals]) -> None:
+        for number in numbers:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
         if number in ENDING:
-            ending += 1
-            if ending > PATIENCE:
+            self._ending += 1
+            if self._ending > PATIENCE:
                 os._exit(128 + number)
-        token.run_sync_soon(call, signal.Signals(number))
+        self._pass_on(signal.Signals(number))
 
-    before = {number: signal.signal(number, receive) for number in ENDING + OTHERS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+def _ignore_others() -> None:
+    """Python restores the default effect of each signal that has a handler, at its own exit."""
+    for number in OTHERS:
+        signal.signal(number, signal.SIG_IGN)

@@ -11,11 +11,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from subprocess import DEVNULL
 
 import trio
 
+from .._backoff import backoff
 from .._log import log
 from .._nursery import open_own_nursery
 from .._server.exit_codes import describe
@@ -23,11 +25,12 @@ from .._transport.listeners import Listener
 from .._transport.shared_counts import NONE, SharedCounts, open_memory
 from . import control
 from .control import Assignment, Counts
+from .pid_file import pid_file
 from .settings import RunnerOptions
-from .signals import received
+from .signals import Signals
 from .systemd import Notifier
 
-COMMAND = (sys.executable, "-m", "trioreq_cli")
+COMMAND = (sys.executable, "-P", "-m", "trioreq_cli")  # not from the working directory
 LATE = 4.0  # seconds without a sign of life after which a process gets no new connections
 SOON, SELDOM = 0.1, 30.0  # seconds before a process is started again, at least and at most
 STABLE = 10.0  # seconds after which a process counts as one that works
@@ -35,14 +38,14 @@ MARGIN = 5.0  # seconds that a process has to end, beside the grace
 
 
 class StartFailed(Exception):
-    """The first process has ended before it served.
+    """A process has ended before it served, or could not be started.
 
     Attributes:
-        code: Its exit code.
+        code: Its exit code; 0 if it could not be started.
     """
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"the first process has ended before it served: {describe(code)}")
+    def __init__(self, reason: str, code: int = 0) -> None:
+        super().__init__(reason)
         self.code = code
 
 
@@ -58,7 +61,6 @@ class Child:
         serves: Whether it has begun to serve.
         settled: Set when it serves, or has ended before.
         ended: Set when it has ended.
-        ends: Whether the supervisor ends it.
     """
 
     def __init__(
@@ -72,7 +74,6 @@ class Child:
         self.serves = False
         self.settled = trio.Event()
         self.ended = trio.Event()
-        self.ends = False
         self.began = trio.current_time()
 
     def __str__(self) -> str:
@@ -99,6 +100,7 @@ class Supervisor:
         arguments: Those of the command line, which each process gets.
         listeners: What they listen at.
         notifier: Reports to systemd.
+        signals: Those of this process.
     """
 
     def __init__(
@@ -107,12 +109,14 @@ class Supervisor:
         arguments: Sequence[str],
         listeners: Sequence[Listener],
         notifier: Notifier,
+        signals: Signals,
     ) -> None:
         places = runner.processes
         self._runner = runner
         self._arguments = arguments
         self._listeners = listeners
         self._notifier = notifier
+        self._signals = signals
         self._cells = set(range(2 * places + 1))
         self._memory = open_memory(places, len(self._cells))
         steered = [one.of(0) for one in listeners if one.shared_out]
@@ -122,9 +126,9 @@ class Supervisor:
         self._changing = [trio.Lock() for _ in range(places)]
         self._rolling = trio.Lock()
         self._hurry = trio.Event()
+        self._started = trio.Event()
         self._before: Counts = {}  # of processes that have ended
         self._stopping = False
-        self._failure = 0  # the exit code of the process that could not be started
         self._exit_code = 0
         self._nursery: trio.Nursery
 
@@ -135,24 +139,24 @@ class Supervisor:
             total = control.added(total, child.counts)
         return total
 
-    async def run(self, started: Callable[[], object] = lambda: None) -> int:
+    async def run(self) -> int:
         """Supervise, until SIGTERM or SIGINT.
-
-        Args:
-            started: Called when all processes serve.
 
         Returns:
             The exit code.
 
         Raises:
             StartFailed: The first process has not started.
+            WrongSetting: The PID file cannot be written.
         """
+        files = ExitStack()
         try:
             async with open_own_nursery() as self._nursery:
-                with received(self._signalled):
+                with self._signals.received(self._signalled):
                     await self._start_all()
                     if not self._stopping:
-                        started()
+                        files.enter_context(pid_file(self._runner.pid_file))
+                        self._started.set()
                         self._notifier.ready()
                         if self._runner.reload:
                             self._nursery.start_soon(self._follow_source)
@@ -160,41 +164,64 @@ class Supervisor:
         finally:
             for child in self._children:
                 child.process.kill()
+                child.control.close()
             os.close(self._memory)
+            files.close()
         return self._exit_code
 
     async def _start_all(self) -> None:
-        """Start the first process alone: if it cannot be started, neither can the others."""
-        first = await self._start(0)
-        if self._stopping:
-            return
-        if first is None:
-            raise StartFailed(self._failure)
+        """Start the first process alone: if it cannot be started, neither can the others.
+
+        Raises:
+            StartFailed: It cannot.
+        """
+        await self._start(0)
+        self._nursery.start_soon(self._keep, 0)
         async with trio.open_nursery() as nursery:
             for place in range(1, self._runner.processes):
-                nursery.start_soon(self._start, place)
-        for place in range(self._runner.processes):
-            self._nursery.start_soon(self._keep, place)
+                nursery.start_soon(self._start_other, place)
+
+    async def _start_other(self, place: int) -> None:
+        await self._try_to_start(place)
+        self._nursery.start_soon(self._keep, place)
 
     # One process.
 
-    async def _start(self, place: int) -> Child | None:
-        """Start a process at a place; returns it when it serves there, or None if it has failed."""
-        child = await self._open(place)
+    async def _try_to_start(self, place: int) -> bool:
+        """Start a process, and log why if that fails; returns whether it has not failed."""
+        try:
+            await self._start(place)
+        except StartFailed as error:
+            log.error("process %d cannot be started: %s; it is retried", place, error)  # noqa: TRY400
+            return False
+        return True
+
+    async def _start(self, place: int) -> None:
+        """Start a process at a place; returns when it serves there, or when all are to end.
+
+        Raises:
+            StartFailed: It has ended before, or cannot be started.
+        """
+        try:
+            child = await self._open(place)
+        except (OSError, RuntimeError) as error:  # no descriptor, memory, process or thread is left
+            raise StartFailed(str(error)) from error
         self._nursery.start_soon(self._watch, child)
+        if self._stopping:  # too late to be drained with the others
+            child.process.kill()
         with trio.move_on_after(self._runner.start_timeout) as scope:
             await child.settled.wait()
         if scope.cancelled_caught:
             log.error("%s does not serve after %s s: killed", child, self._runner.start_timeout)
             child.process.kill()
             await child.ended.wait()
-        if not child.serves or self._stopping:
-            self._failure = child.code
-            return None
+        if self._stopping:
+            return
+        if not child.serves or child.ended.is_set():
+            raise StartFailed(describe(child.code), child.code)
         self._serving[place] = child
         self._connections.choose(place, child.cell)
         log.info("%s serves", child)
-        return child
 
     async def _open(self, place: int) -> Child:
         own, its = control.pair()
@@ -213,13 +240,18 @@ class Supervisor:
                 if listener.shared_out
             ],
         )
-        with its:
-            process = await trio.lowlevel.open_process(
-                [*COMMAND, *self._arguments],
-                stdin=DEVNULL,
-                env=assignment.environment(),
-                pass_fds=assignment.descriptors,
-            )
+        try:
+            with its:
+                process = await trio.lowlevel.open_process(
+                    [*COMMAND, *self._arguments],
+                    stdin=DEVNULL,
+                    env=assignment.environment(),
+                    pass_fds=assignment.descriptors,
+                )
+        except BaseException:
+            own.close()
+            self._cells.add(cell)
+            raise
         child = Child(process, place, cell, own)
         self._children.add(child)
         return child
@@ -245,7 +277,8 @@ class Supervisor:
         patience = self._runner.hang_timeout
         silent = 0.0
         while True:
-            wait = min(LATE, patience - silent) if child.serves else LATE
+            # If both were stopped, one wait is over at once, so there is more than one.
+            wait = min(LATE, patience / 2, patience - silent) if child.serves else LATE
             with trio.move_on_after(wait) as scope:
                 await trio.lowlevel.wait_readable(child.control)
             if not scope.cancelled_caught:
@@ -253,15 +286,19 @@ class Supervisor:
                     self._connections.choose(child.place, child.cell)
                 silent = 0.0
                 if not self._read(child):
-                    return
+                    break
             elif child.serves:
                 silent += wait
-                if self._serving[child.place] is child:
+                if silent >= LATE and self._serving[child.place] is child:
                     self._connections.choose(child.place, NONE)
                 if silent >= patience:
                     log.error("%s hangs, without a sign of life for %s s: killed", child, patience)
                     child.process.kill()
                     return
+        if child.serves:  # no longer; a thread may keep the process alive
+            if self._serving[child.place] is child:
+                self._connections.choose(child.place, NONE)
+            await self._end(child)
 
     def _read(self, child: Child) -> bool:
         """Read the messages of a process; returns whether there may be more."""
@@ -270,18 +307,16 @@ class Supervisor:
                 data = child.control.recv(control.LARGEST)
             except BlockingIOError:
                 return True
-            except OSError:  # it was killed with a message of ours unread
-                return False
+            except ConnectionResetError:  # what it has sent follows
+                continue
             if not data:
                 return False
-            kind, child.counts = control.read_message(data)
-            if kind == control.READY:
-                child.serves = True
-                child.settled.set()
+            child.counts = control.read_message(data)
+            child.serves = True
+            child.settled.set()
 
     async def _end(self, child: Child, order: bytes = control.DRAIN) -> None:
         """Let a process drain."""
-        child.ends = True
         if not child.serves:
             child.process.kill()
         child.order(order)
@@ -309,17 +344,10 @@ class Supervisor:
                     failures = 0 if stable else failures + 1
                     log.error("%s died: %s; it is replaced", child, describe(child.code))
                     self._serving[place] = None
-                with trio.move_on_after(min(SOON * 2**failures, SELDOM) if failures else 0):
+                with trio.move_on_after(backoff(SOON, SELDOM, failures) if failures else 0):
                     await self._hurry.wait()
-                if self._stopping or await self._start(place) is not None:
-                    continue
-                failures += 1
-                if not self._stopping:
-                    log.error(
-                        "process %d cannot be started: %s; it is retried",
-                        place,
-                        describe(self._failure),
-                    )
+                if not self._stopping and not await self._try_to_start(place):
+                    failures += 1
 
     async def roll(self) -> None:
         """Replace the processes, one after the other; each serves before its predecessor ends."""
@@ -333,16 +361,22 @@ class Supervisor:
                         return
                     if former is None:  # it is being replaced anyway
                         continue
-                    if await self._start(place) is None:
-                        log.error(
+                    try:
+                        await self._start(place)
+                    except StartFailed as error:
+                        log.error(  # noqa: TRY400
                             "the restart is given up, since process %d cannot be replaced: %s",
                             place,
-                            describe(self._failure),
+                            error,
                         )
                         return
-                    await self._end(former, control.RETIRE)
+                    if not self._stopping:
+                        await self._end(former, control.RETIRE)
 
     async def _reload(self) -> None:
+        await self._started.wait()
+        if self._stopping:
+            return
         self._notifier.reloading()
         log.info("the processes are replaced")
         await self.roll()

@@ -1,4 +1,4 @@
-"""The common part of both programs: run a command, and exit with a code for its result."""
+"""The common part of all programs: run a command, and exit with a code for its result."""
 
 from __future__ import annotations
 

@@ -133,10 +133,6 @@ class ConnectionTable:
         del self._holders[connection.descriptor]
         connection.disconnected = True
 
-    def clear(self) -> None:
-        """Forget all connections: the server has ended."""
-        self._holders.clear()
-
     def sender(self, descriptor: int, epoch: int) -> Connection | None:
         """The connection that a message came on; None if it is disconnected."""
         # A holder above the epoch was accepted after the sender, which must have disconnected.

@@ -184,7 +184,7 @@ class Server:
             finishing=len(self._blocks) + self._counted.finishing,
             waiting=queue.waiting,
             running=queue.slots - queue.free,
-            connections=len(self._router),
+            connections=0 if self._stopped else len(self._router),
             replies_sent=outbox.sent,
             streamed=self._requests.streamed,
             replies_waiting=sum(len(unsent.messages) for unsent in tuple(outbox.unsent.values())),
@@ -207,7 +207,8 @@ class Server:
 
         It may be called in any thread.
         """
-        return tuple(self._describe(connection) for connection in self._router.connections)
+        connections = () if self._stopped else self._router.connections
+        return tuple(self._describe(connection) for connection in connections)
 
     def _describe(self, connection: Connection) -> ConnectedClient:
         peer, client = connection.peer, connection.client
@@ -242,7 +243,7 @@ class Server:
         check_instance("client_id", client_id, int, "an int")
         await trio.lowlevel.checkpoint()
         for connection in self._router.connections:
-            if connection.id == client_id:
+            if connection.id == client_id and not self._stopped:
                 self._router.evict(connection, "the program has evicted it")
                 return True
         return False

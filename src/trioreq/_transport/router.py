@@ -276,8 +276,7 @@ class Router:
         self._retired += before
 
     def close(self) -> None:
-        """Forget all connections, and release those that are held."""
-        self._table.clear()
+        """Release all held connections."""
         self._held.close()
 
     def evict(self, connection: Connection, reason: str) -> None:

@@ -463,7 +463,6 @@ async def test_the_program_may_cancel_its_task_after_the_limit(autojump_clock: M
 
 
 async def test_a_server_that_starts_in_a_block_is_not_in_it(autojump_clock: MockClock) -> None:
-    """Neither its handlers nor its sessions."""
     log = Log()
 
     def inner_handler(request: trioreq.Request) -> bytes:

@@ -6,16 +6,18 @@ process is awaited by its pidfd.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from multiprocessing import popen_fork
+from multiprocessing import popen_fork, popen_spawn_posix
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +403,11 @@ async def test_the_initializer_runs_once_in_each_worker() -> None:
     [
         (jobs.fail_to_load, "a worker process cannot be started: LookupError: there is no model"),
         (jobs.die_at_start, "a worker process cannot be started: exit code 7"),
+        (
+            jobs.fail_unreadably,
+            "a worker process cannot be started: RuntimeError: what a worker has sent cannot be "
+            "read: LookupError('made in another process')",
+        ),
     ],
 )
 async def test_a_first_start_that_fails_is_reported_by_serve(initializer: Any, text: str) -> None:
@@ -431,6 +438,114 @@ async def test_starts_that_fail_again_and_again_end_the_server(
     with pytest.raises(trioreq.WorkersFailed, match="the model is gone"):
         await break_it()
     assert reports.rest() == ["failed to load"] * processes.TRIES
+
+
+class Shortage:
+    """A function that fails a number of times, as where the system lacks what it needs."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception
+    ) -> None:
+        self._function = getattr(owner, name)
+        self._error = error
+        self.left = 0
+        shortage = self
+
+        def call(*args: Any, **options: Any) -> Any:
+            if shortage.left:
+                shortage.left -= 1
+                raise shortage._error
+            return shortage._function(*args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+NO_DESCRIPTOR = OSError(errno.EMFILE, "Too many open files")
+NO_THREAD = RuntimeError("can't start new thread")
+SHORTAGES = pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        pytest.param(worker_process, "SharedMemory", NO_DESCRIPTOR, id="shared memory"),
+        pytest.param(os, "posix_fallocate", FULL, id="full shared memory"),
+        pytest.param(worker_process, "TemporaryDirectory", FULL, id="temporary directory"),
+        pytest.param(socket.socket, "bind", OSError("AF_UNIX path too long"), id="path"),
+        pytest.param(socket.socket, "accept", NO_DESCRIPTOR, id="connection"),
+        pytest.param(os, "pidfd_open", NO_DESCRIPTOR, id="pidfd"),
+        pytest.param(trio.to_thread, "run_sync", NO_THREAD, id="thread"),
+        pytest.param(popen_spawn_posix.Popen, "_launch", OSError(errno.EAGAIN, ""), id="fork"),
+    ],
+)
+
+
+@SHORTAGES
+async def test_a_shortage_at_the_first_start_is_reported_by_serve(
+    owner: Any, name: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = children()
+    shortage = Shortage(monkeypatch, owner, name, error)
+    shortage.left = 1000
+    with (
+        trio.fail_after(LIMIT),
+        pytest.raises(
+            trioreq.WorkersFailed, match="a worker process cannot be started: "
+        ) as caught,
+    ):
+        async with trioreq.open_server(
+            jobs.work, "ipc://*", workers=trioreq.ProcessWorkers(2), watchdog=None
+        ):
+            raise AssertionError
+    assert f"{type(error).__name__}: {error}" in str(caught.value)
+    assert children() <= before
+
+
+@SHORTAGES
+async def test_a_process_is_replaced_when_a_shortage_is_over(
+    owner: Any,
+    name: str,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(processes, "PAUSE", 0.01)
+    shortage = Shortage(monkeypatch, owner, name, error)
+    async with working(One()) as (server, client):
+        shortage.left = 2
+        with pytest.raises(trioreq.ReplyError, match="worker died"):
+            await client.request(b"die 3")
+        assert await client.request(b"check") == b"goes on"
+        assert shortage.left == 0
+        assert server.statistics().died == 1
+    assert f"{type(error).__name__}: {error}; it is retried" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+async def test_processes_are_started_on_a_system_without_pidfds(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    shortage = Shortage(monkeypatch, os, "pidfd_open", OSError(number, ""))
+    shortage.left = 1000
+    async with working(One()) as (_, client):
+        assert await client.request(b"check") == b"goes on"
+        with pytest.raises(trioreq.ReplyError, match="worker died: exit code 3"):
+            await client.request(b"die 3")
+        assert await client.request(b"check") == b"goes on"
+
+
+async def test_an_error_of_the_server_itself_is_not_retried(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def serve() -> None:
+        async with working(One()) as (_, client):
+            shortage.left = 1000
+            with suppress(trioreq.ReplyError):
+                await client.request(b"check")
+            await trio.sleep_forever()
+
+    shortage = Shortage(monkeypatch, processes, "read_message", OSError("a fault of our own"))
+    with pytest.raises(OSError, match="a fault of our own"):
+        await serve()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 # Retirement.

@@ -125,7 +125,7 @@ class Processes(OpenWorkers):
 
     async def _end_early(self, process: Process, job: Job, request: Request) -> None:
         """The request of a job has ended before the job."""
-        if job.done.is_set():
+        if job.done.is_set() or process not in self._alive:  # or its task has failed
             return
         reason = request.cancel_reason
         if process.job is not job or reason is None:  # it has not got all of the message

@@ -7,6 +7,7 @@ process is awaited by its pidfd.
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import pickle
@@ -608,14 +609,9 @@ async def test_a_server_that_is_killed_leaves_nothing(reports: Reports, program:
         async with open_child(program) as server:
             endpoint = await server.read_line()
             async with trioreq.open_client(endpoint) as client, trio.open_nursery() as nursery:
-
-                async def ask(body: bytes) -> None:
-                    with suppress(trioreq.ConnectionLost):
-                        await client.request(body)
-
-                nursery.start_soon(ask, b"compute it")
+                nursery.start_soon(_ask_until_it_is_lost, client, b"compute it")
                 computing = await reports.wait("computes it")
-                nursery.start_soon(ask, b"spawn")
+                nursery.start_soon(_ask_until_it_is_lost, client, b"spawn")
                 text, _, spawning = (await reports.next()).rpartition(" ")
                 server.kill()
                 for pid in (computing, int(spawning), int(text.removeprefix("started "))):
@@ -649,6 +645,78 @@ async def test_signals_to_all_processes_reach_the_server_alone_and_a_drain_lets_
             await gone(worker)
             await server.process.wait()
             assert server.process.returncode == 0
+
+
+CRASH = """
+import time, trio, trioreq
+from support import jobs
+
+class CrashingClock(trio.abc.Clock):
+    crash = False
+
+    def start_clock(self):
+        pass
+
+    def current_time(self):
+        return time.monotonic()
+
+    def deadline_to_sleep_time(self, deadline):
+        if self.crash:
+            raise LookupError("in trio itself")
+        return deadline - time.monotonic()
+
+async def main():
+    workers = trioreq.ProcessWorkers(1)
+    async with trioreq.open_server(jobs.work, "tcp://127.0.0.1:0", workers=workers) as server:
+        print(server.endpoints[0], flush=True)
+        while not server.statistics().running:
+            await trio.sleep(0.01)
+        clock.crash = True
+        await trio.sleep_forever()
+
+clock = CrashingClock()
+if __name__ == "__main__":
+    try:
+        trio.run(main, clock=clock)
+    except trio.TrioInternalError:
+        print("crashed")
+"""
+
+
+@pytest.fixture
+def crashing(program: list[str]) -> list[str]:
+    """The command of one in which trio crashes while a request is processed."""
+    Path(program[-1]).write_text(CRASH)
+    return program
+
+
+async def test_processes_end_with_a_program_in_which_trio_has_crashed(
+    reports: Reports, crashing: list[str]
+) -> None:
+    with trio.fail_after(LIMIT):
+        async with open_child(crashing) as server, trio.open_nursery() as nursery:
+            endpoint = await server.read_line()
+            async with trioreq.open_client(endpoint) as client:
+                nursery.start_soon(_ask_until_it_is_lost, client, b"compute it")
+                pid = await reports.wait("computes it")
+                assert await server.read_line() == "crashed"
+                await server.process.wait()
+                await gone(pid)
+                nursery.cancel_scope.cancel()
+    assert reports.rest() == []
+
+
+async def _ask_until_it_is_lost(client: trioreq.Client, body: bytes) -> None:
+    with suppress(trioreq.ConnectionLost, trioreq.ReplyError):
+        await client.request(body)
+
+
+async def test_nothing_is_kept_of_the_processes_of_a_server_that_has_ended() -> None:
+    async with working(One()):
+        pass
+    gc.collect()
+    kept = [found for found in gc.get_objects() if type(found) is processes.Processes]
+    assert kept == []
 
 
 async def test_output_and_log_lines_of_workers_reach_the_servers_streams_whole(

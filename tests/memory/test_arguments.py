@@ -492,6 +492,8 @@ HINTS: list[tuple[str, Any, str]] = [
     ("serve.error_reply", async_two, "a plain function"),
     ("serve.error_reply", one, "a function of a code and a text, .*it takes"),
     ("Peer.start_soon.async_fn", async_yields, "an async function, .*it yields: pass one that"),
+    ("Server.drain.grace", 3e9, "seconds from 0 to 2147483647, or inf, got 3000000000.0"),
+    ("finishing.limit", math.inf, "seconds from 0 to 2147483647, got inf"),
     ("serve.task_status", 5, r"nursery\.start"),
     ("open_client.endpoint", ["tcp://127.0.0.1:1"], "one server"),
     ("Client.request.body", "text", r"got 'text': .*text\.encode\(\)"),

@@ -441,6 +441,24 @@ async def test_starts_that_fail_again_and_again_end_the_server(
     assert reports.rest() == ["failed to load"] * processes.TRIES
 
 
+async def test_a_start_that_is_cancelled_leaves_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connected = trio.Event()
+
+    async def receive_start(_: Any) -> None:
+        connected.set()
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(worker_process.Process, "receive_start", receive_start)
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(trioreq.serve, jobs.work, "ipc://*", workers=One()))
+            await connected.wait()
+            nursery.cancel_scope.cancel()
+    gc.collect()  # Python warns of a socket that is open
+
+
 class Shortage:
     """A function that fails a number of times, as where the system lacks what it needs."""
 

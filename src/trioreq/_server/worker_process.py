@@ -114,7 +114,11 @@ class Process:
             self.channel = ServerEnd(listener.accept()[0])
         if connecting.cancelled_caught:
             raise _not_started(self.cause)
-        self.pid = await self.receive_start()
+        try:
+            self.pid = await self.receive_start()
+        except BaseException:
+            self.channel.close()
+            raise
 
     async def _live(
         self, context: trio_parallel.WorkerContext, path: str, connecting: trio.CancelScope

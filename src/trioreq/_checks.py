@@ -76,8 +76,8 @@ def check_seconds(name: str, value: float | None) -> None:
 
 
 def check_duration(name: str, value: float, most: float = MOST) -> None:
-    """Check for seconds from 0 to `most` or `MOST`."""
-    expected = f"a number of seconds from 0 to {most}"
+    """Check for seconds from 0 to `MOST`, or for `most`, which may be infinite."""
+    expected = f"a number of seconds from 0 to {MOST}" + (f", or {most}" if most > MOST else "")
     check_instance(name, value, (int, float), expected)
     if not (0 <= value <= MOST or value == most):
         raise ValueError(f"{name} must be {expected}, got {shown(value)}")

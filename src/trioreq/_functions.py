@@ -46,6 +46,8 @@ def check_async_call(name: str, function: object, args: tuple[object, ...]) -> N
     expected = "an async function"
     if inspect.iscoroutine(function):
         raise wrong(name, expected, function, "write start_soon(f, x), not start_soon(f(x))")
+    if yields(function):
+        raise wrong(name, expected, function, "it yields: pass one that iterates over it")
     if not callable(function) or not is_async(function):
         raise wrong(name, expected, function)
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -30,6 +31,18 @@ class CurrentBlock(Protocol):
 
 current_block: ContextVar[CurrentBlock | None] = ContextVar("trioreq.current_block", default=None)
 """The innermost block of `finishing` here. Threads that trio starts inherit it."""
+
+
+@contextmanager
+def entered(block: CurrentBlock) -> Iterator[None]:
+    """Be in a block of `finishing`."""
+    token = current_block.set(block)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # an abandoned generator is closed in another context
+            current_block.reset(token)
+
 
 AsyncFunction = Callable[..., Awaitable[object]]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
@@ -47,6 +47,10 @@ async def async_two(first: object, second: object) -> bytes:
 
 
 def yields(_: object) -> Iterator[bytes]:
+    yield b""
+
+
+async def async_yields(_: object) -> AsyncIterator[bytes]:
     yield b""
 
 
@@ -89,6 +93,7 @@ VALUES: dict[str, Any] = {
     "async function": async_one,
     "async function of two": async_two,
     "generator function": yields,
+    "async generator function": async_yields,
     "iterator": iter(()),
 }
 FRAMES = {"bytes", "empty bytes", "bytearray"}
@@ -97,7 +102,13 @@ SECONDS = {"None", "int", "float"}
 DURATION = {"zero", "int", "float"}
 PATHS = TEXT | {"path"}
 MAPPINGS = {"dict", "empty dict"}  # what is in them has tests of its own
-FUNCTIONS = {"function", "async function", "class", "generator function"}
+FUNCTIONS = {
+    "function",
+    "async function",
+    "class",
+    "generator function",
+    "async generator function",
+}
 
 
 @dataclass
@@ -480,6 +491,9 @@ HINTS: list[tuple[str, Any, str]] = [
     ("serve.admit", one, "an async function, .*async def"),
     ("serve.error_reply", async_two, "a plain function"),
     ("serve.error_reply", one, "a function of a code and a text, .*it takes"),
+    ("Peer.start_soon.async_fn", async_yields, "an async function, .*it yields: pass one that"),
+    ("Server.drain.grace", 3e9, "seconds from 0 to 2147483647, or inf, got 3000000000.0"),
+    ("finishing.limit", math.inf, "seconds from 0 to 2147483647, got inf"),
     ("serve.task_status", 5, r"nursery\.start"),
     ("open_client.endpoint", ["tcp://127.0.0.1:1"], "one server"),
     ("Client.request.body", "text", r"got 'text': .*text\.encode\(\)"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -307,6 +309,183 @@ def _finish(request: trioreq.Request) -> bytes:
         sleep(float(request.body))
     sleep(1000)
     return b""
+
+
+# Blocks that no task of the server will end.
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+@pytest.mark.parametrize("end", ["cancel", "drain"])
+@pytest.mark.parametrize("who", ["handler", "waiting handler", "cancelled handler", "session"])
+async def test_a_block_in_an_abandoned_generator_has_ended(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, who: str, end: str
+) -> None:
+    kept = []
+    left = trio.Event()
+
+    async def numbers() -> AsyncIterator[int]:
+        async with trioreq.finishing(limit=5):
+            yield 1
+
+    async def leave() -> None:
+        kept.append(numbers())
+        await anext(kept[-1])
+        if who != "handler":
+            await trio.sleep(3)
+        left.set()
+
+    async def handler(request: trioreq.Request) -> bytes:
+        if who == "session":
+            request.client.start_soon(leave)
+        else:
+            await leave()
+        return b""
+
+    async with serving(handler) as net:
+        client = net.connect()
+        client.send(b"x")
+        await trio.sleep(1)
+        if who == "cancelled handler":
+            client.crash()
+        await left.wait()
+        await wait_all_tasks_blocked()
+        assert net.server.statistics().finishing == 0
+        start = trio.current_time()
+        if end == "drain":
+            client.close()
+            await net.server.drain(math.inf)
+    assert trio.current_time() == start
+    assert caplog.text.count("left a nursery open") == 1
+    assert "has not ended within its limit" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+async def test_a_block_that_a_child_of_a_handler_leaves_open_has_a_limit(
+    autojump_clock: MockClock,
+) -> None:
+    kept = []
+
+    async def child() -> None:
+        kept.append(numbers())
+        await anext(kept[-1])
+
+    async def numbers() -> AsyncIterator[int]:
+        async with trioreq.finishing(limit=5):
+            yield 1
+
+    async def handler(request: trioreq.Request) -> bytes:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child)
+        raise AssertionError
+
+    async with serving(handler) as net:
+        client = net.connect()
+        assert (await client.request(b"x"))[1] == b"handler-failed"
+        start = trio.current_time()
+        client.close()
+        await net.server.drain(math.inf)
+    assert trio.current_time() - start <= 5
+
+
+async def test_a_block_that_a_plain_function_leaves_open_has_a_limit(
+    autojump_clock: MockClock,
+) -> None:
+    kept = []
+
+    def numbers() -> Iterator[int]:
+        with trioreq.finishing(limit=5):
+            yield 1
+
+    def handler(request: trioreq.Request) -> bytes:
+        kept.append(numbers())
+        next(kept[-1])
+        return b""
+
+    async with serving(handler) as net:
+        client = net.connect()
+        await client.request(b"x")
+        start = trio.current_time()
+        client.close()
+        await net.server.drain(math.inf)
+        assert trio.current_time() - start == 5
+
+
+@pytest.mark.parametrize("end", ["cancel", "drain"])
+async def test_a_server_that_stops_does_not_wait_for_a_task_of_the_program(
+    autojump_clock: MockClock, end: str
+) -> None:
+    log = Log()
+
+    async def job() -> None:
+        async with trioreq.finishing(limit=5):
+            log.add("began")
+            await trio.sleep(1000)
+            log.add("done")
+
+    async def handler(request: trioreq.Request) -> bytes:
+        program.start_soon(job)
+        return b""
+
+    async with trio.open_nursery() as program:
+        async with serving(handler) as net:
+            client = net.connect()
+            await client.request(b"x")
+            await log.wait("began")
+            assert net.server.statistics().finishing == 1
+            client.close()
+            start = trio.current_time()
+            if end == "drain":
+                await net.server.drain(7)
+        assert trio.current_time() - start == (7 if end == "drain" else 0)
+        await log.wait("done")  # nothing has cancelled it
+        assert net.server.statistics().finishing == 0
+
+
+async def test_the_program_may_cancel_its_task_after_the_limit(autojump_clock: MockClock) -> None:
+    log = Log()
+
+    async def job() -> None:
+        async with trioreq.finishing(limit=5):
+            log.add("began")
+            await trio.sleep_forever()
+
+    async def handler(request: trioreq.Request) -> bytes:
+        program.start_soon(job)
+        return b""
+
+    async with trio.open_nursery() as program:
+        async with serving(handler) as net:
+            await net.connect().request(b"x")
+            await log.wait("began")
+        start = trio.current_time()
+        program.cancel_scope.cancel()
+    assert trio.current_time() - start == 5
+
+
+async def test_a_server_that_starts_in_a_block_is_not_in_it(autojump_clock: MockClock) -> None:
+    log = Log()
+
+    def inner_handler(request: trioreq.Request) -> bytes:
+        try:
+            while True:
+                trioreq.check_cancelled()
+                sleep(1)
+        except trioreq.RequestCancelled:
+            log.add("cancelled")
+            raise
+
+    async def handler(request: trioreq.Request) -> bytes:
+        async with trioreq.finishing(limit=1000), serving(inner_handler) as inner:
+            client = inner.connect()
+            client.send(b"x")
+            await trio.sleep(5)
+            client.crash()
+            with trio.fail_after(5):
+                await log.wait("cancelled")
+        return b"done"
+
+    async with serving(handler) as net:
+        assert await net.connect().request(b"x") == [b"done"]
 
 
 # What cannot be.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Generator
 from contextvars import copy_context
 from multiprocessing.shared_memory import SharedMemory
 
@@ -93,6 +94,38 @@ def test_a_block_in_a_worker(monkeypatch: pytest.MonkeyPatch, ended: str, grace:
         assert cell.limit(1) is None
         # Where the block ends, it is killed at last, unless it has a grace.
         assert kills == ([] if ended == "never" or grace else [(0, signal.SIGKILL)])
+    finally:
+        memory.close()
+        memory.unlink()
+
+
+def test_an_abandoned_generator_does_not_end_the_block_of_a_later_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "killpg")  # the process goes on
+    memory = SharedMemory(create=True, size=CELL_SIZE)
+
+    def numbers() -> Generator[int]:
+        with trioreq.finishing(limit=500):
+            yield 1
+
+    abandoned = numbers()
+
+    def process(number: int) -> None:
+        current_request.set(WorkerRequest(PEER, (b"",), 0, number, cell))
+        current_place.set(WorkerPlace(cell, 0.0, number))
+        if number == 1:
+            next(abandoned)
+            cell.end(1, trioreq.CancelReason.DISCONNECTED, time.monotonic())
+        else:
+            with trioreq.finishing(limit=500):
+                abandoned.close()
+                assert cell.limit(number) == 500
+
+    try:
+        cell = Cell(memory)
+        copy_context().run(process, 1)
+        copy_context().run(process, 2)
     finally:
         memory.close()
         memory.unlink()

@@ -436,6 +436,23 @@ def fail_to_load() -> None:
     raise LookupError("there is no model")
 
 
+class UnreadableElsewhere(Exception):
+    """It can be unpickled in the process that has pickled it, and in no other."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_in, (os.getpid(),)
+
+
+def _made_in(pid: int) -> UnreadableElsewhere:
+    if pid != os.getpid():
+        raise LookupError("made in another process")
+    return UnreadableElsewhere()
+
+
+def fail_unreadably() -> None:
+    raise UnreadableElsewhere
+
+
 def die_at_start() -> None:
     os._exit(7)
 

@@ -6,16 +6,19 @@ process is awaited by its pidfd.
 
 from __future__ import annotations
 
+import errno
+import gc
 import logging
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from multiprocessing import popen_fork
+from multiprocessing import popen_fork, popen_spawn_posix
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +404,11 @@ async def test_the_initializer_runs_once_in_each_worker() -> None:
     [
         (jobs.fail_to_load, "a worker process cannot be started: LookupError: there is no model"),
         (jobs.die_at_start, "a worker process cannot be started: exit code 7"),
+        (
+            jobs.fail_unreadably,
+            "a worker process cannot be started: RuntimeError: what a worker has sent cannot be "
+            "read: LookupError('made in another process')",
+        ),
     ],
 )
 async def test_a_first_start_that_fails_is_reported_by_serve(initializer: Any, text: str) -> None:
@@ -431,6 +439,132 @@ async def test_starts_that_fail_again_and_again_end_the_server(
     with pytest.raises(trioreq.WorkersFailed, match="the model is gone"):
         await break_it()
     assert reports.rest() == ["failed to load"] * processes.TRIES
+
+
+async def test_a_start_that_is_cancelled_leaves_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connected = trio.Event()
+
+    async def receive_start(_: Any) -> None:
+        connected.set()
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(worker_process.Process, "receive_start", receive_start)
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(trioreq.serve, jobs.work, "ipc://*", workers=One()))
+            await connected.wait()
+            nursery.cancel_scope.cancel()
+    gc.collect()  # Python warns of a socket that is open
+
+
+class Shortage:
+    """A function that fails a number of times, as where the system lacks what it needs."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception
+    ) -> None:
+        self._function = getattr(owner, name)
+        self._error = error
+        self.left = 0
+        shortage = self
+
+        def call(*args: Any, **options: Any) -> Any:
+            if shortage.left:
+                shortage.left -= 1
+                raise shortage._error
+            return shortage._function(*args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+NO_DESCRIPTOR = OSError(errno.EMFILE, "Too many open files")
+NO_THREAD = RuntimeError("can't start new thread")
+SHORTAGES = pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        pytest.param(worker_process, "SharedMemory", NO_DESCRIPTOR, id="shared memory"),
+        pytest.param(os, "posix_fallocate", FULL, id="full shared memory"),
+        pytest.param(worker_process, "TemporaryDirectory", FULL, id="temporary directory"),
+        pytest.param(socket.socket, "bind", OSError("AF_UNIX path too long"), id="path"),
+        pytest.param(socket.socket, "accept", NO_DESCRIPTOR, id="connection"),
+        pytest.param(os, "pidfd_open", NO_DESCRIPTOR, id="pidfd"),
+        pytest.param(trio.to_thread, "run_sync", NO_THREAD, id="thread"),
+        pytest.param(popen_spawn_posix.Popen, "_launch", OSError(errno.EAGAIN, ""), id="fork"),
+    ],
+)
+
+
+@SHORTAGES
+async def test_a_shortage_at_the_first_start_is_reported_by_serve(
+    owner: Any, name: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = children()
+    shortage = Shortage(monkeypatch, owner, name, error)
+    shortage.left = 1000
+    with (
+        trio.fail_after(LIMIT),
+        pytest.raises(
+            trioreq.WorkersFailed, match="a worker process cannot be started: "
+        ) as caught,
+    ):
+        async with trioreq.open_server(
+            jobs.work, "ipc://*", workers=trioreq.ProcessWorkers(2), watchdog=None
+        ):
+            raise AssertionError
+    assert f"{type(error).__name__}: {error}" in str(caught.value)
+    assert children() <= before
+
+
+@SHORTAGES
+async def test_a_process_is_replaced_when_a_shortage_is_over(
+    owner: Any,
+    name: str,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(processes, "PAUSE", 0.01)
+    shortage = Shortage(monkeypatch, owner, name, error)
+    async with working(One()) as (server, client):
+        shortage.left = 2
+        with pytest.raises(trioreq.ReplyError, match="worker died"):
+            await client.request(b"die 3")
+        assert await client.request(b"check") == b"goes on"
+        assert shortage.left == 0
+        assert server.statistics().died == 1
+    assert f"{type(error).__name__}: {error}; it is retried" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+async def test_processes_are_started_on_a_system_without_pidfds(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    shortage = Shortage(monkeypatch, os, "pidfd_open", OSError(number, ""))
+    shortage.left = 1000
+    async with working(One()) as (_, client):
+        assert await client.request(b"check") == b"goes on"
+        with pytest.raises(trioreq.ReplyError, match="worker died: exit code 3"):
+            await client.request(b"die 3")
+        assert await client.request(b"check") == b"goes on"
+
+
+async def test_an_error_of_the_server_itself_is_not_retried(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def serve() -> None:
+        async with working(One()) as (_, client):
+            shortage.left = 1000
+            with suppress(trioreq.ReplyError):
+                await client.request(b"check")
+            await trio.sleep_forever()
+
+    shortage = Shortage(monkeypatch, processes, "read_message", OSError("a fault of our own"))
+    with pytest.raises(OSError, match="a fault of our own"):
+        await serve()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 # Retirement.
@@ -493,14 +627,9 @@ async def test_a_server_that_is_killed_leaves_nothing(reports: Reports, program:
         async with open_child(program) as server:
             endpoint = await server.read_line()
             async with trioreq.open_client(endpoint) as client, trio.open_nursery() as nursery:
-
-                async def ask(body: bytes) -> None:
-                    with suppress(trioreq.ConnectionLost):
-                        await client.request(body)
-
-                nursery.start_soon(ask, b"compute it")
+                nursery.start_soon(_ask_until_it_is_lost, client, b"compute it")
                 computing = await reports.wait("computes it")
-                nursery.start_soon(ask, b"spawn")
+                nursery.start_soon(_ask_until_it_is_lost, client, b"spawn")
                 text, _, spawning = (await reports.next()).rpartition(" ")
                 server.kill()
                 for pid in (computing, int(spawning), int(text.removeprefix("started "))):
@@ -534,6 +663,78 @@ async def test_signals_to_all_processes_reach_the_server_alone_and_a_drain_lets_
             await gone(worker)
             await server.process.wait()
             assert server.process.returncode == 0
+
+
+CRASH = """
+import time, trio, trioreq
+from support import jobs
+
+class CrashingClock(trio.abc.Clock):
+    crash = False
+
+    def start_clock(self):
+        pass
+
+    def current_time(self):
+        return time.monotonic()
+
+    def deadline_to_sleep_time(self, deadline):
+        if self.crash:
+            raise LookupError("in trio itself")
+        return deadline - time.monotonic()
+
+async def main():
+    workers = trioreq.ProcessWorkers(1)
+    async with trioreq.open_server(jobs.work, "tcp://127.0.0.1:0", workers=workers) as server:
+        print(server.endpoints[0], flush=True)
+        while not server.statistics().running:
+            await trio.sleep(0.01)
+        clock.crash = True
+        await trio.sleep_forever()
+
+clock = CrashingClock()
+if __name__ == "__main__":
+    try:
+        trio.run(main, clock=clock)
+    except trio.TrioInternalError:
+        print("crashed")
+"""
+
+
+@pytest.fixture
+def crashing(program: list[str]) -> list[str]:
+    """The command of one in which trio crashes while a request is processed."""
+    Path(program[-1]).write_text(CRASH)
+    return program
+
+
+async def test_processes_end_with_a_program_in_which_trio_has_crashed(
+    reports: Reports, crashing: list[str]
+) -> None:
+    with trio.fail_after(LIMIT):
+        async with open_child(crashing) as server, trio.open_nursery() as nursery:
+            endpoint = await server.read_line()
+            async with trioreq.open_client(endpoint) as client:
+                nursery.start_soon(_ask_until_it_is_lost, client, b"compute it")
+                pid = await reports.wait("computes it")
+                assert await server.read_line() == "crashed"
+                await server.process.wait()
+                await gone(pid)
+                nursery.cancel_scope.cancel()
+    assert reports.rest() == []
+
+
+async def _ask_until_it_is_lost(client: trioreq.Client, body: bytes) -> None:
+    with suppress(trioreq.ConnectionLost, trioreq.ReplyError):
+        await client.request(body)
+
+
+async def test_nothing_is_kept_of_the_processes_of_a_server_that_has_ended() -> None:
+    async with working(One()):
+        pass
+    gc.collect()
+    kept = [found for found in gc.get_objects() if type(found) is processes.Processes]
+    assert kept == []
 
 
 async def test_output_and_log_lines_of_workers_reach_the_servers_streams_whole(

@@ -2,7 +2,8 @@
 
 A block in a task is a shield, which is lifted when the limit is over. The scope itself is not
 cancelled: then the block would end like one that has finished its work. A task beside the block,
-outside the shield, waits for the cancellation from which the limit counts.
+outside the shield, waits for the cancellation from which the limit counts. It ends with the nursery
+that both are in, so a block that an abandoned generator leaves open ends with it.
 
 A block in a thread keeps `check_cancelled` quiet for as long, and the server from ending. Those in
 worker processes are in `worker` and `processes`.
@@ -21,7 +22,7 @@ import trio
 from .._finishing import NOT_ASYNC, current_place
 from .._log import log
 from .._nursery import open_own_nursery
-from .._request import CurrentBlock, Request, current_block, current_request
+from .._request import Request, current_block, current_request, entered
 from .pending_request import PendingRequest
 
 
@@ -29,7 +30,7 @@ class Block(Protocol):
     """A block in progress."""
 
     def until(self) -> float:
-        """When it may be cancelled, on trio's clock; `math.inf` while that is not known."""
+        """Until when it is protected, on trio's clock; `math.inf` while that is not known."""
 
     def lift(self) -> None:
         """Protect it no longer."""
@@ -58,9 +59,10 @@ class Blocks:
         return len(self._blocks)
 
     def new_context(self) -> Context:
-        """A copy of the current context, for handlers: these blocks, and no request."""
+        """A copy of the current context, for handlers: these blocks, none entered, no request."""
         context = copy_context()
         context.run(current_place.set, self)
+        context.run(current_block.set, None)
         context.run(current_request.set, None)
         return context
 
@@ -73,8 +75,8 @@ class Blocks:
             raise RuntimeError(NOT_ASYNC)
         await trio.lowlevel.checkpoint()  # what is cancelled by now does not begin
         async with open_own_nursery() as nursery:
-            block = _TaskBlock(limit)
-            with block.scope, self.counted(block), _current(block):
+            block = _TaskBlock(self, limit, nursery.cancel_scope)
+            with block.scope, self.counted(block), entered(block):
                 nursery.start_soon(block.watch, name="finishing")
                 try:
                     yield
@@ -94,7 +96,7 @@ class Blocks:
             )
         request.check_cancelled()  # what is cancelled by now does not begin
         block = _ThreadBlock(request, limit, self)
-        with self.counted(block), _current(block):
+        with self.counted(block), entered(block):
             try:
                 yield
             finally:
@@ -110,31 +112,39 @@ class Blocks:
         try:
             yield
         finally:
-            # In this order: `wait_none` says first that it waits, and then looks.
-            self._blocks.discard(block)
-            if self._is_awaited:
-                with suppress(trio.RunFinishedError):
-                    self._token.run_sync_soon(self._tell)
+            self.discard(block)
+
+    def discard(self, block: Block) -> None:
+        """Count a block no longer (in any thread)."""
+        # In this order: `_wait` says first that it waits, and then looks.
+        self._blocks.discard(block)
+        if self._is_awaited:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._tell)
 
     def _tell(self) -> None:
         self._left.set()
         self._left = trio.Event()
 
     async def wait_none(self) -> None:
-        """Wait until no block is in progress."""
-        self._is_awaited = True
-        while self._blocks:
-            await self._left.wait()
+        """Wait until no block is protected."""
+        await self._wait()
 
     async def wait_limits(self) -> None:
-        """Wait until none is in progress that is still protected; all requests have ended.
+        """Wait until no block in a thread is protected; all requests have ended.
 
-        Tasks have ended by now. What still runs is in threads, which could end with the program.
+        All tasks of the server have ended too. The blocks that tasks are in are the program's.
         """
-        while not self.over and self._blocks:
-            until = max(block.until() for block in tuple(self._blocks))
-            with trio.CancelScope(deadline=until, shield=True) as scope:
-                await self.wait_none()
+        with trio.CancelScope(shield=True):
+            await self._wait(_ThreadBlock)
+
+    async def _wait(self, kind: type = object) -> None:
+        self._is_awaited = True
+        while True:
+            blocks = [block for block in tuple(self._blocks) if isinstance(block, kind)]
+            until = max((block.until() for block in blocks), default=-math.inf)
+            with trio.CancelScope(deadline=until) as scope:
+                await self._left.wait()
             if scope.cancelled_caught:
                 return
 
@@ -147,25 +157,23 @@ class Blocks:
             block.lift()
 
 
-@contextmanager
-def _current(block: CurrentBlock) -> Iterator[None]:
-    token = current_block.set(block)
-    try:
-        yield
-    finally:
-        current_block.reset(token)
-
-
 class _TaskBlock:
     """A block in a task.
+
+    Args:
+        blocks: Those that it is one of.
+        limit: Seconds from the first cancellation.
+        around: The scope of the nursery around it.
 
     Attributes:
         scope: The shield.
         inner: Blocks that were entered in this one.
     """
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, blocks: Blocks, limit: float, around: trio.CancelScope) -> None:
+        self._blocks = blocks
         self._limit = limit
+        self._around = around
         self._ended = trio.Event()
         self.scope = trio.CancelScope(shield=True)
         self.inner: set[_TaskBlock] = set()
@@ -179,12 +187,12 @@ class _TaskBlock:
         return self.scope.shield and not self._ended.is_set()
 
     def until(self) -> float:
-        """As in `Block`: tasks are awaited by their nursery."""
+        """As in `Block`: `watch` knows it."""
         return math.inf
 
     def lift(self) -> None:
         """As in `Block`."""
-        self.scope.shield = False
+        self.scope.shield = self._around.shield = False
         for inner in self.inner:
             inner.lift()
 
@@ -193,15 +201,23 @@ class _TaskBlock:
         try:
             await self._ended.wait()
         except trio.Cancelled:  # it is the block's, which gets it when the shield is lifted
-            with trio.move_on_after(self._limit, shield=True) as rest:
-                await self._ended.wait()
-            if rest.cancelled_caught and self.scope.shield:
-                log_not_ended(current_request.get(), self._limit)
-                self.lift()
+            if self.scope.shield:
+                await self._wait_limit()
+        finally:
+            self.leave()
+
+    async def _wait_limit(self) -> None:
+        self._around.shield = True  # only what ends the nursery cancels this task from now on
+        with suppress(trio.Cancelled), trio.move_on_after(self._limit) as rest:
+            await self._ended.wait()
+        if rest.cancel_called and not self._ended.is_set():
+            log_not_ended(current_request.get(), self._limit)
+            self.lift()
 
     def leave(self) -> None:
-        """The block has ended, one way or another."""
+        """The block has ended, one way or another, or is protected no longer."""
         self._ended.set()
+        self._blocks.discard(self)
         if self._outer is not None:
             self._outer.inner.discard(self)
 
@@ -223,6 +239,8 @@ class _ThreadBlock:
 
     def until(self) -> float:
         """As in `Block`."""
+        if self._blocks.over:
+            return -math.inf
         return self._request.ended_at + self._limit if self._request.ended else math.inf
 
     def is_quiet(self) -> bool:

@@ -15,7 +15,7 @@ import atexit
 import pickle
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
 from typing import Final
@@ -63,19 +63,17 @@ class Processes(OpenWorkers):
     Args:
         handler: A plain function.
         workers: The options.
+
+    Attributes:
         nursery: Runs the tasks.
     """
 
-    def __init__(
-        self,
-        handler: Handler,
-        workers: ProcessWorkers,
-        nursery: trio.Nursery,
-    ) -> None:
+    nursery: trio.Nursery
+
+    def __init__(self, handler: Handler, workers: ProcessWorkers) -> None:
         super().__init__(handler)
         self._functions = pickled(handler, workers)
         self._workers = workers
-        self._nursery = nursery
         self._idle: deque[Process] = deque()  # the last one that ran is used first
         self._waiting = trio.lowlevel.ParkingLot()  # handlers that wait for an idle process
         self._alive: set[Process] = set()
@@ -125,7 +123,7 @@ class Processes(OpenWorkers):
 
     async def _end_early(self, process: Process, job: Job, request: Request) -> None:
         """The request of a job has ended before the job."""
-        if job.done.is_set():
+        if job.done.is_set() or process not in self._alive:  # or its task has failed
             return
         reason = request.cancel_reason
         if process.job is not job or reason is None:  # it has not got all of the message
@@ -137,7 +135,7 @@ class Processes(OpenWorkers):
         if limit is not None:
             await self._put_off(process, job, request, limit)
         elif self._workers.grace:
-            self._nursery.start_soon(self._kill_later, process, job)
+            self.nursery.start_soon(self._kill_later, process, job)
         else:
             self._kill(process, job)
 
@@ -173,10 +171,7 @@ class Processes(OpenWorkers):
             self._count_kill()
 
     def kill_all(self) -> None:
-        """Kill the processes that still run when the program ends, as after a crash of trio.
-
-        `multiprocessing` would wait for them.
-        """
+        """Kill the processes that still run, as after a crash of trio."""
         for process in self._alive:
             process.kill_group()
 
@@ -267,20 +262,27 @@ async def open_processes(handler: Handler, workers: ProcessWorkers) -> AsyncIter
         WorkersFailed: A process cannot be started, now or later; then the block is cancelled.
     """
     numbers = range(workers.n + workers.spares)
-    async with open_own_nursery() as nursery:
-        processes = Processes(handler, workers, nursery)
-        with _at_exit(processes.kill_all):
+    processes = Processes(handler, workers)
+    with _killed_at_exit(processes):
+        async with open_own_nursery() as processes.nursery:
             starts = [trio.Event() for _ in numbers]
             for number, started in zip(numbers, starts, strict=True):
-                nursery.start_soon(processes.keep, started, name=f"worker {number}")
+                processes.nursery.start_soon(processes.keep, started, name=f"worker {number}")
             for started in starts:
                 await started.wait()
             yield processes
 
 
 @contextmanager
-def _at_exit(function: Callable[[], None]) -> Iterator[None]:
-    """Call a function if the program ends within the block."""
-    atexit.register(function)
-    yield
-    atexit.unregister(function)
+def _killed_at_exit(processes: Processes) -> Iterator[None]:
+    """Kill processes that still run at the end of the block, or of the program.
+
+    None does unless trio has crashed, which may leave the block open. `multiprocessing` would wait
+    for them at the end of the program.
+    """
+    atexit.register(processes.kill_all)
+    try:
+        yield
+    finally:
+        processes.kill_all()
+        atexit.unregister(processes.kill_all)

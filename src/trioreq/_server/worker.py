@@ -40,8 +40,8 @@ from .._request import (
     Peer,
     Request,
     check_cancelled,
-    current_block,
     current_request,
+    entered,
     is_finishing,
     without_session,
 )
@@ -211,15 +211,13 @@ class WorkerPlace:
         try:
             check_cancelled()
             self._limit = limit
-            token = current_block.set(self)
-            try:
+            with entered(self):
                 yield
-            finally:
-                current_block.reset(token)
         finally:
             self._limit = None
-            self._cell.end_block()
-            self._end_late()
+            if current_place.get() is self:  # else it is a later request that has the cell now
+                self._cell.end_block()
+                self._end_late()
 
     def is_quiet(self) -> bool:
         """As in `CurrentBlock`."""

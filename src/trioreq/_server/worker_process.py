@@ -7,18 +7,19 @@ socket.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import pickle
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from multiprocessing.process import BaseProcess
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import trio
 from outcome import Error, Value
@@ -28,7 +29,7 @@ from .._log import log
 from .._nursery import open_own_nursery
 from .channel import ServerEnd
 from .exit_codes import describe
-from .worker import CELL_SIZE, Answer, Cell, Setup, work
+from .worker import CELL_SIZE, Answer, Cell, Setup, read_message, work
 from .worker_log import Levels, log_of_worker
 
 try:
@@ -40,6 +41,7 @@ except ModuleNotFoundError:  # pragma: no cover  # what is needed for processes 
 
 ALONE: Final = nullcontext()  # instead of a limiter: a process has one call
 CLOSING: Final = 5.0  # seconds that an idle process has to end by itself
+NO_PIDFDS: Final = (errno.ENOSYS, errno.EPERM)  # of an old kernel, and of some sandboxes
 REAPING: Final = 1.0  # seconds in which another thread that has reaped a process has its code
 
 
@@ -112,7 +114,11 @@ class Process:
             self.channel = ServerEnd(listener.accept()[0])
         if connecting.cancelled_caught:
             raise _not_started(self.cause)
-        self.pid = await self.receive_start()
+        try:
+            self.pid = await self.receive_start()
+        except BaseException:
+            self.channel.close()
+            raise
 
     async def _live(
         self, context: trio_parallel.WorkerContext, path: str, connecting: trio.CancelScope
@@ -154,12 +160,13 @@ class Process:
     async def receive_start(self) -> int:
         """Receive its number, which it sends as it starts and when it is ready."""
         while (message := await self.channel.receive()) is not None:
-            match pickle.loads(message):  # noqa: S301  # by our own worker
+            said: object = read_message(message)
+            match said:
                 case Value(pid):
                     return int(pid)
                 case Error(error):
-                    raise _not_started(f"{type(error).__name__}: {error}") from error
-                case record:
+                    raise _failed_start(error) from error
+                case bytes() | int() as record:
                     log_of_worker(record)
         await self.ended.wait()
         raise _not_started(self.cause)
@@ -194,37 +201,58 @@ async def open_process(functions: bytes, grace: float) -> AsyncIterator[Process]
     Raises:
         WorkersFailed: It cannot be started, or made ready.
     """
-    with _shared_memory() as memory:
-        process = Process(Cell(memory))
-        setup = Setup(functions, memory.name, grace, Levels())
+    async with AsyncExitStack() as stack:
         try:
-            async with (
-                trio_parallel.open_worker_context(
-                    idle_timeout=math.inf, grace_period=CLOSING
-                ) as context,
-                open_own_nursery() as nursery,
-            ):
-                try:
-                    await process.start(context, nursery)
-                    await process.make_ready(setup)
-                    memory.unlink()  # both have it by now, and it ends with them
-                    nursery.start_soon(_watch, process)
-                    yield process
-                finally:
-                    await process.close()
-        except trio_parallel.BrokenWorkerError as error:
+            memory = stack.enter_context(_shared_memory())
+            process = Process(Cell(memory))
+            setup = Setup(functions, memory.name, grace, Levels())
+            context = await stack.enter_async_context(_open_context())
+            nursery = await stack.enter_async_context(open_own_nursery())
+            stack.push_async_callback(process.close)
+            await process.start(context, nursery)
+            await process.make_ready(setup)
+            memory.unlink()  # both have it by now, and it ends with them
+            await nursery.start(_watch, process)
+        except OSError as error:  # the system lacks what it needs, such as file descriptors
+            raise _failed_start(error) from error
+        yield process
+
+
+@asynccontextmanager
+async def _open_context() -> AsyncIterator[trio_parallel.WorkerContext]:
+    """A context of trio-parallel's for one process.
+
+    At its end trio-parallel raises an error if the process was killed. That must not replace the
+    exception of the block.
+    """
+    opened = trio_parallel.open_worker_context(idle_timeout=math.inf, grace_period=CLOSING)
+    context = await opened.__aenter__()
+    try:
+        yield context
+    finally:
+        try:
+            await opened.__aexit__(None, None, None)
+        except (trio_parallel.BrokenWorkerError, RuntimeError) as error:  # the latter: no thread
             log.debug("a worker process did not end by itself: %s", error)
 
 
-async def _watch(process: Process) -> None:
+async def _watch(
+    process: Process, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     """Detect the death of a process, where the system has pidfds.
 
     What it has forked may hold the connection open, and is killed.
     """
-    if hasattr(os, "pidfd_open"):
-        with suppress(ProcessLookupError), _pidfd(process.pid) as descriptor:
-            await trio.lowlevel.wait_readable(descriptor)
-        process.kill_group()
+    with _pidfd(process.pid) as descriptor:
+        task_status.started()
+        if descriptor is None:
+            return
+        await trio.lowlevel.wait_readable(descriptor)
+    process.kill_group()
+
+
+def _failed_start(error: BaseException) -> WorkersFailed:
+    return _not_started(f"{type(error).__name__}: {error}")
 
 
 def _not_started(cause: str) -> WorkersFailed:
@@ -250,12 +278,24 @@ def resident_memory(pid: int) -> int:
 
 
 @contextmanager
-def _pidfd(pid: int) -> Iterator[int]:
-    descriptor = os.pidfd_open(pid)
+def _pidfd(pid: int) -> Iterator[int | None]:
+    """A descriptor that becomes readable when a process ends; None if the system has none.
+
+    Raises:
+        OSError: The system has none left.
+    """
+    descriptor = None
+    if hasattr(os, "pidfd_open"):
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError as error:
+            if error.errno not in NO_PIDFDS:
+                raise
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 async def cause_of_death(error: BaseException) -> str:
@@ -282,8 +322,10 @@ async def _exit_code(process: BaseProcess) -> int | None:
 @contextmanager
 def _shared_memory() -> Iterator[SharedMemory]:
     """Memory for a cell."""
-    memory = SharedMemory(create=True, size=CELL_SIZE)
+    memory: Any = SharedMemory(create=True, size=CELL_SIZE)
     try:
+        if hasattr(os, "posix_fallocate"):  # if /dev/shm is full, a later write would be SIGBUS
+            os.posix_fallocate(memory._fd, 0, CELL_SIZE)  # noqa: SLF001  # it has no public name
         yield memory
     finally:
         memory.close()

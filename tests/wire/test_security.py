@@ -5,6 +5,7 @@ Time is real; everything waits for events, under a limit.
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -432,6 +433,26 @@ def admitting(
 async def yes(applicant: trioreq.Applicant) -> str:
     await trio.lowlevel.checkpoint()
     return "somebody"
+
+
+async def test_keys_that_cannot_be_replaced_for_lack_of_descriptors_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_dup(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def ask(server: trioreq.Server) -> bytes:
+        async with trioreq.open_client(server.endpoints[0], curve=as_client()) as client:
+            return await client.request(b"echo")
+
+    async with serving(Worker(), curve=curve()) as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "dup", no_dup)
+            with pytest.raises(RuntimeError, match="cannot be replaced now: Too many open files"):
+                server.replace_keys(BOB)
+        assert await ask(server) == b"re:echo"
+        server.replace_keys(SERVER)
+        assert await ask(server) == b"re:echo"
 
 
 async def test_admit_decides_about_keys(addr: str, clients: Clients) -> None:

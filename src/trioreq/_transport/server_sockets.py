@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -191,7 +192,7 @@ class BoundSockets:
 
     def _bind(self, addr: str | socket.socket) -> str:
         if isinstance(addr, socket.socket):
-            return self._share(addr.fileno(), endpoints.of_socket(addr))
+            return self._share(addr.dup())
         if addr == endpoints.ANY_IPC:
             addr = f"ipc://{self._new_directory()}/socket"
         path = endpoints.check(addr)
@@ -203,9 +204,10 @@ class BoundSockets:
             self._files.append(endpoints.BoundFile(path))
         return endpoints.bound(bound)
 
-    def _share(self, listener: int, endpoint: str) -> str:
-        """Accept connections of a socket that listens already; libzmq closes its own descriptor."""
-        own = os.dup(listener)
+    def _share(self, listener: socket.socket) -> str:
+        """Accept connections of a socket that listens already; libzmq closes it."""
+        endpoint = endpoints.of_socket(listener)
+        own = listener.detach()
         os.set_blocking(own, False)  # another process may be faster
         self._router.ipv6 = endpoints.is_ipv6(endpoint)
         try:
@@ -230,12 +232,19 @@ class BoundSockets:
         """
         if not self._router.curve_server:
             raise RuntimeError("there are no keys to replace: the server was started without curve")
-        if not all(map(linux.ignore_connections, listeners)):
-            raise RuntimeError("keys can be replaced on Linux with /proc: restart the server")
-        self._router.curve_secretkey = keys.secret.encode()
-        for listener in listeners:
-            with socket.socket(fileno=os.dup(listener)) as same:
-                self._share(same.fileno(), endpoints.of_socket(same))
+        with ExitStack() as stack:
+            try:
+                successors = [
+                    stack.enter_context(socket.socket(fileno=os.dup(listener)))
+                    for listener in listeners
+                ]
+            except OSError as error:  # no descriptor is free
+                raise RuntimeError(f"keys cannot be replaced now: {error.strerror}") from error
+            if not all(map(linux.ignore_connections, listeners)):
+                raise RuntimeError("keys can be replaced on Linux with /proc: restart the server")
+            self._router.curve_secretkey = keys.secret.encode()
+            for successor in successors:
+                self._share(successor)
 
     def _new_directory(self) -> str:
         """Make a directory for one socket file.

@@ -187,9 +187,7 @@ def contestants() -> dict[str, Contestant]:
         Contestant("trioreq async, ipc", serve_async, ipc=True, peer=IPC_PEER),
         Contestant("trioreq plain, checks each ms", serve_plain, peer=TCP_PEER),
     ]
-    if grpc is None:
-        print("grpc.aio: not installed")
-    else:
+    if grpc is not None:
         found.append(Contestant("grpc.aio handler", serve_grpc, "http2", peer=TCP_PEER))
     return {contestant.name: contestant for contestant in found}
 
@@ -288,6 +286,8 @@ def run(options: argparse.Namespace) -> int:
         end_with_parent()
         field_[name].serve(addr)
         return 0
+    if grpc is None:
+        print("grpc.aio: not installed")
     measure(list(field_.values()), options.kills)
     told = {contestant.name: contestant.took for contestant in field_.values()}
     how = f"{options.kills} kills of each."

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -729,12 +730,21 @@ async def _ask_until_it_is_lost(client: trioreq.Client, body: bytes) -> None:
         await client.request(body)
 
 
-async def test_nothing_is_kept_of_the_processes_of_a_server_that_has_ended() -> None:
+async def test_nothing_is_kept_of_the_processes_of_a_server_that_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[weakref.ref[processes.Processes]] = []
+
+    class Watched(processes.Processes):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            opened.append(weakref.ref(self))
+
+    monkeypatch.setattr(processes, "Processes", Watched)
     async with working(One()):
         pass
     gc.collect()
-    kept = [found for found in gc.get_objects() if type(found) is processes.Processes]
-    assert kept == []
+    assert [watched() for watched in opened] == [None]
 
 
 async def test_output_and_log_lines_of_workers_reach_the_servers_streams_whole(

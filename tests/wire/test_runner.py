@@ -206,6 +206,16 @@ async def test_a_signal_while_the_server_starts_has_its_effect_afterwards(tmp_pa
         nursery.cancel_scope.cancel()
 
 
+async def test_signals_that_come_faster_than_they_are_handled_are_handled_once() -> None:
+    """Those that end the server are counted."""
+    handled: list[signal.Signals] = []
+    with Signals().received(handled.append):
+        for number in (*OTHERS * 100, signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+        await trio.testing.wait_all_tasks_blocked()
+    assert sorted(handled) == sorted([*OTHERS, signal.SIGTERM, signal.SIGTERM])
+
+
 async def test_a_server_that_cannot_bind_leaves_the_file_of_the_other_alone(
     tmp_path: Path,
 ) -> None:

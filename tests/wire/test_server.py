@@ -49,6 +49,12 @@ def children(server: Served) -> list[int]:
     return sorted(child.pid for child in psutil.Process(server.process.pid).children())
 
 
+async def exists(path: Path) -> None:
+    """Wait for a file that a server writes."""
+    while not path.exists():  # noqa: ASYNC110, ASYNC240  # no event of this process
+        await trio.sleep(0.01)
+
+
 async def ask(endpoint: str, body: bytes = b"pid") -> bytes:
     """Ask on a new connection."""
     async with trioreq.open_client(endpoint, timeout=LIMIT) as client:
@@ -134,13 +140,12 @@ async def test_signals_at_the_end_leave_no_file_and_do_not_change_the_exit_code(
     files = tmp_path / "pid", tmp_path / "socket"
     options = ["--processes", processes, "--pid-file", str(files[0]), "--bind", f"ipc://{files[1]}"]
     async with served(tmp_path, *options) as server:
-        while not files[0].exists():
-            await trio.lowlevel.checkpoint()
+        await exists(files[0])
         server.process.terminate()
         while server.process.poll() is None:
             for number in (signal.SIGUSR1, signal.SIGHUP):
                 server.process.send_signal(number)
-            await trio.lowlevel.checkpoint()
+            await trio.sleep(0.001)
         assert await ended(server) == 0
     assert [file for file in files if file.exists()] == []
 
@@ -153,8 +158,7 @@ async def test_a_server_that_cannot_be_started_leaves_the_pid_file_of_the_other_
     options = ["--processes", processes, "--pid-file", str(number)]
     async with served(tmp_path, "--bind", ANY, *options) as server:
         endpoint = (await server.serving())[0]
-        while not number.exists():
-            await trio.lowlevel.checkpoint()
+        await exists(number)
         before = number.read_text()
         async with served(tmp_path, "--bind", endpoint, *options) as second:
             await second.line("the address is in use")

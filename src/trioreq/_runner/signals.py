@@ -42,7 +42,11 @@ class Signals:
             if receiving:
                 call(number)
 
-        self._pass_on = lambda number: token.run_sync_soon(deliver, number)
+        def pass_on(number: signal.Signals) -> None:
+            # While one waits, the next is the same: a flood of them must not fill trio's queue.
+            token.run_sync_soon(deliver, number, idempotent=number in OTHERS)
+
+        self._pass_on = pass_on
         self._handle(ENDING)
         for number in self._early:
             self._pass_on(number)

@@ -52,7 +52,7 @@ class Statistics:
     in_flight: int
     """Requests that wait for a slot or are being processed, now."""
     finishing: int
-    """Blocks of `finishing` in progress now, also those whose request has ended."""
+    """Blocks of `finishing` that are protected now, also those whose request has ended."""
     waiting: int
     """Of those in flight, how many wait for a slot."""
     running: int

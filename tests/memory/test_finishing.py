@@ -13,6 +13,7 @@ from support.memory import serving
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
+from trioreq._server.finishing import Blocks
 from trioreq.testing import make_request, sleep
 
 
@@ -460,6 +461,66 @@ async def test_the_program_may_cancel_its_task_after_the_limit(autojump_clock: M
         start = trio.current_time()
         program.cancel_scope.cancel()
     assert trio.current_time() - start == 5
+
+
+class Protected:
+    """A block that ends when it may."""
+
+    def __init__(self, until: float) -> None:
+        self._until = until
+
+    def until(self) -> float:
+        return self._until
+
+    def lift(self) -> None: ...
+
+
+async def test_a_drain_waits_for_a_block_that_begins_in_the_same_pass(
+    autojump_clock: MockClock,
+) -> None:
+    """As that of a worker whose request is cancelled, and was the last. The order is by chance."""
+    for _ in range(20):
+        blocks, idle = Blocks(), trio.Event()
+
+        async def begin(blocks: Blocks, idle: trio.Event) -> None:
+            await idle.wait()
+            with blocks.counted(Protected(math.inf)):
+                await trio.sleep(3)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(begin, blocks, idle)
+            await wait_all_tasks_blocked()
+            start = trio.current_time()
+            nursery.start_soon(wait_after, idle, blocks)
+            await wait_all_tasks_blocked()
+            idle.set()
+        assert trio.current_time() - start == 3
+
+
+async def wait_after(idle: trio.Event, blocks: Blocks) -> None:
+    await idle.wait()
+    await blocks.wait_none()
+    assert len(blocks) == 0
+
+
+async def test_a_drain_waits_for_a_block_that_begins_while_it_waits(
+    autojump_clock: MockClock,
+) -> None:
+    blocks = Blocks()
+    start = trio.current_time()
+
+    async def begin(after: float, until: float, seconds: float) -> None:
+        await trio.sleep(after)
+        with blocks.counted(Protected(start + until)):
+            await trio.sleep(seconds)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(begin, 0, 5, 100)
+        nursery.start_soon(begin, 4, 50, 10)
+        await trio.sleep(1)
+        await blocks.wait_none()
+        assert trio.current_time() - start == 14
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_server_that_starts_in_a_block_is_not_in_it(autojump_clock: MockClock) -> None:

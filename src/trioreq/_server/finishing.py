@@ -141,12 +141,17 @@ class Blocks:
     async def _wait(self, kind: type = object) -> None:
         self._is_awaited = True
         while True:
-            blocks = [block for block in tuple(self._blocks) if isinstance(block, kind)]
-            until = max((block.until() for block in blocks), default=-math.inf)
+            until = self._until(kind)
             with trio.CancelScope(deadline=until) as scope:
                 await self._left.wait()
-            if scope.cancelled_caught:
+            # One may have begun meanwhile, such as that of a worker whose request was the last.
+            if scope.cancelled_caught and self._until(kind) <= until:
                 return
+
+    def _until(self, kind: type) -> float:
+        """Until when any of them is protected."""
+        blocks = [block for block in tuple(self._blocks) if isinstance(block, kind)]
+        return max((block.until() for block in blocks), default=-math.inf)
 
     def lift_all(self) -> None:
         """A drain is over: protect no block."""

@@ -167,7 +167,7 @@ class Pool:
     def close(self) -> None:
         """End the threads, each when its function has returned."""
         self.closed = True
-        for _ in self.workers:
+        for _ in tuple(self.workers):
             self._unpark()
 
     def _unpark(self) -> None:
@@ -208,6 +208,7 @@ class Pool:
             if granted or self.closed:  # registered as a waiter, it checks again
                 self._unpark()
             wake.acquire()
+        self.workers.discard(worker)
 
     def hand_over(self, done: Done) -> None:
         """Hand over a reply of a stream, whose generator goes on (in its thread)."""

@@ -12,6 +12,7 @@ the next request takes another process. If the function is in a finishing block,
 from __future__ import annotations
 
 import atexit
+import math
 import pickle
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from typing import Final
 import trio
 from outcome import Error
 
+from .._backoff import backoff
 from .._errors import WorkersFailed
 from .._finishing import current_place
 from .._log import log
@@ -39,7 +41,7 @@ from .worker_log import log_of_worker
 from .worker_process import Job, Process, open_process, resident_memory
 
 TRIES: Final = 5  # failed starts in a row, after which the server fails
-PAUSE: Final = 0.1  # seconds after the first that failed; twice as long after each further one
+PAUSE: Final = 0.2  # seconds after the first that failed; twice as long after each further one
 
 
 class PutOff:
@@ -199,7 +201,7 @@ class Processes(OpenWorkers):
                     self._has_failed = True
                     raise
                 log.error("%s; it is retried", error)  # noqa: TRY400  # the last has its cause
-                await trio.sleep(PAUSE * 2**failures)
+                await trio.sleep(backoff(PAUSE, math.inf, failures))
 
     async def _use(self, process: Process) -> None:
         """Let a process handle requests until it ends, or is to be replaced."""

@@ -122,9 +122,12 @@ async def test_a_grace_is_a_time(net: Net, grace: float) -> None:
         await server.drain(grace)
 
 
-async def test_a_server_that_has_ended_has_no_connections(net: Net) -> None:
-    """Their descriptors may belong to anything by then."""
-    server = await net.serve(Worker())
+@pytest.mark.parametrize("worker_type", [Worker, ThreadWorker])
+async def test_a_server_that_has_ended_has_no_connections_and_no_threads(
+    net: Net, worker_type: Any
+) -> None:
+    """The descriptors of connections may belong to anything by then."""
+    server = await net.serve(worker_type())
     client = await net.connect()
     await client.send(b"echo")
     await client.receive()
@@ -133,6 +136,8 @@ async def test_a_server_that_has_ended_has_no_connections(net: Net) -> None:
     assert server.clients() == ()
     assert server.statistics().connections == 0
     assert not await server.evict(connected.id)
+    while server.statistics().workers.alive:  # noqa: ASYNC110  # threads end by themselves
+        await trio.sleep(0.001)
     server.refuse_connections()
     with pytest.raises(RuntimeError, match="the server has ended"):
         server.replace_keys(trioreq.KeyPair.generate())

@@ -24,7 +24,7 @@ from harness.clients import Clients, ClientSocket, open_clients
 from harness.zmtp import RawPeer
 from trioreq._protocol.zap import Verdict, reply
 from trioreq._server import admission
-from trioreq._transport import allow_list, dealer, zap_handler
+from trioreq._transport import allow_list, dealer, linux, zap_handler
 
 pytestmark = pytest.mark.slow
 
@@ -435,24 +435,34 @@ async def yes(applicant: trioreq.Applicant) -> str:
     return "somebody"
 
 
+@pytest.mark.parametrize("missing", range(4))
 async def test_keys_that_cannot_be_replaced_for_lack_of_descriptors_stay(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, missing: int
 ) -> None:
-    def no_dup(_: int) -> int:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    """Each listener needs one to be duplicated, and one to be found in /proc."""
+    free = [True] * missing + [False]
 
-    async def ask(server: trioreq.Server) -> bytes:
-        async with trioreq.open_client(server.endpoints[0], curve=as_client()) as client:
-            return await client.request(b"echo")
+    def with_descriptor(function: Callable[[int], Any], argument: int) -> Any:
+        if not free.pop(0):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return function(argument)
 
-    async with serving(Worker(), curve=curve()) as server:
+    async def ask_all(server: trioreq.Server) -> None:
+        for endpoint in server.endpoints:
+            async with trioreq.open_client(endpoint, curve=as_client()) as client:
+                assert await client.request(b"echo") == b"re:echo"
+
+    addresses = ["tcp://127.0.0.1:0"] * 2
+    async with trioreq.open_server(Worker(), addresses, curve=curve()) as server:
         with monkeypatch.context() as patched:
-            patched.setattr(os, "dup", no_dup)
+            patched.setattr(os, "dup", functools.partial(with_descriptor, os.dup))
+            found = functools.partial(with_descriptor, linux._registration)
+            patched.setattr(linux, "_registration", found)
             with pytest.raises(RuntimeError, match="cannot be replaced now: Too many open files"):
                 server.replace_keys(BOB)
-        assert await ask(server) == b"re:echo"
+        await ask_all(server)
         server.replace_keys(SERVER)
-        assert await ask(server) == b"re:echo"
+        await ask_all(server)
 
 
 async def test_admit_decides_about_keys(addr: str, clients: Clients) -> None:

@@ -22,6 +22,7 @@ import socket
 import struct
 import sys
 import termios
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,28 +156,42 @@ def refuse_connections(listener: int) -> None:
         own.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, NO_INTERFACE)
 
 
-def ignore_connections(listener: int) -> bool:
-    """Let libzmq accept no more of a socket that listens, and leave them to other processes.
+def ignore_connections(listeners: Sequence[int]) -> bool:
+    """Let libzmq accept no more of sockets that listen, and leave them to other processes.
 
-    The socket is shared: to bind it to another interface, or to close it, would refuse connections
-    to all processes, and to those that have it later. libzmq cannot stop accepting by itself, and
-    aborts if what it watches is not registered when it closes it. So the listener stays registered
-    with libzmq's epoll instance, for no event.
+    The sockets are shared: to bind one to another interface, or to close it, would refuse
+    connections to all processes, and to those that have it later. libzmq cannot stop accepting by
+    itself, and aborts if what it watches is not registered when it closes it. So the listeners stay
+    registered with libzmq's epoll instance, for no event.
 
     Returns:
-        Whether the system can do it: it needs Linux and its /proc.
+        Whether the system can do it: it needs Linux and its /proc. Otherwise all is as before.
+
+    Raises:
+        OSError: No descriptor is free. Then all is as before.
     """
     if _epoll_ctl is None:
         return False
+    found = [_registration(listener) for listener in listeners]
+    registrations = [one for one in found if one is not None]
+    if len(registrations) < len(found):
+        return False
+    return not any(
+        _epoll_ctl(epoll, EPOLL_CTL_MOD, listener, EPOLL_EVENT.pack(0, data))
+        for listener, (epoll, data) in zip(listeners, registrations, strict=True)
+    )
+
+
+def _registration(listener: int) -> tuple[int, int] | None:
+    """The epoll instance that a descriptor is registered with, and its data there."""
     found = re.compile(rf"^tfd:\s+{listener}\s+events:\s+\w+\s+data:\s+(\w+)", re.MULTILINE)
-    with suppress(OSError):
+    with suppress(FileNotFoundError):  # there is no /proc
         for name in os.listdir("/proc/self/fdinfo"):  # noqa: PTH208  # names are enough
-            with suppress(OSError):  # it is closed meanwhile
+            with suppress(FileNotFoundError):  # it is closed meanwhile
                 info = found.search(Path(f"/proc/self/fdinfo/{name}").read_text())
                 if info is not None:
-                    event = EPOLL_EVENT.pack(0, int(info[1], 16))
-                    return not _epoll_ctl(int(name), EPOLL_CTL_MOD, listener, event)
-    return False
+                    return int(name), int(info[1], 16)
+    return None
 
 
 class KernelCounters:

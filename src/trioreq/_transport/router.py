@@ -270,7 +270,7 @@ class Router:
         before, self._listeners = self._listeners, []
         try:
             self._sockets.replace_keys(keys, before)
-        except RuntimeError:
+        except BaseException:
             self._listeners = before
             raise
         self._retired += before

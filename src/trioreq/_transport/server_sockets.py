@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -238,9 +238,10 @@ class BoundSockets:
                     stack.enter_context(socket.socket(fileno=os.dup(listener)))
                     for listener in listeners
                 ]
+                is_possible = linux.ignore_connections(listeners)
             except OSError as error:  # no descriptor is free
                 raise RuntimeError(f"keys cannot be replaced now: {error.strerror}") from error
-            if not all(map(linux.ignore_connections, listeners)):
+            if not is_possible:
                 raise RuntimeError("keys can be replaced on Linux with /proc: restart the server")
             self._router.curve_secretkey = keys.secret.encode()
             for successor in successors:
@@ -270,7 +271,8 @@ class BoundSockets:
         self._remove_files()
         for listener in listeners:
             if listener in self._shared:
-                linux.ignore_connections(listener)
+                with suppress(OSError):  # the router closes what is accepted
+                    linux.ignore_connections([listener])
             else:
                 linux.refuse_connections(listener)
 

@@ -546,7 +546,7 @@ def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done in one go is little, so that few messages are more than that."""
     monkeypatch.setattr(router, "BATCH", 2 * router.MESSAGE)
     monkeypatch.setattr(reader, "CATCH_UP", 2)
-    monkeypatch.setattr(tasks, "IN_A_ROW", 3)
+    monkeypatch.setattr(tasks, "IN_A_ROW", 3 * router.MESSAGE)
     monkeypatch.setattr(tasks, "FIRST", router.MESSAGE)
     monkeypatch.setattr(tasks, "BATCH", 2 * router.MESSAGE)
     monkeypatch.setattr(reader, "BATCH", 2 * router.MESSAGE)

@@ -743,16 +743,56 @@ async def test_g6_messages_of_closed_connections_are_read_few_at_a_time(
         client.send(b"first")
         await client.receive()
         client.connection.keep_unflushed()
-        for _ in range(4 * IN_A_ROW):
+        in_a_row = IN_A_ROW // MESSAGE
+        for _ in range(4 * in_a_row):
             client.send(b"x")
         client.crash()
         await wait_all_tasks_blocked()
         client.connection.flush()
         most = 0
-        while (before := net.server.statistics().unattributed) < 4 * IN_A_ROW:
+        while (before := net.server.statistics().unattributed) < 4 * in_a_row:
             await trio.lowlevel.checkpoint()
             most = max(most, net.server.statistics().unattributed - before)
-        assert most <= 3 * IN_A_ROW
+        assert most <= 3 * in_a_row
+
+
+class Passes(trio.abc.Instrument):
+    """Counts the passes of the event loop, and the most messages that are read in one."""
+
+    def __init__(self, read: Callable[[], int]) -> None:
+        self._read = read
+        self._before = 0
+        self.most = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.most = max(self.most, self._read() - self._before)
+        self._before = self._read()
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        (packs.HEAD.pack(packs.MAGIC, 0, 0),),  # no message
+        (b"", *[b"x"] * 10_000),
+        (bytes(100_000), b"", b"x"),
+    ],
+)
+async def test_g6_other_tasks_run_however_messages_that_arrive_look(
+    autojump_clock: MockClock, frames: tuple[bytes, ...]
+) -> None:
+    async with serving(echo) as net:
+        client = net.connect(socket_type="DEALER")
+        client.send(b"first")
+        await client.receive()
+        router = net.server._router
+        for _ in range(300):
+            client.send_raw(*frames)
+        passes = Passes(lambda: router.weight)
+        trio.lowlevel.add_instrument(passes)
+        await wait_all_tasks_blocked()
+        trio.lowlevel.remove_instrument(passes)
+        assert router.weight > 300 * MESSAGE
+        assert passes.most <= IN_A_ROW + BATCH + MESSAGE * len(frames) + sum(map(len, frames))
 
 
 async def test_late_messages_that_are_not_requests_are_not_counted_as_requests(

@@ -8,8 +8,11 @@ from typing import cast
 
 import pytest
 import trio
+from support.handlers import Worker
+from support.memory import serving
 from trio.testing import MockClock
 
+from trioreq._server import admission
 from trioreq._transport.routing_ids import LIMIT, MOMENT, PROBE, RoutingIds
 from trioreq._transport.zsocket import ZSocket
 
@@ -100,3 +103,15 @@ async def test_one_that_another_connection_has_is_not_probed(
     assert not ids.all_free()
     await trio.sleep(MOMENT)
     assert ids.all_free()
+
+
+async def test_others_are_accepted_while_clients_with_routing_ids_come_and_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is always one that is not free yet."""
+    monkeypatch.setattr(RoutingIds, "all_free", lambda _: False)
+    async with serving(Worker()) as net:
+        start = trio.current_time()
+        for _ in range(3):
+            assert await net.connect().request(b"echo") == [b"re:echo"]
+        assert trio.current_time() - start <= 3 * (LIMIT + admission.LONGEST_PAUSE)

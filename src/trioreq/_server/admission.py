@@ -6,6 +6,7 @@ An error in `admit` refuses the applicant, and the server goes on. Credentials a
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
@@ -15,11 +16,13 @@ from .._log import log
 from .._protocol.zap import Applicant, Verdict, ZapRequest, accept, postpone, refuse
 from .._transport.allow_list import check_user_id
 from .._transport.limited_log import LimitedLog
+from .._transport.routing_ids import LIMIT
 from .._transport.zap_handler import AccessRules, ZapHandler
 from .handlers import close_unawaited, ends_program, is_cancelled
 
 ADMISSIONS = 100  # calls of `admit` in progress
 PAUSE = 0.0004  # seconds until routing ids are checked again, for the first time
+LONGEST_PAUSE = 0.01
 ADMISSION_TIME = 5.0  # seconds that each may take, of those that a handshake has
 
 
@@ -57,7 +60,8 @@ class Admission:
         self._start_task = start_task
         self.refused = 0
         self._deciding = 0  # calls of `admit` in progress
-        self._verdicts: list[tuple[ZapRequest, Verdict]] = []  # to be sent
+        # Those to be sent, and since when.
+        self._verdicts: deque[tuple[ZapRequest, Verdict, float]] = deque()
         self._log = LimitedLog()
 
     @trio.lowlevel.enable_ki_protection
@@ -83,7 +87,7 @@ class Admission:
             if verdict is None and self._deciding >= ADMISSIONS:
                 verdict = postpone(f"{ADMISSIONS} calls of admit are in progress already")
             if verdict is not None:
-                self._verdicts.append((request, verdict))
+                self._decided(request, verdict)
             elif request.applicant is not None:
                 self._deciding += 1
                 self._start_task("admit", self._ask, request, request.applicant)
@@ -95,8 +99,11 @@ class Admission:
             verdict = await self._admit(applicant)
         finally:
             self._deciding -= 1
-        self._verdicts.append((request, verdict))
+        self._decided(request, verdict)
         await self._reply_all()
+
+    def _decided(self, request: ZapRequest, verdict: Verdict) -> None:
+        self._verdicts.append((request, verdict, trio.current_time()))
 
     async def _admit(self, applicant: Applicant) -> Verdict:
         try:
@@ -139,22 +146,26 @@ class Admission:
         pause = PAUSE
         while not self._reply():
             await trio.sleep(pause)
-            pause *= 2
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _reply(self) -> bool:
-        """Send the verdicts, unless a routing id is not free yet; then returns False."""
+        """Send the verdicts; returns False if some wait, since a routing id is not free yet.
+
+        They wait for `LIMIT` at most. Other clients may always come and go.
+        """
         if not self._verdicts:
             return True
         # After the requests were read, and with no checkpoint before `reply`.
         epoch = self._epoch()
-        if not self._routing_ids_free():
-            return False
-        verdicts, self._verdicts = self._verdicts, []
-        for request, verdict in verdicts:
+        since = math.inf if self._routing_ids_free() else trio.current_time() - LIMIT
+        replies = []
+        while self._verdicts and self._verdicts[0][2] <= since:
+            request, verdict, _ = self._verdicts.popleft()
             if verdict.reason:
                 self.count_refused(request.address, verdict.reason)
-        self._zap.reply(verdicts, epoch)
-        return True
+            replies.append((request, verdict))
+        self._zap.reply(replies, epoch)
+        return not self._verdicts
 
     def count_refused(self, address: str, reason: str) -> None:
         """Count a connection that is refused, and log it unless another was logged just now."""

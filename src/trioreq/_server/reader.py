@@ -43,9 +43,9 @@ class Reader:
         self._sessions = sessions
 
     @property
-    def messages(self) -> int:
-        """How many messages were read."""
-        return self._router.messages
+    def weight(self) -> int:
+        """Bytes of the messages that were read, as a batch counts them."""
+        return self._router.weight
 
     def read(self, room: int) -> list[PendingRequest] | None:
         """Read a batch of messages, then the monitor, and accept the requests.

@@ -37,7 +37,7 @@ from .reader import Reader
 from .requests import Requests
 
 FIRST: Final = 16 * 1024  # bytes of the first batch after a wait: some eight messages
-IN_A_ROW: Final = 128  # messages that are read between two checkpoints, if no handler waits
+IN_A_ROW: Final = BATCH  # bytes that are read between two checkpoints, if no handler waits
 
 Coro: TypeAlias = "CoroutineType[Any, Any, object]"
 Waiting: TypeAlias = "tuple[Context, Coro, object]"
@@ -110,19 +110,19 @@ class HandlerTasks:
     async def _read_and_run(self, scope: trio.CancelScope) -> None:
         """Read, and run handlers in this task, until one waits; return when that has ended."""
         reader = self._reader
-        room, others_ran = FIRST, reader.messages
+        room, others_ran = FIRST, reader.weight
         while True:
             batch = reader.read(room)
             if batch is None:
                 await reader.wait()
-                room, others_ran = FIRST, reader.messages
+                room, others_ran = FIRST, reader.weight
                 continue
             room = min(2 * room, BATCH)
             if await self._run_here(batch, scope):
                 return
-            if reader.messages - others_ran >= IN_A_ROW:  # there may always be more to read
+            if reader.weight - others_ran >= IN_A_ROW:  # there may always be more to read
                 await trio.lowlevel.checkpoint()
-                others_ran = reader.messages
+                others_ran = reader.weight
 
     async def _run_here(self, batch: list[PendingRequest], scope: trio.CancelScope) -> bool:
         """Run the handlers of a batch in this task.

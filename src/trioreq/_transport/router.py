@@ -32,6 +32,8 @@ from .server_sockets import HeldConnection, Sockets
 from .zap_handler import EPOCH, PUBLIC_KEY
 
 BATCH: Final = 256 * 1024  # bytes of a batch: what fits into a processor's cache
+AUTOMATIC_ID: Final = 5  # bytes of a routing id that libzmq has made
+LONGEST_ID: Final = 255  # bytes that one may have by ZMTP; libzmq accepts any
 MESSAGE: Final = 2048  # bytes that a message of one frame counts as, beside its content
 OUT_OF_DESCRIPTORS = (
     "the process has nearly as many file descriptors open as it may (ulimit -n): new connections "
@@ -60,7 +62,7 @@ class Router:
         outbox: Sends messages.
         guard: Decides about messages without end.
         handshakes: The connections whose handshakes may be in progress.
-        messages: How many messages were read.
+        weight: Bytes of the messages that were read, as a batch counts them.
         unattributed: Requests that were read after their connection was forgotten.
         evicted: How many connections were evicted.
         own_routing_ids: How many open connections have an explicit routing id.
@@ -89,7 +91,7 @@ class Router:
         self.outbox = Outbox(sockets.router, self.read_monitor, self.own_max_pack_size, most_unsent)
         self.guard = MessageGuard(sockets.max_message_size)
         self.handshakes = Handshakes()
-        self.messages = 0
+        self.weight = 0
         self.unattributed = 0
         self.evicted = 0
         self.own_routing_ids = 0
@@ -314,14 +316,15 @@ class Router:
         receive_from = self._socket.receive_from
         known = self._automatic
         batch: list[Message] = []
-        whole, lost = room, 0
+        whole = room
+        silent: list[Connection] = []  # that have sent messages without content
         while room > 0:
             message = receive_from(known, PROPERTIES)
             if message is None:
                 break
             routing_id, frames, origin = message
             number = len(frames)
-            room -= MESSAGE * (number - 1 or 1)
+            room -= MESSAGE * (number - 1 or 1) + len(routing_id)
             for frame in frames:
                 room -= len(frame)
             if origin is None:
@@ -330,21 +333,22 @@ class Router:
                 sender = self._sender(routing_id, origin)
                 if sender is None:
                     self.unattributed += packs.requests_untrusted(frames)
-                    lost += 1
                     continue
                 connection = sender
             if number == 1 and (pack := packs.unpack_untrusted(frames[0])) is not None:
                 connection.max_pack_size, packed = pack
                 room -= MESSAGE * len(packed)
                 batch.extend([(connection, frames) for frames in packed])
+                if not packed:
+                    silent.append(connection)
             else:
                 batch.append((connection, frames))
         if room == whole:
             return None
-        self.messages += len(batch) + lost
+        self.weight += whole - room
         self.read_monitor()  # after the batch, before its requests are accepted (G3)
         if self.guard.watched:
-            self.guard.heard([connection for connection, _ in batch])
+            self.guard.heard([*silent, *[connection for connection, _ in batch]])
         return batch
 
     def _sender(self, routing_id: bytes, origin: Origin) -> Connection | None:
@@ -355,12 +359,16 @@ class Router:
             connection.peer = _peer(connection.id, properties)
             connection.routing_id = routing_id
             self._first_heard.append(connection)
-            if routing_id.startswith(b"\0"):  # libzmq made it, and never reuses it
+            # libzmq makes its own of a zero byte and a number, and never reuses one.
+            if len(routing_id) == AUTOMATIC_ID and routing_id.startswith(b"\0"):
                 connection.automatic = True
                 self._automatic[routing_id] = connection
             else:
                 self.own_routing_ids += 1
                 self.closed_routing_ids.heard(routing_id)
+                if len(routing_id) > LONGEST_ID:  # libzmq copies it for each message
+                    self.evict(connection, f"its routing id has {len(routing_id)} bytes")
+                    return None
         return connection
 
 

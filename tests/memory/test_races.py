@@ -21,7 +21,7 @@ import trioreq
 import trioreq.testing
 from trioreq._protocol import packs
 from trioreq._protocol.envelope import CANCEL, CREDIT, REQUEST, Header
-from trioreq._server import reader, server
+from trioreq._server import deadlines, reader, server
 from trioreq._server.pending_request import PendingRequest
 from trioreq._server.tasks import IN_A_ROW
 from trioreq._transport.router import BATCH, MESSAGE
@@ -493,27 +493,57 @@ async def test_a_disconnect_that_is_not_handled_when_the_server_stops_is_none_th
         await worker.log.wait("cancelled wait: disconnected", 3)
 
 
+@pytest.mark.parametrize("each", [1, 10, 1000])
 async def test_g6_of_many_disconnects_some_are_handled_in_each_pass(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, each: int
 ) -> None:
-    worker = Worker()
-    async with serving(worker, max_in_flight=1000) as net:
-        clients = [net.connect() for _ in range(5 * server.AT_ONCE)]
+    many = 5 * server.AT_ONCE
+    most = server.AT_ONCE + each  # a client's requests are ended together
+    async with serving(Worker(), max_in_flight=5000) as net:
+        clients = [net.connect(socket_type="DEALER") for _ in range(max(many // each, 3))]
         for client in clients:
-            client.send(b"wait")
-        await worker.log.wait("started wait", len(clients))
+            for _ in range(each):
+                client.send(b"wait")
+        await wait_all_tasks_blocked()
+        many = net.server.statistics().in_flight
         for client in clients:
             client.crash()
         net.server._router.read_monitor()
         passes = 0
-        seen = net.server.statistics().cancelled_by_disconnect
-        assert seen == server.AT_ONCE
-        while seen < len(clients):
+        seen = many - net.server.statistics().in_flight
+        assert 0 < seen <= most
+        while seen < many:
             await trio.lowlevel.checkpoint()
             passes += 1
-            before, seen = seen, net.server.statistics().cancelled_by_disconnect
-            assert seen - before <= 2 * server.AT_ONCE  # this task may run last, and then first
+            before, seen = seen, many - net.server.statistics().in_flight
+            assert seen - before <= 2 * most  # this task may run last, and then first
             assert passes < 100
+
+
+async def test_g6_of_many_deadlines_some_are_handled_in_each_pass(
+    autojump_clock: MockClock,
+) -> None:
+    """They are at the same time, and handled at that time."""
+    many = 5 * deadlines.AT_ONCE
+    options = {"max_in_flight": 1, "max_queued_per_client": many, "send_queue": many}
+    async with serving(Worker(), timeout=5, **options) as net:
+        client = net.connect(socket_type="DEALER")
+        for _ in range(many):
+            client.send(b"wait")
+        most = before = 0
+
+        class Passes(trio.abc.Instrument):
+            def before_io_wait(self, timeout: float) -> None:
+                nonlocal most, before
+                timed_out = net.server.statistics().timed_out
+                most, before = max(most, timed_out - before), timed_out
+
+        passes = Passes()
+        trio.lowlevel.add_instrument(passes)
+        await trio.sleep(5.5)
+        trio.lowlevel.remove_instrument(passes)
+        assert before == many
+        assert most == deadlines.AT_ONCE
 
 
 # Deadlines.

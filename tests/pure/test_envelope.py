@@ -31,6 +31,25 @@ def test_a_message_without_a_body_is_malformed(envelope: list[bytes]) -> None:
     assert wire.split_untrusted([*envelope, b""]) is None
 
 
+@pytest.mark.parametrize(
+    ("frames", "is_malformed"),
+    [
+        ([b"x" * 4096, b"", b"body"], False),
+        ([b"x" * 4097, b"", b"body"], True),
+        ([b"x" * 4090, b"y" * 7, b"", b"body"], True),
+        ([b"x"] * 63 + [b"", b"body"], False),
+        ([b"x"] * 64 + [b"", b"body"], True),
+        ([b"x"] * 63 + [wire.Header(wire.REQUEST, 1).pack(), b"", b"body"], True),
+    ],
+)
+def test_an_envelope_is_limited(frames: list[bytes], is_malformed: bool) -> None:
+    """Each reply of a stream repeats it. The error is sent with it, once."""
+    envelope, header, body = wire.request_untrusted(frames)
+    assert [*envelope, b"body"] == frames
+    assert (body == ()) is is_malformed
+    assert (header is not None) is (len(frames[-3]) == wire.SIZE)
+
+
 @given(st.lists(frame, max_size=6))
 def test_nothing_is_lost_or_made_up(frames: list[bytes]) -> None:
     parts = wire.split_untrusted(frames)

@@ -79,8 +79,9 @@ MALFORMED = Ending(
     "malformed request",
     code=Code.MALFORMED,
     status=4,
-    text="a request is [envelope...] [empty frame] [body...]; a header in the envelope must have a "
-    "known kind and a correlation that is not in use; the body of credit is one frame of 8 bytes",
+    text="a request is [envelope...] [empty frame] [body...]; the envelope has at most 64 frames "
+    "and 4096 bytes; a header in it must have a known kind and a correlation that is not in use; "
+    "the body of credit is one frame of 8 bytes",
 )
 # Status 5 is reserved for a request that is too large.
 SHUT_OUT = Ending(

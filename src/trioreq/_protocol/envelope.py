@@ -31,6 +31,11 @@ DELIMITER: Final = b""
 BARE_ENVELOPE: Final[Frames] = (DELIMITER,)
 """The envelope of a plain REQ client: nothing but the delimiter."""
 
+MOST_IN_ENVELOPE: Final = 64
+"""Frames that the envelope of a request may have, with the delimiter."""
+LARGEST_ENVELOPE: Final = 4096
+"""Bytes that they may have."""
+
 HEADER: Final = struct.Struct("!4sBQI")
 """Magic, kind or status, correlation, milliseconds left; network order, 17 bytes."""
 FIELDS: Final = struct.Struct("!4xBQI")
@@ -85,12 +90,18 @@ def request_untrusted(frames: Sequence[bytes]) -> tuple[Frames, Header | None, F
     A malformed request has an empty body.
     """
     if len(frames) > 2 and frames[0] and not frames[1]:  # a header before the delimiter
-        envelope = (frames[0], DELIMITER)
-        return envelope, header_untrusted(envelope), tuple(frames[2:])
-    parts = split_untrusted(frames)
-    if parts is None:
-        return BARE_ENVELOPE, None, ()
-    return parts[0], header_untrusted(parts[0]), parts[1]
+        envelope: Frames = (frames[0], DELIMITER)
+        body = tuple(frames[2:])
+    else:
+        parts = split_untrusted(frames)
+        if parts is None:
+            return BARE_ENVELOPE, None, ()
+        envelope, body = parts
+        if len(envelope) > MOST_IN_ENVELOPE:
+            body = ()
+    if sum(map(len, envelope)) > LARGEST_ENVELOPE:  # each reply of a stream repeats it
+        body = ()
+    return envelope, header_untrusted(envelope), body
 
 
 def is_request_untrusted(frames: Sequence[bytes]) -> bool:

@@ -12,6 +12,7 @@ import trio
 
 T = TypeVar("T")
 
+AT_ONCE = 256  # items that expire in one pass of the event loop
 SPARE = 64  # forgotten entries that may stay in the heap, beyond the number of live ones
 
 
@@ -60,9 +61,12 @@ class Deadlines(Generic[T]):
                 await trio.sleep_forever()
 
     def _expire_due(self) -> float:
-        """Expire what is due; returns when the next one will be."""
+        """Expire what is due, but not too many in one pass; returns when the next one will be."""
         now = trio.current_time()
+        expired = 0
         while self._heap:
+            if expired == AT_ONCE:
+                return now
             deadline, _, timer = self._heap[0]
             item = timer.item
             if item is not None and deadline > now:
@@ -71,4 +75,5 @@ class Deadlines(Generic[T]):
             if item is not None:
                 self.forget(timer)
                 self._expire(item)
+                expired += 1
         return math.inf

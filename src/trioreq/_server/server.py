@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 UNHEARD_PATIENCE: Final = 15.0  # seconds, without heartbeats
 PARTING: Final = 10.0  # seconds for clients to close their connections after a go-away
 LAST_CALL: Final = 0.1  # seconds for requests that were sent before their client knew of the drain
-AT_ONCE: Final = 64  # disconnects that are handled in one pass of the event loop
+AT_ONCE: Final = 128  # disconnects, and requests that they end, in one pass of the event loop
 
 
 class Server:
@@ -366,7 +366,7 @@ class Server:
         requests, outbox = self._requests, self._router.outbox
         try:
             requests.close()
-            self._handle_some(len(self._departed))
+            self._handle_some(math.inf)
             if self._drained.is_set():
                 self._blocks.lift_all()
             outbox.cork()
@@ -422,7 +422,7 @@ class Server:
         """Clients have disconnected (the router calls this in each task that reads the monitor).
 
         Nothing is sent to them from now on. Their scopes are cancelled at once. If there are very
-        many, `AT_ONCE` are cancelled in each pass of the event loop, to delay no other client.
+        many, only some are cancelled in each pass of the event loop, to delay no other client.
         """
         self._departed.extend([c.client for c in connections if c.client is not None])
         if not self._has_departed.value:
@@ -438,9 +438,10 @@ class Server:
             self._has_departed.value = False
 
     @trio.lowlevel.enable_ki_protection
-    def _handle_some(self, most: int) -> None:
-        for _ in range(min(most, len(self._departed))):
+    def _handle_some(self, most: float) -> None:
+        while self._departed and most > 0:
             client = self._departed.popleft()
+            most -= 1 + len(client.requests)
             self._end_client(client, DISCONNECTED)
             self._go_aways.forget(client)
 

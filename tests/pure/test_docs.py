@@ -19,6 +19,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -111,6 +112,7 @@ def commands() -> list[str]:
     pages = set(all_pages()) - {
         "docs/existing-workers.md",
         "docs/migrating.md",
+        "docs/security.md",
     }  # whose test runs what it says
     texts = [block for page in sorted(pages) for block in blocks(page, "sh")]
     lines = [line for text in texts for line in text.replace(" && ", "\n").splitlines()]
@@ -199,6 +201,48 @@ def test_the_examples_of_access_control_run(tmp_path: Path) -> None:
     assert process.returncode == 0
     with running(server), running(ANY_CLIENT.replace(ADDRESS, endpoint)) as asking:
         assert asking.communicate(timeout=LIMIT) == ("[b'guest']\n", "")
+
+
+@pytest.mark.slow
+def test_the_commands_of_access_control_run(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/socket"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    handler = "async def handler(request):\n    return request.client.user_id.encode()\n"
+    (tmp_path / "server.py").write_text(handler)
+    made, served, replaced = blocks("docs/security.md", "sh")
+
+    def start(script: str) -> subprocess.Popen[str]:
+        script = script.replace("'tcp://*:5555'", endpoint)
+        command = ["bash", "-e", "-c", script]
+        environment = os.environ | {"PATH": path}
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True
+        )
+
+    def run(script: str) -> str:
+        with start(script) as process:
+            output, errors = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0, errors
+        return output
+
+    def ask(key: str) -> str:
+        options = f"--connect-timeout {LIMIT} --server-key {key} --key-file alice.key_secret"
+        return run(f"trioreq-client {options} {endpoint} hello")
+
+    run(made)
+    command = shlex.join(["exec", sys.executable, "-P", "-m", "trioreq_cli"])
+    with start(served.replace("trioreq-server", command)) as server:
+        watch = Timer(LIMIT, server.kill)
+        watch.start()
+        try:
+            assert ask("server.key") == "alice"
+            run(replaced)
+            assert server.stderr is not None
+            assert any("the keys were read again" in line for line in server.stderr)
+            assert ask("server-2.key") == "alice"
+        finally:
+            watch.cancel()
+            server.kill()
 
 
 def test_the_tests_that_pages_name_are_there() -> None:
@@ -352,7 +396,7 @@ trio.run(main)
         assert (tmp_path / "reply.bin").read_bytes() == b"request"
         assert "trioreq-client" in measurement
         assert run(measurement.replace("-d 10", "-d 0.1"))
-    (made,) = blocks("docs/security.md", "sh")
+    made, *_ = blocks("docs/security.md", "sh")
     run(made)
     make, ask = keys.splitlines()
     assert make in made

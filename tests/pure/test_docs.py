@@ -480,6 +480,16 @@ def test_the_list_of_options_is_complete_and_has_the_defaults() -> None:
     assert shown == list(defaults.items())
 
 
+def test_the_table_of_the_client_is_complete_and_has_the_defaults() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", text_of("docs/client.md"), re.MULTILINE)
+    parameters = inspect.signature(trioreq.open_client).parameters
+    defaults = {name: str(parameter.default) for name, parameter in parameters.items()}
+    assert parameters["max_message_size"].default == 16 * 2**20
+    defaults["max_message_size"] = "16 MiB"
+    del defaults["endpoint"]
+    assert rows == list(defaults.items())
+
+
 @pytest.mark.parametrize(
     ("page", "figures", "source"),
     [

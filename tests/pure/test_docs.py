@@ -1,7 +1,8 @@
 """The docs say what is so: their tables are complete, and their examples run.
 
 The examples run as they stand, in processes of their own; only the address is another, a socket
-file, so that nothing depends on free ports. Clients wait for servers by reconnecting, as zmq does.
+file, and the port of the metrics, so that nothing depends on free ports. Clients wait for servers
+by reconnecting, as zmq does.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ NOT_IN_REFERENCE = {  # members that are not for users, or that the class's docs
 DIRECTIVES = ["{eval-rst}", "{glossary}", "{literalinclude}", "{toctree}"]
 SERVES = re.compile(r"trioreq\.(serve|open_server)\b|\.bind\(")  # a block that is a server
 ADDRESS = "tcp://127.0.0.1:5555"
+METRICS = "export(server, 8000)"
 ANY_CLIENT = f"""
 import zmq
 socket = zmq.Context().socket(zmq.REQ)
@@ -172,7 +174,8 @@ def test_the_examples_run(name: str, tmp_path: Path) -> None:
     server, clients = examples()[name]
     assert server.count(ADDRESS) == 1
     endpoint = f"ipc://{tmp_path}/socket"
-    with running(server.replace(ADDRESS, endpoint), tmp_path / "server.py") as serving:
+    program = server.replace(ADDRESS, endpoint).replace(METRICS, "export(server, 0)")
+    with running(program, tmp_path / "server.py") as serving:
         for client in clients or [ANY_CLIENT]:
             assert client.count(ADDRESS) == 1
             with running(client.replace(ADDRESS, endpoint)) as asking:

@@ -80,7 +80,7 @@ def test_the_colours_of_json_are_those_of_its_tokens() -> None:
 
 
 def test_a_table_of_figures_has_its_columns_in_line() -> None:
-    load = Load("memory", 2, 3, 10, None, 64, 5, 5, None)
+    load = Load("memory", 2, 3, 10, None, b"x" * 64, 5, 5, None)
     result = Result(2.0, array("d", [0.001, 0.002]), Counter(busy=1234))
     head, *rows = table(load, result.figures()).splitlines()
     assert head == "memory: 2 clients, 3 in flight on each, 64 bytes"
@@ -92,12 +92,12 @@ def test_a_table_of_figures_has_its_columns_in_line() -> None:
 @pytest.mark.parametrize(
     ("load", "replies", "seconds", "bar", "left"),
     [
-        (Load("memory", 1, 1, 100, None, 1, 5, 5, None), 25, 1, 8, "3 s left"),
-        (Load("memory", 1, 1, None, 10, 1, 5, 5, None), 25, 5, 15, "5 s left"),
-        (Load("memory", 1, 1, None, None, 1, 5, 5, None), 1, 1, 6, "4 s left"),
-        (Load("memory", 1, 1, 100, 10, 1, 5, 5, None), 50, 1, 15, "1 s left"),
-        (Load("memory", 1, 1, 100, 10, 1, 5, 5, None), 0, 0, 0, ""),
-        (Load("memory", 1, 1, 100, 10, 1, 5, 5, None), 101, 1, 30, "0 s left"),
+        (Load("memory", 1, 1, 100, None, b"x", 5, 5, None), 25, 1, 8, "3 s left"),
+        (Load("memory", 1, 1, None, 10, b"x", 5, 5, None), 25, 5, 15, "5 s left"),
+        (Load("memory", 1, 1, None, None, b"x", 5, 5, None), 1, 1, 6, "4 s left"),
+        (Load("memory", 1, 1, 100, 10, b"x", 5, 5, None), 50, 1, 15, "1 s left"),
+        (Load("memory", 1, 1, 100, 10, b"x", 5, 5, None), 0, 0, 0, ""),
+        (Load("memory", 1, 1, 100, 10, b"x", 5, 5, None), 101, 1, 30, "0 s left"),
     ],
 )
 def test_progress_is_that_of_the_limit_that_is_nearer(

@@ -1,7 +1,8 @@
 """The docs say what is so: their tables are complete, and their examples run.
 
 The examples run as they stand, in processes of their own; only the address is another, a socket
-file, so that nothing depends on free ports. Clients wait for servers by reconnecting, as zmq does.
+file, and the port of the metrics, so that nothing depends on free ports. Clients wait for servers
+by reconnecting, as zmq does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -83,6 +85,7 @@ NOT_IN_REFERENCE = {  # members that are not for users, or that the class's docs
 DIRECTIVES = ["{eval-rst}", "{glossary}", "{literalinclude}", "{toctree}"]
 SERVES = re.compile(r"trioreq\.(serve|open_server)\b|\.bind\(")  # a block that is a server
 ADDRESS = "tcp://127.0.0.1:5555"
+METRICS = "export(server, 8000)"
 ANY_CLIENT = f"""
 import zmq
 socket = zmq.Context().socket(zmq.REQ)
@@ -111,6 +114,7 @@ def commands() -> list[str]:
     pages = set(all_pages()) - {
         "docs/existing-workers.md",
         "docs/migrating.md",
+        "docs/security.md",
     }  # whose test runs what it says
     texts = [block for page in sorted(pages) for block in blocks(page, "sh")]
     lines = [line for text in texts for line in text.replace(" && ", "\n").splitlines()]
@@ -170,7 +174,8 @@ def test_the_examples_run(name: str, tmp_path: Path) -> None:
     server, clients = examples()[name]
     assert server.count(ADDRESS) == 1
     endpoint = f"ipc://{tmp_path}/socket"
-    with running(server.replace(ADDRESS, endpoint), tmp_path / "server.py") as serving:
+    program = server.replace(ADDRESS, endpoint).replace(METRICS, "export(server, 0)")
+    with running(program, tmp_path / "server.py") as serving:
         for client in clients or [ANY_CLIENT]:
             assert client.count(ADDRESS) == 1
             with running(client.replace(ADDRESS, endpoint)) as asking:
@@ -199,6 +204,48 @@ def test_the_examples_of_access_control_run(tmp_path: Path) -> None:
     assert process.returncode == 0
     with running(server), running(ANY_CLIENT.replace(ADDRESS, endpoint)) as asking:
         assert asking.communicate(timeout=LIMIT) == ("[b'guest']\n", "")
+
+
+@pytest.mark.slow
+def test_the_commands_of_access_control_run(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/socket"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    handler = "async def handler(request):\n    return request.client.user_id.encode()\n"
+    (tmp_path / "server.py").write_text(handler)
+    made, served, replaced = blocks("docs/security.md", "sh")
+
+    def start(script: str) -> subprocess.Popen[str]:
+        script = script.replace("'tcp://*:5555'", endpoint)
+        command = ["bash", "-e", "-c", script]
+        environment = os.environ | {"PATH": path}
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True
+        )
+
+    def run(script: str) -> str:
+        with start(script) as process:
+            output, errors = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0, errors
+        return output
+
+    def ask(key: str) -> str:
+        options = f"--connect-timeout {LIMIT} --server-key {key} --key-file alice.key_secret"
+        return run(f"trioreq-client {options} {endpoint} hello")
+
+    run(made)
+    command = shlex.join(["exec", sys.executable, "-P", "-m", "trioreq_cli"])
+    with start(served.replace("trioreq-server", command)) as server:
+        watch = Timer(LIMIT, server.kill)
+        watch.start()
+        try:
+            assert ask("server.key") == "alice"
+            run(replaced)
+            assert server.stderr is not None
+            assert any("the keys were read again" in line for line in server.stderr)
+            assert ask("server-2.key") == "alice"
+        finally:
+            watch.cancel()
+            server.kill()
 
 
 def test_the_tests_that_pages_name_are_there() -> None:
@@ -311,7 +358,8 @@ def test_the_commands_of_the_pages_are_there(line: str) -> None:
         known = tomllib.loads(text_of("pyproject.toml"))["project"]["optional-dependencies"]
         assert {*",".join(extras).split(",")} <= {*known, ""}
     else:
-        assert words[1:] == ["-m", "venv", ".venv"], f"no test runs {line}"
+        known_lines = (["python3", "-m", "venv", ".venv"], [".", ".venv/bin/activate"])
+        assert words in known_lines, f"no test runs {line}"
 
 
 @pytest.mark.slow
@@ -351,7 +399,7 @@ trio.run(main)
         assert (tmp_path / "reply.bin").read_bytes() == b"request"
         assert "trioreq-client" in measurement
         assert run(measurement.replace("-d 10", "-d 0.1"))
-    (made,) = blocks("docs/security.md", "sh")
+    made, *_ = blocks("docs/security.md", "sh")
     run(made)
     make, ask = keys.splitlines()
     assert make in made
@@ -433,6 +481,16 @@ def test_the_list_of_options_is_complete_and_has_the_defaults() -> None:
     assert parameters["max_message_size"].default == 16 * 2**20
     defaults |= {"handler": "", "addr": "", "task_status": "", "max_message_size": "16 MiB"}
     assert shown == list(defaults.items())
+
+
+def test_the_table_of_the_client_is_complete_and_has_the_defaults() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", text_of("docs/client.md"), re.MULTILINE)
+    parameters = inspect.signature(trioreq.open_client).parameters
+    defaults = {name: str(parameter.default) for name, parameter in parameters.items()}
+    assert parameters["max_message_size"].default == 16 * 2**20
+    defaults["max_message_size"] = "16 MiB"
+    del defaults["endpoint"]
+    assert rows == list(defaults.items())
 
 
 @pytest.mark.parametrize(

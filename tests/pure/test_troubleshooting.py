@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import trioreq
+from trioreq._gateway.gateway import NO_WORKER
 from trioreq._protocol.endings import ENDINGS
 from trioreq._protocol.handshakes import Failure
 
@@ -159,7 +160,26 @@ def test_the_page_has_all_reasons() -> None:
     assert {failure.value for failure in Failure if failure is not Failure.LEFT} <= set(shown)
 
 
+def code_of(node: ast.expr) -> str:
+    """The code of an error reply: a member of `Code`, or the gateway's own."""
+    match node:
+        case ast.Attribute(ast.Name("Code"), name):
+            return trioreq.Code[name]
+        case ast.Name("NO_WORKER"):
+            return NO_WORKER
+        case _:
+            raise TypeError(ast.unparse(node))
+
+
 def test_the_page_has_all_error_replies() -> None:
     shown = dict(re.findall(r"^\| `(.*)` \| `(.*)` \|$", section("Error replies"), re.MULTILINE))
     texts = {re.sub(r"\{\w+\}", GAP, one.text): one.code for one in ENDINGS if one.code}
-    assert shown == texts
+    raised = {
+        text_of(text): code_of(code)
+        for node in NODES
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "ReplyError"
+        for code, text in [node.args]
+        if text_of(text)
+    }
+    assert len(raised) >= 4
+    assert shown == texts | raised

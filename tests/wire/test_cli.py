@@ -353,6 +353,27 @@ async def test_bench_counts_and_has_figures_for_machines() -> None:
         await until(lambda: server.statistics().connections == 0)
 
 
+async def test_bench_sends_the_content_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "query").write_bytes(b"a query")
+    bodies = set()
+
+    async def handler(request: trioreq.Request) -> bytes:
+        bodies.add(request.body)
+        return b""
+
+    async with serving(handler) as server:
+        options = ["-n", "10", "--file", str(tmp_path / "query"), "--json"]
+        done = await run("bench", server.endpoints[0], *options)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["load"]["size"] == len(b"a query")
+    assert bodies == {b"a query"}
+
+
+async def test_the_usage_has_the_options_where_they_are_accepted() -> None:
+    usage = (await run("--help")).stdout.decode()
+    assert "Usage: trioreq-client [request] [OPTIONS] ENDPOINT [BODY]... |" in usage
+
+
 async def test_bench_counts_errors_by_kind() -> None:
     async def handler(request: trioreq.Request) -> bytes:
         raise trioreq.ReplyError("busy")

@@ -257,12 +257,30 @@ async def test_the_page_of_the_server_is_true(tmp_path: Path) -> None:
             cwd=tmp_path,
             capture_stdout=True,
         )
-        assert checked.stdout.decode() == f"server:handler can be served on {address}\n"
+        assert checked.stdout.decode() == f"server:handler is configured for {address}\n"
         serving = [*COMMAND, "--config", "service.toml", "--processes", "1", "--log-format", "text"]
         async with open_process([*serving, "--app-dir", str(tmp_path)], cwd=tmp_path) as process:
             assert await ask(address, b"world") == b"hello, world"
             process.terminate()
             assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+async def test_the_programs_of_the_pages_can_be_imported(tmp_path: Path, page: str) -> None:
+    """The page offers its file to `trioreq-server`, which must not start the file's own server."""
+    text = (ROOT / page).read_text()
+    sources = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    source = [one for one in sources if "trioreq.open_server" in one][-1]
+    own, other = (f"ipc://{tmp_path}/{name}" for name in ("own", "other"))
+    (tmp_path / "server.py").write_text(source.replace("tcp://127.0.0.1:5555", own))
+    (name,) = re.findall(r"open_server\((\w+),", source)
+    with trio.fail_after(LIMIT):
+        checked = await trio.run_process(
+            [*COMMAND, f"server:{name}", "--bind", other, "--check"],
+            cwd=tmp_path,
+            capture_stdout=True,
+        )
+    assert checked.stdout.decode() == f"server:{name} is configured for {other}\n"
 
 
 # systemd.

@@ -66,7 +66,7 @@ def run(handler: str, values: Mapping[str, Any], arguments: Sequence[str], *, ch
             if address != endpoints.ANY_IPC:
                 endpoints.check(address)
         what = handler or ", ".join(runner.forward)
-        print(f"{what} can be served on {', '.join([*bound, *addresses])}")  # noqa: T201
+        print(f"{what} is configured for {', '.join([*bound, *addresses])}")  # noqa: T201
         return 0
     if runner.forward or (runner.processes == 1 and not runner.reload):
         app = load_app(handler, values, runner)

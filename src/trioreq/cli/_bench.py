@@ -35,7 +35,7 @@ class Load:
     pipeline: int
     requests: int | None
     duration: float | None
-    size: int
+    body: bytes
     timeout: float
     connect_timeout: float
     curve: trioreq.CurveClient | None
@@ -91,8 +91,9 @@ def run_bench(load: Load, *, as_json: bool) -> int:
         run_while_read(partial(make_load, load, result, lambda *_: None))
     figures = result.figures()
     if as_json:
-        options = {name: value for name, value in vars(load).items() if name != "curve"}
-        shown = {"load": options | {"curve": load.curve is not None}, **figures}
+        options = vars(load) | {"size": len(load.body), "curve": load.curve is not None}
+        del options["body"]
+        shown = {"load": options, **figures}
         click.echo(json.dumps(without_nan(shown)))
     else:
         click.echo(table(load, figures))
@@ -101,7 +102,6 @@ def run_bench(load: Load, *, as_json: bool) -> int:
 
 async def make_load(load: Load, result: Result, show: Callable[[Load, int, float], object]) -> None:
     """Send requests with all clients until the number or the time is reached; show progress."""
-    body = b"x" * load.size
     left = load.requests if load.requests is not None else math.inf
 
     async def ask(client: trioreq.Client) -> None:
@@ -110,7 +110,7 @@ async def make_load(load: Load, result: Result, show: Callable[[Load, int, float
             left -= 1
             begun = trio.current_time()
             try:
-                await client.request_multipart([body])
+                await client.request_multipart([load.body])
             except trioreq.ReplyError as error:
                 result.errors[error.code] += 1
             except trioreq.TrioreqError as error:
@@ -130,7 +130,7 @@ async def make_load(load: Load, result: Result, show: Callable[[Load, int, float
             connect_timeout=load.connect_timeout,
             curve=load.curve,
         ) as client:
-            await client.request_multipart([body])  # connects, or raises the reason
+            await client.request_multipart([load.body])  # connects, or raises the reason
             task_status.started(client)
             await trio.sleep_forever()
 
@@ -172,7 +172,7 @@ def table(load: Load, figures: dict[str, Any]) -> str:
     names, values = (max(map(len, column)) for column in zip(*rows, strict=True))
     head = (
         f"{load.endpoint}: {load.clients} clients, {load.pipeline} in flight on each, "
-        f"{load.size} bytes"
+        f"{len(load.body)} bytes"
     )
     return "\n".join([head, *(f" {name:<{names}}  {value:>{values}}" for name, value in rows)])
 

@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 import trioreq
 
-from ._ask import Ask
+from ._ask import Ask, read_file
 from ._bench import Load, run_bench
 from ._keys import curve_of, key_options
 from ._program import Work
@@ -72,11 +72,19 @@ class Commands(click.Group):
         return [*super().shell_complete(ctx, incomplete), *options]
 
 
+file_option = click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read the request from a file.",
+)
+
+
 @click.group(
     cls=Commands,
     epilog=EXITS,
     context_settings={"max_content_width": 100},
-    subcommand_metavar="[request] ENDPOINT [BODY]... | bench ENDPOINT",
+    options_metavar="",
+    subcommand_metavar="[request] [OPTIONS] ENDPOINT [BODY]... | bench [OPTIONS] ENDPOINT",
 )
 @click.version_option(trioreq.__version__, prog_name="trioreq-client")
 def commands() -> None:
@@ -92,11 +100,7 @@ def commands() -> None:
 @commands.command(epilog=EXITS)
 @click.argument("endpoint")
 @click.argument("body", nargs=-1)
-@click.option(
-    "--file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Read the request from a file.",
-)
+@file_option
 @click.option("--multipart", is_flag=True, help="End each frame of the reply with a newline.")
 @click.option("--hex", "as_hex", is_flag=True, help="Show the reply as a hex dump.")
 @click.option("--json", "as_json", is_flag=True, help="Show the reply indented, if it is JSON.")
@@ -179,8 +183,9 @@ def request(
     type=click.IntRange(0, MAX_REQUEST),
     default=64,
     show_default=True,
-    help="Bytes in a request.",
+    help="Bytes in a request, without --file.",
 )
+@file_option
 @click.option("--timeout", type=TIME, default=30.0, show_default=True, help="Seconds for a reply.")
 @click.option(
     "--connect-timeout",
@@ -193,6 +198,8 @@ def request(
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def bench(
     *,
+    size: int,
+    file: Path | None,
     as_json: bool,
     server_key: str | None,
     key_file: Path | None,
@@ -200,7 +207,8 @@ def bench(
     **options: Any,  # noqa: ANN401  # those of `Load`
 ) -> Work:
     """Measure how fast ENDPOINT answers: throughput, latencies, and errors by kind."""
-    load = Load(**options, curve=keys(server_key, key_file, allow_group=allow_group))
+    body = b"x" * size if file is None else read_file(file)
+    load = Load(**options, body=body, curve=keys(server_key, key_file, allow_group=allow_group))
     return partial(run_bench, load, as_json=as_json)
 
 

@@ -374,6 +374,20 @@ async def test_a_process_that_is_being_opened_at_sigterm_is_killed(
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
+async def test_sigterm_while_the_first_process_starts_ends_it_and_starts_no_other(
+    processes: Processes, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    processes.at_start = lambda _: None
+    supervisor = supervisor_of(4)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        signal.raise_signal(signal.SIGTERM)
+    assert [process.returncode for process in processes.all] == [-signal.SIGKILL]
+    assert supervisor._exit_code == 0
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_no_signal_has_its_default_effect_when_the_supervisor_has_ended(
     processes: Processes,
     missed: list[int],

@@ -202,12 +202,14 @@ class Supervisor:
         Raises:
             StartFailed: It has ended before, or cannot be started.
         """
+        if self._stopping:
+            return
         try:
             child = await self._open(place)
         except (OSError, RuntimeError) as error:  # no descriptor, memory, process or thread is left
             raise StartFailed(str(error)) from error
         self._nursery.start_soon(self._watch, child)
-        if self._stopping:  # too late to be drained with the others
+        if self._stopping:  # meanwhile: too late to be drained with the others
             child.process.kill()
         with trio.move_on_after(self._runner.start_timeout) as scope:
             await child.settled.wait()

@@ -26,6 +26,20 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 ANY = "tcp://127.0.0.1:0"
+KEPT_ALIVE = """
+import threading
+import sys
+
+def run():
+    threading.main_thread().join()
+    print("the main thread has ended", file=sys.stderr, flush=True)
+    threading.Event().wait()
+
+async def handler(request):
+    raise SystemExit(3)
+
+threading.Thread(target=run).start()
+"""
 
 
 @asynccontextmanager
@@ -130,6 +144,24 @@ async def test_a_third_signal_ends_a_server_whose_event_loop_is_blocked(tmp_path
                 await trio.sleep(0.1)  # signals of one number do not queue up
         assert isinstance(errors[0], trioreq.ConnectionLost)
         assert await ended(server) == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_signal_ends_a_process_that_a_thread_keeps_alive_after_the_server(
+    tmp_path: Path, number: int, fails: bool
+) -> None:
+    """The server has ended by itself, or was drained."""
+    (tmp_path / "service.py").write_text(KEPT_ALIVE)
+    async with one(tmp_path) as (server, endpoint):
+        if fails:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail, endpoint, b"", [])
+        else:
+            server.process.send_signal(number)
+        await server.line("the main thread has ended")
+        server.process.send_signal(number)
+        assert await ended(server) == -number
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])

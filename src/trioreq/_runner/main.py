@@ -47,6 +47,21 @@ def run(handler: str, values: Mapping[str, Any], arguments: Sequence[str], *, ch
         raise WrongSetting("there is no HANDLER: give MODULE:NAME, such as server:handler")
     check_runner(runner)
     signals = Signals()
+    try:
+        return _serve(handler, values, arguments, runner, signals, check=check)
+    finally:
+        signals.restore()
+
+
+def _serve(
+    handler: str,
+    values: Mapping[str, Any],
+    arguments: Sequence[str],
+    runner: RunnerOptions,
+    signals: Signals,
+    *,
+    check: bool,
+) -> int:
     assignment = read_assignment()
     set_up(runner, None if assignment is None else assignment.place)
     if assignment is not None:

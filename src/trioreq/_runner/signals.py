@@ -3,7 +3,8 @@
 SIGHUP and SIGUSR1 do not end the program, from its start to its end. SIGTERM and SIGINT end it at
 once until it receives signals, since there is nothing to clean up before. While it cleans up, a
 further one changes nothing, and the third ends the process at once. So does the third if a handler
-blocks the event loop.
+blocks the event loop. When all is cleaned up, the first ends what is left of the process, such as a
+thread.
 """
 
 from __future__ import annotations
@@ -55,6 +56,12 @@ class Signals:
         finally:
             receiving = False
             self._pass_on = lambda _: None
+
+    def restore(self) -> None:
+        """Let SIGTERM and SIGINT have their default effect again: all is cleaned up."""
+        for number in ENDING:
+            if signal.getsignal(number) == self._receive:
+                signal.signal(number, signal.SIG_DFL)
 
     def _handle(self, numbers: Sequence[signal.Signals]) -> None:
         for number in numbers:

@@ -321,6 +321,76 @@ async def test_a_process_is_replaced_while_others_have_not_started(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_successor_that_dies_is_replaced_while_its_predecessor_drains(
+    processes: Processes, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        supervisor = supervisor_of(2, grace=600)
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        signal.raise_signal(signal.SIGHUP)
+        await trio.sleep(20)
+        former, other, successor = processes.all
+        assert former.orders() == [control.RETIRE]
+        for _ in range(2):
+            successor.end(-signal.SIGSEGV)
+            await trio.sleep(1)
+            *before, successor = processes.living
+            assert before == [former, other]
+        assert supervisor._connections._serving[0] == successor.cell
+        former.end(0)
+        await trio.sleep(1)
+        assert other.orders() == [control.RETIRE]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_process_that_dies_while_its_successor_starts_is_replaced_once(
+    processes: Processes, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    """By the successor, or by a further one if that has not started."""
+    async with trio.open_nursery() as nursery:
+        supervisor = supervisor_of(1)
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        processes.at_start = lambda _: None
+        for died in (False, True):
+            nursery.start_soon(supervisor.roll)
+            await trio.sleep(1)
+            former, successor = processes.living
+            former.end(1)
+            await trio.sleep(1)
+            processes.at_start = Process.send
+            if died:
+                successor.end(1)
+            else:
+                successor.send()
+            await trio.sleep(1)
+            assert processes.living == processes.all[-1:]
+            processes.at_start = lambda _: None
+        assert len(processes.all) == 4
+        assert caplog.text.count("died: exit code 1; it is replaced") == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_process_that_does_not_end_is_reported_once(
+    processes: Processes, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    """It has a successor, and serves no longer; a thread keeps it alive."""
+    caplog.set_level("DEBUG")
+    async with trio.open_nursery() as nursery:
+        supervisor = supervisor_of(1)
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        (former,) = processes.all
+        former.control.close()
+        nursery.start_soon(supervisor.roll)
+        await trio.sleep(20)
+        assert former.returncode == -signal.SIGKILL
+        assert caplog.text.count("process 0 (pid 1000) has not ended in its grace: killed") == 1
+        assert "cannot be sent drain" not in caplog.text
+        nursery.cancel_scope.cancel()
+
+
 async def test_sighup_while_the_processes_start_replaces_them_when_they_have_started(
     processes: Processes, autojump_clock: MockClock
 ) -> None:

@@ -59,7 +59,9 @@ class Child:
         control: The supervisor's end of the pair.
         counts: The statistics that it has sent last.
         serves: Whether it has begun to serve.
+        ending: Whether its grace has begun.
         settled: Set when it serves, or has ended before.
+        left: Set when it no longer serves at its place: it has a successor, or has ended.
         ended: Set when it has ended.
     """
 
@@ -72,7 +74,9 @@ class Child:
         self.control = control
         self.counts: Counts = {}
         self.serves = False
+        self.ending = False
         self.settled = trio.Event()
+        self.left = trio.Event()
         self.ended = trio.Event()
         self.began = trio.current_time()
 
@@ -221,7 +225,9 @@ class Supervisor:
             return
         if not child.serves or child.ended.is_set():
             raise StartFailed(describe(child.code), child.code)
-        self._serving[place] = child
+        former, self._serving[place] = self._serving[place], child
+        if former is not None:
+            former.left.set()
         self._connections.choose(place, child.cell)
         log.info("%s serves", child)
 
@@ -273,13 +279,15 @@ class Supervisor:
         self._connections.clear(child.cell)
         self._cells.add(child.cell)
         child.settled.set()
+        child.left.set()
         child.ended.set()
 
     async def _listen(self, child: Child) -> None:
         patience = self._runner.hang_timeout
         silent = 0.0
         while True:
-            # If both were stopped, one wait is over at once, so there is more than one.
+            # After both were stopped for a while, the current wait ends at once. So a process is
+            # killed only after at least two waits without a message.
             wait = min(LATE, patience / 2, patience - silent) if child.serves else LATE
             with trio.move_on_after(wait) as scope:
                 await trio.lowlevel.wait_readable(child.control)
@@ -300,7 +308,7 @@ class Supervisor:
         if child.serves:  # no longer; a thread may keep the process alive
             if self._serving[child.place] is child:
                 self._connections.choose(child.place, NONE)
-            await self._end(child)
+            await self._wait_for_end(child)
 
     def _read(self, child: Child) -> bool:
         """Read the messages of a process; returns whether there may be more."""
@@ -319,14 +327,21 @@ class Supervisor:
 
     async def _end(self, child: Child, order: bytes = control.DRAIN) -> None:
         """Let a process drain."""
-        if not child.serves:
+        if child.serves:
+            child.order(order)
+        else:
             child.process.kill()
-        child.order(order)
-        with trio.move_on_after(self._runner.grace + MARGIN):
-            await child.ended.wait()
-            return
-        log.error("%s has not ended in its grace: killed", child)
-        child.process.kill()
+        await self._wait_for_end(child)
+
+    async def _wait_for_end(self, child: Child) -> None:
+        """Wait until a process has ended; kill it when its grace is over."""
+        if not child.ending:
+            child.ending = True
+            with trio.move_on_after(self._runner.grace + MARGIN):
+                await child.ended.wait()
+                return
+            log.error("%s has not ended in its grace: killed", child)
+            child.process.kill()
         await child.ended.wait()
 
     # All of them.
@@ -337,10 +352,10 @@ class Supervisor:
         while not self._stopping:
             child = self._serving[place]
             if child is not None:
-                await child.ended.wait()
+                await child.left.wait()
             async with self._changing[place]:
                 if self._stopping or (child is not None and self._serving[place] is not child):
-                    continue  # its successor serves already
+                    continue  # it has a successor
                 if child is not None:
                     stable = trio.current_time() > child.began + STABLE
                     failures = 0 if stable else failures + 1
@@ -372,8 +387,9 @@ class Supervisor:
                             error,
                         )
                         return
-                    if not self._stopping:
-                        await self._end(former, control.RETIRE)
+                # Outside the lock: a successor that dies is replaced meanwhile.
+                if not self._stopping:
+                    await self._end(former, control.RETIRE)
 
     async def _reload(self) -> None:
         await self._started.wait()

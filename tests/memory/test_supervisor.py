@@ -418,6 +418,27 @@ async def test_sighup_while_the_processes_start_replaces_them_when_they_have_sta
         nursery.cancel_scope.cancel()
 
 
+async def test_signals_during_a_restart_cause_one_more_and_each_is_reported_to_systemd(
+    processes: Processes, autojump_clock: MockClock
+) -> None:
+    reports = Reports()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor_of(2, reports, grace=1000).run)
+        await trio.sleep(1)
+        for _ in range(3):
+            signal.raise_signal(signal.SIGHUP)
+            await trio.sleep(1)
+        for rolls in (1, 2):
+            for retired in processes.living[:2]:
+                assert reports.sent == ["READY=1", *["RELOADING=1", "READY=1"] * rolls][:-1]
+                assert retired.orders() == [control.RETIRE]
+                retired.end(0)
+                await trio.sleep(1)
+        assert reports.sent == ["READY=1", *["RELOADING=1", "READY=1"] * 2]
+        assert processes.living == processes.all[4:]
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_process_that_is_being_opened_at_sigterm_is_killed(
     processes: Processes, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:

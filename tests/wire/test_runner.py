@@ -24,7 +24,7 @@ from trioreq._options import Options
 from trioreq._runner import control
 from trioreq._runner.app import App
 from trioreq._runner.control import Assignment
-from trioreq._runner.process import serve_alone, serve_supervised
+from trioreq._runner.process import Serving, serve_alone, serve_supervised
 from trioreq._runner.settings import RunnerOptions, WrongSetting
 from trioreq._runner.signals import OTHERS, Signals
 from trioreq._runner.systemd import Notifier
@@ -128,7 +128,7 @@ class Raises(Notifier):
     """Raises signals when systemd is sent a state.
 
     Args:
-        signals: By the states.
+        signals: By the states; each is raised once.
 
     Attributes:
         sent: The states.
@@ -137,12 +137,12 @@ class Raises(Notifier):
     def __init__(self, signals: Mapping[str, int]) -> None:
         super().__init__()
         self.sent: list[str] = []
-        self._signals = signals
+        self._signals = dict(signals)
 
     def report(self, *lines: str) -> None:
         self.sent.append(lines[0])
         if lines[0] in self._signals:
-            signal.raise_signal(self._signals[lines[0]])
+            signal.raise_signal(self._signals.pop(lines[0]))
 
 
 async def serve(notifier: Raises, address: str, **options: Any) -> int:
@@ -189,6 +189,25 @@ async def test_sighup_while_the_server_drains_does_nothing(tmp_path: Path) -> No
     notifier = Raises({"READY=1": signal.SIGTERM, "STOPPING=1": signal.SIGHUP})
     assert await serve(notifier, f"ipc://{tmp_path}/socket") == 0
     assert notifier.sent == ["READY=1", "STOPPING=1"]
+
+
+async def test_sighup_while_the_keys_are_read_again_reads_them_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After that; and each time is reported to systemd."""
+
+    async def slow(_serving: Serving) -> None:
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Serving, "reload_keys", slow)
+    notifier = Raises({"READY=1": signal.SIGHUP, "RELOADING=1": signal.SIGHUP})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, notifier, f"ipc://{tmp_path}/socket")
+        while len(notifier.sent) < 5:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert notifier.sent == ["READY=1", *["RELOADING=1", "READY=1"] * 2]
 
 
 async def test_a_signal_while_the_server_starts_has_its_effect_afterwards(tmp_path: Path) -> None:

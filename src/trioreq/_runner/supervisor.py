@@ -26,6 +26,7 @@ from .._transport.shared_counts import NONE, SharedCounts, open_memory
 from . import control
 from .control import Assignment, Counts
 from .pid_file import pid_file
+from .reloads import Reloads
 from .settings import RunnerOptions
 from .signals import Signals
 from .systemd import Notifier
@@ -128,9 +129,8 @@ class Supervisor:
         self._children: set[Child] = set()  # all that have not ended
         self._serving: list[Child | None] = [None] * places
         self._changing = [trio.Lock() for _ in range(places)]
-        self._rolling = trio.Lock()
+        self._reloads = Reloads(self.roll, notifier)
         self._hurry = trio.Event()
-        self._started = trio.Event()
         self._before: Counts = {}  # of processes that have ended
         self._stopping = False
         self._exit_code = 0
@@ -160,8 +160,8 @@ class Supervisor:
                     await self._start_all()
                     if not self._stopping:
                         files.enter_context(pid_file(self._runner.pid_file))
-                        self._started.set()
                         self._notifier.ready()
+                        self._nursery.start_soon(self._reloads.run)
                         if self._runner.reload:
                             self._nursery.start_soon(self._follow_source)
                     await self._notifier.run(self._status)
@@ -368,38 +368,28 @@ class Supervisor:
 
     async def roll(self) -> None:
         """Replace the processes, one after the other; each serves before its predecessor ends."""
+        log.info("the processes are replaced")
         self._hurry.set()
         self._hurry = trio.Event()
-        async with self._rolling:
-            for place, changing in enumerate(self._changing):
-                async with changing:
-                    former = self._serving[place]
-                    if self._stopping:
-                        return
-                    if former is None:  # it is being replaced anyway
-                        continue
-                    try:
-                        await self._start(place)
-                    except StartFailed as error:
-                        log.error(  # noqa: TRY400
-                            "the restart is given up, since process %d cannot be replaced: %s",
-                            place,
-                            error,
-                        )
-                        return
-                # Outside the lock: a successor that dies is replaced meanwhile.
-                if not self._stopping:
-                    await self._end(former, control.RETIRE)
-
-    async def _reload(self) -> None:
-        await self._started.wait()
-        if self._stopping:
-            return
-        self._notifier.reloading()
-        log.info("the processes are replaced")
-        await self.roll()
-        if not self._stopping:
-            self._notifier.ready()
+        for place, changing in enumerate(self._changing):
+            async with changing:
+                former = self._serving[place]
+                if self._stopping:
+                    return
+                if former is None:  # it is being replaced anyway
+                    continue
+                try:
+                    await self._start(place)
+                except StartFailed as error:
+                    log.error(  # noqa: TRY400
+                        "the restart is given up, since process %d cannot be replaced: %s",
+                        place,
+                        error,
+                    )
+                    return
+            # Outside the lock: a successor that dies is replaced meanwhile.
+            if not self._stopping:
+                await self._end(former, control.RETIRE)
 
     async def _follow_source(self) -> None:
         """Replace the processes whenever a source file changes."""
@@ -409,7 +399,7 @@ class Supervisor:
 
         async for changes in awatch(self._runner.app_dir, watch_filter=PythonFilter()):
             log.info("changed: %s", ", ".join(sorted({path for _, path in changes})))
-            await self.roll()
+            self._reloads.request()
 
     async def _drain(self) -> None:
         for listener in self._listeners:
@@ -432,7 +422,7 @@ class Supervisor:
     def _signalled(self, number: signal.Signals) -> None:
         match number:
             case signal.SIGHUP:
-                self._nursery.start_soon(self._reload)
+                self._reloads.request()
             case signal.SIGUSR1:
                 log.info("statistics: %(statistics)s", {"statistics": self.statistics()})
             case _ if self._stopping:

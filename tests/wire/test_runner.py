@@ -24,6 +24,7 @@ from trioreq._options import Options
 from trioreq._runner import control
 from trioreq._runner.app import App
 from trioreq._runner.control import Assignment
+from trioreq._runner.pid_file import check_pid_file
 from trioreq._runner.process import Serving, serve_alone, serve_supervised
 from trioreq._runner.settings import RunnerOptions, WrongSetting
 from trioreq._runner.signals import OTHERS, Signals
@@ -250,6 +251,21 @@ async def test_a_server_that_cannot_bind_leaves_the_file_of_the_other_alone(
         assert number.read_text() == "1\n"
         nursery.cancel_scope.cancel()
     assert number.read_text() == "1\n"
+
+
+def test_a_file_that_can_be_written_is_not_touched(tmp_path: Path) -> None:
+    """Another server's number may be in it."""
+    number = tmp_path / "pid"
+    check_pid_file(number)
+    assert list(tmp_path.iterdir()) == []
+    number.write_text("1\n")
+    check_pid_file(number)
+    assert number.read_text() == "1\n"
+
+
+def test_a_directory_is_not_a_file_for_the_number(tmp_path: Path) -> None:
+    with pytest.raises(WrongSetting, match="Is a directory"):
+        check_pid_file(tmp_path)
 
 
 async def test_a_file_that_cannot_be_written_ends_the_server(tmp_path: Path) -> None:

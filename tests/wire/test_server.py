@@ -198,6 +198,17 @@ async def test_a_server_that_cannot_be_started_leaves_the_pid_file_of_the_other_
         assert number.read_text() == before
 
 
+@pytest.mark.parametrize("more", [["--check"], ["--processes", "1"], ["--processes", "2"]])
+async def test_a_pid_file_that_cannot_be_written_ends_the_server_before_it_serves(
+    tmp_path: Path, more: list[str]
+) -> None:
+    number = tmp_path / "missing/pid"
+    async with served(tmp_path, "--bind", ANY, "--pid-file", str(number), *more) as server:
+        assert await ended(server) == 2
+        await server.line(f"Error: cannot write '{number}': No such file or directory")
+        assert len(server.lines) == 1
+
+
 async def test_sighup_reads_the_keys_again_and_keeps_connections(tmp_path: Path) -> None:
     first, second, alice, bob = (trioreq.KeyPair.generate() for _ in range(4))
     allowed = tmp_path / "allowed"

@@ -18,6 +18,7 @@ from .._transport.listeners import open_listeners
 from .app import load_app
 from .control import read_assignment
 from .logs import set_up
+from .pid_file import check_pid_file
 from .process import HEARTBEAT, serve_alone, serve_supervised
 from .settings import RunnerOptions, WrongSetting
 from .signals import Signals
@@ -67,6 +68,7 @@ def _serve(
     if assignment is not None:
         app = load_app(handler, values, runner)
         return trio.run(serve_supervised, app, runner, assignment, signals)
+    check_pid_file(runner.pid_file)
     notifier = Notifier()
     passed = passed_sockets()
     bound = {endpoints.bound(endpoints.of_socket(one)) for one in passed}

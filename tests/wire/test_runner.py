@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,17 @@ from support.signals import signals_without_effect
 
 import trioreq
 from trioreq._options import Options
-from trioreq._runner import control
+from trioreq._runner import control, main
 from trioreq._runner.app import App
 from trioreq._runner.control import Assignment
 from trioreq._runner.pid_file import check_pid_file
 from trioreq._runner.process import Serving, serve_alone, serve_supervised
-from trioreq._runner.settings import RunnerOptions, WrongSetting
+from trioreq._runner.settings import SETTINGS, RunnerOptions, WrongSetting
 from trioreq._runner.signals import OTHERS, Signals
+from trioreq._runner.supervisor import Supervisor
 from trioreq._runner.systemd import Notifier
 from trioreq._server.handlers import Handler
+from trioreq._transport.listeners import Listener, open_listeners
 from trioreq._transport.server_sockets import BoundSockets
 from trioreq._transport.shared_counts import open_memory
 
@@ -224,6 +226,36 @@ async def test_a_signal_while_the_server_starts_has_its_effect_afterwards(tmp_pa
         while notifier.sent != ["READY=1", "RELOADING=1", "READY=1"]:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
+
+
+def test_sigterm_as_the_supervisor_has_opened_its_sockets_leaves_no_file(
+    missed: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "socket"
+
+    @contextmanager
+    def opened(*arguments: Any) -> Iterator[list[Listener]]:
+        with open_listeners(*arguments) as listeners:
+            assert path.exists()
+            signal.raise_signal(signal.SIGTERM)
+            yield listeners
+
+    class Receives(Supervisor):
+        async def run(self) -> int:
+            received: list[int] = []
+            with self._signals.received(received.append):
+                await trio.testing.wait_all_tasks_blocked()
+            os.close(self._memory)
+            return received[0]
+
+    monkeypatch.setattr(main, "set_up", lambda *_: None)
+    monkeypatch.setattr(main, "open_listeners", opened)
+    monkeypatch.setattr(main, "Supervisor", Receives)
+    values = {name: setting.default for name, setting in SETTINGS.items()}
+    values.update(bind=(f"ipc://{path}",), processes=2)
+    assert main.run("service:handler", values, [], check=False) == signal.SIGTERM
+    assert missed == []
+    assert not path.exists()
 
 
 async def test_signals_that_come_faster_than_they_are_handled_are_handled_once() -> None:

@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -144,6 +145,19 @@ async def test_a_third_signal_ends_a_server_whose_event_loop_is_blocked(tmp_path
                 await trio.sleep(0.1)  # signals of one number do not queue up
         assert isinstance(errors[0], trioreq.ConnectionLost)
         assert await ended(server) == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_signals_during_the_import_do_not_end_the_server(number: int) -> None:
+    code = (
+        "import signal, trioreq_cli\n"
+        "def imported(_):\n"
+        f"    signal.raise_signal({number})\n"
+        "    raise SystemExit(5)\n"
+        "trioreq_cli.import_module = imported\n"
+        "trioreq_cli.server()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -93,6 +93,7 @@ def _serve(
         raise WrongSetting("reload needs watchfiles: pip install 'trioreq[reload]'")
     if sys.platform != "linux":
         raise WrongSetting("processes above 1 and reload need Linux")
+    signals.hold()  # files of sockets are to be removed
     with open_listeners(addresses, passed, runner.processes) as listeners:
         supervisor = Supervisor(runner, arguments, listeners, notifier, signals)
         try:

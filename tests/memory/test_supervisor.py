@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -436,6 +436,41 @@ async def test_signals_during_a_restart_cause_one_more_and_each_is_reported_to_s
                 await trio.sleep(1)
         assert reports.sent == ["READY=1", *["RELOADING=1", "READY=1"] * 2]
         assert processes.living == processes.all[4:]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),  # for inotify's watches
+        RuntimeError("error in underlying watcher"),
+        ExceptionGroup("of its nursery", [FileNotFoundError(errno.ENOENT, "No such file")]),
+    ],
+)
+async def test_a_source_that_cannot_be_watched_does_not_end_the_server(
+    error: Exception,
+    processes: Processes,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SIGHUP replaces the processes as before."""
+
+    async def fail(*_: object, **__: object) -> AsyncIterator[set[tuple[int, str]]]:
+        yield {(1, "service.py")}
+        await trio.sleep(100)
+        raise error
+
+    monkeypatch.setattr("watchfiles.awatch", fail)
+    cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor_of(1, reload=True).run)
+        await trio.sleep(200)
+        assert f"the source is not watched any more: {cause}" in caplog.text
+        assert len(processes.all) == 2
+        signal.raise_signal(signal.SIGHUP)
+        await trio.sleep(100)
+        assert processes.living == processes.all[2:]
         nursery.cancel_scope.cancel()
 
 

@@ -190,7 +190,7 @@ async def serve_supervised(
         while True:
             try:
                 order = await own.recv(control.LARGEST)
-            except ConnectionResetError:  # the end of the stream follows
+            except ConnectionResetError:  # reported once; the end of the stream follows
                 continue
             match order:
                 case control.RETIRE:

@@ -317,7 +317,7 @@ class Supervisor:
                 data = child.control.recv(control.LARGEST)
             except BlockingIOError:
                 return True
-            except ConnectionResetError:  # what it has sent follows
+            except ConnectionResetError:  # reported once; what it has sent follows
                 continue
             if not data:
                 return False
@@ -396,10 +396,12 @@ class Supervisor:
         from watchfiles import PythonFilter, awatch
 
         log.info("watching %s", self._runner.app_dir)
-
-        async for changes in awatch(self._runner.app_dir, watch_filter=PythonFilter()):
-            log.info("changed: %s", ", ".join(sorted({path for _, path in changes})))
-            self._reloads.request()
+        try:
+            async for changes in awatch(self._runner.app_dir, watch_filter=PythonFilter()):
+                log.info("changed: %s", ", ".join(sorted({path for _, path in changes})))
+                self._reloads.request()
+        except* (OSError, RuntimeError) as group:  # such as that of watches of inotify
+            log.error("the source is not watched any more: %s", group.exceptions[0])  # noqa: TRY400
 
     async def _drain(self) -> None:
         for listener in self._listeners:

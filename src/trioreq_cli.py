@@ -22,7 +22,9 @@ def keygen() -> None:
 
 
 def server() -> None:
-    """Run `trioreq-server`."""
+    """Run `trioreq-server`. SIGHUP and SIGUSR1 during the import have no effect."""
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     _run("server")
 
 

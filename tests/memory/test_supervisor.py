@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -321,6 +321,76 @@ async def test_a_process_is_replaced_while_others_have_not_started(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_successor_that_dies_is_replaced_while_its_predecessor_drains(
+    processes: Processes, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        supervisor = supervisor_of(2, grace=600)
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        signal.raise_signal(signal.SIGHUP)
+        await trio.sleep(20)
+        former, other, successor = processes.all
+        assert former.orders() == [control.RETIRE]
+        for _ in range(2):
+            successor.end(-signal.SIGSEGV)
+            await trio.sleep(1)
+            *before, successor = processes.living
+            assert before == [former, other]
+        assert supervisor._connections._serving[0] == successor.cell
+        former.end(0)
+        await trio.sleep(1)
+        assert other.orders() == [control.RETIRE]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_process_that_dies_while_its_successor_starts_is_replaced_once(
+    processes: Processes, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    """By the successor, or by a further one if that has not started."""
+    async with trio.open_nursery() as nursery:
+        supervisor = supervisor_of(1)
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        processes.at_start = lambda _: None
+        for died in (False, True):
+            nursery.start_soon(supervisor.roll)
+            await trio.sleep(1)
+            former, successor = processes.living
+            former.end(1)
+            await trio.sleep(1)
+            processes.at_start = Process.send
+            if died:
+                successor.end(1)
+            else:
+                successor.send()
+            await trio.sleep(1)
+            assert processes.living == processes.all[-1:]
+            processes.at_start = lambda _: None
+        assert len(processes.all) == 4
+        assert caplog.text.count("died: exit code 1; it is replaced") == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_process_that_does_not_end_is_reported_once(
+    processes: Processes, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    """It has a successor, and serves no longer; a thread keeps it alive."""
+    caplog.set_level("DEBUG")
+    async with trio.open_nursery() as nursery:
+        supervisor = supervisor_of(1)
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        (former,) = processes.all
+        former.control.close()
+        nursery.start_soon(supervisor.roll)
+        await trio.sleep(20)
+        assert former.returncode == -signal.SIGKILL
+        assert caplog.text.count("process 0 (pid 1000) has not ended in its grace: killed") == 1
+        assert "cannot be sent drain" not in caplog.text
+        nursery.cancel_scope.cancel()
+
+
 async def test_sighup_while_the_processes_start_replaces_them_when_they_have_started(
     processes: Processes, autojump_clock: MockClock
 ) -> None:
@@ -348,6 +418,62 @@ async def test_sighup_while_the_processes_start_replaces_them_when_they_have_sta
         nursery.cancel_scope.cancel()
 
 
+async def test_signals_during_a_restart_cause_one_more_and_each_is_reported_to_systemd(
+    processes: Processes, autojump_clock: MockClock
+) -> None:
+    reports = Reports()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor_of(2, reports, grace=1000).run)
+        await trio.sleep(1)
+        for _ in range(3):
+            signal.raise_signal(signal.SIGHUP)
+            await trio.sleep(1)
+        for rolls in (1, 2):
+            for retired in processes.living[:2]:
+                assert reports.sent == ["READY=1", *["RELOADING=1", "READY=1"] * rolls][:-1]
+                assert retired.orders() == [control.RETIRE]
+                retired.end(0)
+                await trio.sleep(1)
+        assert reports.sent == ["READY=1", *["RELOADING=1", "READY=1"] * 2]
+        assert processes.living == processes.all[4:]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),  # for inotify's watches
+        RuntimeError("error in underlying watcher"),
+        ExceptionGroup("of its nursery", [FileNotFoundError(errno.ENOENT, "No such file")]),
+    ],
+)
+async def test_a_source_that_cannot_be_watched_does_not_end_the_server(
+    error: Exception,
+    processes: Processes,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SIGHUP replaces the processes as before."""
+
+    async def fail(*_: object, **__: object) -> AsyncIterator[set[tuple[int, str]]]:
+        yield {(1, "service.py")}
+        await trio.sleep(100)
+        raise error
+
+    monkeypatch.setattr("watchfiles.awatch", fail)
+    cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor_of(1, reload=True).run)
+        await trio.sleep(200)
+        assert f"the source is not watched any more: {cause}" in caplog.text
+        assert len(processes.all) == 2
+        signal.raise_signal(signal.SIGHUP)
+        await trio.sleep(100)
+        assert processes.living == processes.all[2:]
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_process_that_is_being_opened_at_sigterm_is_killed(
     processes: Processes, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
@@ -371,6 +497,20 @@ async def test_a_process_that_is_being_opened_at_sigterm_is_killed(
             process.end(0)
         await trio.sleep(1)
         assert nursery.child_tasks == set()
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_sigterm_while_the_first_process_starts_ends_it_and_starts_no_other(
+    processes: Processes, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    processes.at_start = lambda _: None
+    supervisor = supervisor_of(4)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        signal.raise_signal(signal.SIGTERM)
+    assert [process.returncode for process in processes.all] == [-signal.SIGKILL]
+    assert supervisor._exit_code == 0
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,17 @@ from support.signals import signals_without_effect
 
 import trioreq
 from trioreq._options import Options
-from trioreq._runner import control
+from trioreq._runner import control, main
 from trioreq._runner.app import App
 from trioreq._runner.control import Assignment
-from trioreq._runner.process import serve_alone, serve_supervised
-from trioreq._runner.settings import RunnerOptions, WrongSetting
+from trioreq._runner.pid_file import check_pid_file
+from trioreq._runner.process import Serving, serve_alone, serve_supervised
+from trioreq._runner.settings import SETTINGS, RunnerOptions, WrongSetting
 from trioreq._runner.signals import OTHERS, Signals
+from trioreq._runner.supervisor import Supervisor
 from trioreq._runner.systemd import Notifier
 from trioreq._server.handlers import Handler
+from trioreq._transport.listeners import Listener, open_listeners
 from trioreq._transport.server_sockets import BoundSockets
 from trioreq._transport.shared_counts import open_memory
 
@@ -128,7 +131,7 @@ class Raises(Notifier):
     """Raises signals when systemd is sent a state.
 
     Args:
-        signals: By the states.
+        signals: By the states; each is raised once.
 
     Attributes:
         sent: The states.
@@ -137,12 +140,12 @@ class Raises(Notifier):
     def __init__(self, signals: Mapping[str, int]) -> None:
         super().__init__()
         self.sent: list[str] = []
-        self._signals = signals
+        self._signals = dict(signals)
 
     def report(self, *lines: str) -> None:
         self.sent.append(lines[0])
         if lines[0] in self._signals:
-            signal.raise_signal(self._signals[lines[0]])
+            signal.raise_signal(self._signals.pop(lines[0]))
 
 
 async def serve(notifier: Raises, address: str, **options: Any) -> int:
@@ -191,6 +194,25 @@ async def test_sighup_while_the_server_drains_does_nothing(tmp_path: Path) -> No
     assert notifier.sent == ["READY=1", "STOPPING=1"]
 
 
+async def test_sighup_while_the_keys_are_read_again_reads_them_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After that; and each time is reported to systemd."""
+
+    async def slow(_serving: Serving) -> None:
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Serving, "reload_keys", slow)
+    notifier = Raises({"READY=1": signal.SIGHUP, "RELOADING=1": signal.SIGHUP})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, notifier, f"ipc://{tmp_path}/socket")
+        while len(notifier.sent) < 5:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert notifier.sent == ["READY=1", *["RELOADING=1", "READY=1"] * 2]
+
+
 async def test_a_signal_while_the_server_starts_has_its_effect_afterwards(tmp_path: Path) -> None:
     """Keys are read before the handler's module is imported, which may take long."""
     signals = Signals()
@@ -204,6 +226,36 @@ async def test_a_signal_while_the_server_starts_has_its_effect_afterwards(tmp_pa
         while notifier.sent != ["READY=1", "RELOADING=1", "READY=1"]:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
+
+
+def test_sigterm_as_the_supervisor_has_opened_its_sockets_leaves_no_file(
+    missed: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "socket"
+
+    @contextmanager
+    def opened(*arguments: Any) -> Iterator[list[Listener]]:
+        with open_listeners(*arguments) as listeners:
+            assert path.exists()
+            signal.raise_signal(signal.SIGTERM)
+            yield listeners
+
+    class Receives(Supervisor):
+        async def run(self) -> int:
+            received: list[int] = []
+            with self._signals.received(received.append):
+                await trio.testing.wait_all_tasks_blocked()
+            os.close(self._memory)
+            return received[0]
+
+    monkeypatch.setattr(main, "set_up", lambda *_: None)
+    monkeypatch.setattr(main, "open_listeners", opened)
+    monkeypatch.setattr(main, "Supervisor", Receives)
+    values = {name: setting.default for name, setting in SETTINGS.items()}
+    values.update(bind=(f"ipc://{path}",), processes=2)
+    assert main.run("service:handler", values, [], check=False) == signal.SIGTERM
+    assert missed == []
+    assert not path.exists()
 
 
 async def test_signals_that_come_faster_than_they_are_handled_are_handled_once() -> None:
@@ -231,6 +283,21 @@ async def test_a_server_that_cannot_bind_leaves_the_file_of_the_other_alone(
         assert number.read_text() == "1\n"
         nursery.cancel_scope.cancel()
     assert number.read_text() == "1\n"
+
+
+def test_a_file_that_can_be_written_is_not_touched(tmp_path: Path) -> None:
+    """Another server's number may be in it."""
+    number = tmp_path / "pid"
+    check_pid_file(number)
+    assert list(tmp_path.iterdir()) == []
+    number.write_text("1\n")
+    check_pid_file(number)
+    assert number.read_text() == "1\n"
+
+
+def test_a_directory_is_not_a_file_for_the_number(tmp_path: Path) -> None:
+    with pytest.raises(WrongSetting, match="Is a directory"):
+        check_pid_file(tmp_path)
 
 
 async def test_a_file_that_cannot_be_written_ends_the_server(tmp_path: Path) -> None:

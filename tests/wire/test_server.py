@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +27,20 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 ANY = "tcp://127.0.0.1:0"
+KEPT_ALIVE = """
+import threading
+import sys
+
+def run():
+    threading.main_thread().join()
+    print("the main thread has ended", file=sys.stderr, flush=True)
+    threading.Event().wait()
+
+async def handler(request):
+    raise SystemExit(3)
+
+threading.Thread(target=run).start()
+"""
 
 
 @asynccontextmanager
@@ -132,6 +147,37 @@ async def test_a_third_signal_ends_a_server_whose_event_loop_is_blocked(tmp_path
         assert await ended(server) == 128 + signal.SIGINT
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_signals_during_the_import_do_not_end_the_server(number: int) -> None:
+    code = (
+        "import signal, trioreq_cli\n"
+        "def imported(_):\n"
+        f"    signal.raise_signal({number})\n"
+        "    raise SystemExit(5)\n"
+        "trioreq_cli.import_module = imported\n"
+        "trioreq_cli.server()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_signal_ends_a_process_that_a_thread_keeps_alive_after_the_server(
+    tmp_path: Path, number: int, fails: bool
+) -> None:
+    """The server has ended by itself, or was drained."""
+    (tmp_path / "service.py").write_text(KEPT_ALIVE)
+    async with one(tmp_path) as (server, endpoint):
+        if fails:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail, endpoint, b"", [])
+        else:
+            server.process.send_signal(number)
+        await server.line("the main thread has ended")
+        server.process.send_signal(number)
+        assert await ended(server) == -number
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 async def test_signals_at_the_end_leave_no_file_and_do_not_change_the_exit_code(
     tmp_path: Path, processes: str
@@ -164,6 +210,17 @@ async def test_a_server_that_cannot_be_started_leaves_the_pid_file_of_the_other_
             await second.line("the address is in use")
             assert await ended(second) == 2
         assert number.read_text() == before
+
+
+@pytest.mark.parametrize("more", [["--check"], ["--processes", "1"], ["--processes", "2"]])
+async def test_a_pid_file_that_cannot_be_written_ends_the_server_before_it_serves(
+    tmp_path: Path, more: list[str]
+) -> None:
+    number = tmp_path / "missing/pid"
+    async with served(tmp_path, "--bind", ANY, "--pid-file", str(number), *more) as server:
+        assert await ended(server) == 2
+        await server.line(f"Error: cannot write '{number}': No such file or directory")
+        assert len(server.lines) == 1
 
 
 async def test_sighup_reads_the_keys_again_and_keeps_connections(tmp_path: Path) -> None:
@@ -370,6 +427,8 @@ async def test_a_process_that_dies_is_replaced_and_its_queue_is_kept(tmp_path: P
         assert not {int(pid) for pid in replies} & set(before)
         died = [text for text in server.errors() if text.endswith("died: SIGKILL; it is replaced")]
         assert len(died) == 2
+        for _ in range(2):  # one that has not reported yet is killed at SIGTERM, and not counted
+            await server.line(" serves")
         server.process.terminate()
         assert await ended(server) == 0
         total = server.lines[-1]["statistics"]

@@ -18,6 +18,7 @@ from .._transport.listeners import open_listeners
 from .app import load_app
 from .control import read_assignment
 from .logs import set_up
+from .pid_file import check_pid_file
 from .process import HEARTBEAT, serve_alone, serve_supervised
 from .settings import RunnerOptions, WrongSetting
 from .signals import Signals
@@ -47,11 +48,27 @@ def run(handler: str, values: Mapping[str, Any], arguments: Sequence[str], *, ch
         raise WrongSetting("there is no HANDLER: give MODULE:NAME, such as server:handler")
     check_runner(runner)
     signals = Signals()
+    try:
+        return _serve(handler, values, arguments, runner, signals, check=check)
+    finally:
+        signals.restore()
+
+
+def _serve(
+    handler: str,
+    values: Mapping[str, Any],
+    arguments: Sequence[str],
+    runner: RunnerOptions,
+    signals: Signals,
+    *,
+    check: bool,
+) -> int:
     assignment = read_assignment()
     set_up(runner, None if assignment is None else assignment.place)
     if assignment is not None:
         app = load_app(handler, values, runner)
         return trio.run(serve_supervised, app, runner, assignment, signals)
+    check_pid_file(runner.pid_file)
     notifier = Notifier()
     passed = passed_sockets()
     bound = {endpoints.bound(endpoints.of_socket(one)) for one in passed}
@@ -76,6 +93,7 @@ def run(handler: str, values: Mapping[str, Any], arguments: Sequence[str], *, ch
         raise WrongSetting("reload needs watchfiles: pip install 'trioreq[reload]'")
     if sys.platform != "linux":
         raise WrongSetting("processes above 1 and reload need Linux")
+    signals.hold()  # files of sockets are to be removed
     with open_listeners(addresses, passed, runner.processes) as listeners:
         supervisor = Supervisor(runner, arguments, listeners, notifier, signals)
         try:

@@ -24,6 +24,7 @@ from .app import App, load_keys
 from .control import Assignment
 from .logs import AccessLog
 from .pid_file import pid_file
+from .reloads import Reloads
 from .settings import RunnerOptions
 from .signals import Signals
 from .systemd import Notifier
@@ -138,7 +139,7 @@ async def serve_alone(
     def signalled(number: signal.Signals) -> None:
         match number:
             case signal.SIGHUP:
-                nursery.start_soon(reload)
+                reloads.request()
             case signal.SIGUSR1:
                 nursery.start_soon(report)
             case _ if serving.draining or not serving.started.is_set():
@@ -151,22 +152,15 @@ async def serve_alone(
         await serving.started.wait()
         log.info("statistics: %(statistics)s", {"statistics": counts()})
 
-    async def reload() -> None:
-        await serving.started.wait()
-        if serving.draining:
-            return
-        notifier.reloading()
-        await serving.reload_keys()
-        if not serving.draining:
-            notifier.ready()
-
     with ExitStack() as files:
         async with open_own_nursery() as nursery:
             serving = Serving(app, runner, nursery)
+            reloads = Reloads(serving.reload_keys, notifier)
             with signals.received(signalled):
                 await serving.start(addresses, None)
                 files.enter_context(pid_file(runner.pid_file))
                 notifier.ready()
+                nursery.start_soon(reloads.run)
                 await notifier.run(lambda: control.summary(counts()))
     return serving.code
 
@@ -196,7 +190,7 @@ async def serve_supervised(
         while True:
             try:
                 order = await own.recv(control.LARGEST)
-            except ConnectionResetError:  # the end of the stream follows
+            except ConnectionResetError:  # reported once; the end of the stream follows
                 continue
             match order:
                 case control.RETIRE:

@@ -1,9 +1,10 @@
 """Signals as calls in trio's event loop.
 
-SIGHUP and SIGUSR1 do not end the program, from its start to its end. SIGTERM and SIGINT end it at
-once until it receives signals, since there is nothing to clean up before. While it cleans up, a
-further one changes nothing, and the third ends the process at once. So does the third if a handler
-blocks the event loop.
+SIGHUP and SIGUSR1 do not end the program: its entry point ignores them while it imports the
+package. SIGTERM and SIGINT end it at once before `hold` or `received`: there is nothing to clean up
+yet. While it cleans up, a further one changes nothing, and the third ends the process at once. So
+does the third if a handler blocks the event loop. When all is cleaned up, the first ends what is
+left of the process, such as a thread.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ class Signals:
         self._handle(OTHERS)
         atexit.register(_ignore_others)
 
+    def hold(self) -> None:
+        """Leave SIGTERM and SIGINT to `received`, from now on."""
+        self._handle(ENDING)
+
     @contextmanager
     def received(self, call: Callable[[signal.Signals], object]) -> Iterator[None]:
         """Call a function with each signal, also with those that have come before."""
@@ -47,7 +52,7 @@ class Signals:
             token.run_sync_soon(deliver, number, idempotent=number in OTHERS)
 
         self._pass_on = pass_on
-        self._handle(ENDING)
+        self.hold()
         for number in self._early:
             self._pass_on(number)
         try:
@@ -55,6 +60,12 @@ class Signals:
         finally:
             receiving = False
             self._pass_on = lambda _: None
+
+    def restore(self) -> None:
+        """Let SIGTERM and SIGINT have their default effect again: all is cleaned up."""
+        for number in ENDING:
+            if signal.getsignal(number) == self._receive:
+                signal.signal(number, signal.SIG_DFL)
 
     def _handle(self, numbers: Sequence[signal.Signals]) -> None:
         for number in numbers:

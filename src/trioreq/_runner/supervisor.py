@@ -26,6 +26,7 @@ from .._transport.shared_counts import NONE, SharedCounts, open_memory
 from . import control
 from .control import Assignment, Counts
 from .pid_file import pid_file
+from .reloads import Reloads
 from .settings import RunnerOptions
 from .signals import Signals
 from .systemd import Notifier
@@ -59,7 +60,9 @@ class Child:
         control: The supervisor's end of the pair.
         counts: The statistics that it has sent last.
         serves: Whether it has begun to serve.
+        ending: Whether its grace has begun.
         settled: Set when it serves, or has ended before.
+        left: Set when it no longer serves at its place: it has a successor, or has ended.
         ended: Set when it has ended.
     """
 
@@ -72,7 +75,9 @@ class Child:
         self.control = control
         self.counts: Counts = {}
         self.serves = False
+        self.ending = False
         self.settled = trio.Event()
+        self.left = trio.Event()
         self.ended = trio.Event()
         self.began = trio.current_time()
 
@@ -124,9 +129,8 @@ class Supervisor:
         self._children: set[Child] = set()  # all that have not ended
         self._serving: list[Child | None] = [None] * places
         self._changing = [trio.Lock() for _ in range(places)]
-        self._rolling = trio.Lock()
+        self._reloads = Reloads(self.roll, notifier)
         self._hurry = trio.Event()
-        self._started = trio.Event()
         self._before: Counts = {}  # of processes that have ended
         self._stopping = False
         self._exit_code = 0
@@ -156,8 +160,8 @@ class Supervisor:
                     await self._start_all()
                     if not self._stopping:
                         files.enter_context(pid_file(self._runner.pid_file))
-                        self._started.set()
                         self._notifier.ready()
+                        self._nursery.start_soon(self._reloads.run)
                         if self._runner.reload:
                             self._nursery.start_soon(self._follow_source)
                     await self._notifier.run(self._status)
@@ -202,12 +206,14 @@ class Supervisor:
         Raises:
             StartFailed: It has ended before, or cannot be started.
         """
+        if self._stopping:
+            return
         try:
             child = await self._open(place)
         except (OSError, RuntimeError) as error:  # no descriptor, memory, process or thread is left
             raise StartFailed(str(error)) from error
         self._nursery.start_soon(self._watch, child)
-        if self._stopping:  # too late to be drained with the others
+        if self._stopping:  # meanwhile: too late to be drained with the others
             child.process.kill()
         with trio.move_on_after(self._runner.start_timeout) as scope:
             await child.settled.wait()
@@ -219,7 +225,9 @@ class Supervisor:
             return
         if not child.serves or child.ended.is_set():
             raise StartFailed(describe(child.code), child.code)
-        self._serving[place] = child
+        former, self._serving[place] = self._serving[place], child
+        if former is not None:
+            former.left.set()
         self._connections.choose(place, child.cell)
         log.info("%s serves", child)
 
@@ -271,13 +279,15 @@ class Supervisor:
         self._connections.clear(child.cell)
         self._cells.add(child.cell)
         child.settled.set()
+        child.left.set()
         child.ended.set()
 
     async def _listen(self, child: Child) -> None:
         patience = self._runner.hang_timeout
         silent = 0.0
         while True:
-            # If both were stopped, one wait is over at once, so there is more than one.
+            # After both were stopped for a while, the current wait ends at once. So a process is
+            # killed only after at least two waits without a message.
             wait = min(LATE, patience / 2, patience - silent) if child.serves else LATE
             with trio.move_on_after(wait) as scope:
                 await trio.lowlevel.wait_readable(child.control)
@@ -298,7 +308,7 @@ class Supervisor:
         if child.serves:  # no longer; a thread may keep the process alive
             if self._serving[child.place] is child:
                 self._connections.choose(child.place, NONE)
-            await self._end(child)
+            await self._wait_for_end(child)
 
     def _read(self, child: Child) -> bool:
         """Read the messages of a process; returns whether there may be more."""
@@ -307,7 +317,7 @@ class Supervisor:
                 data = child.control.recv(control.LARGEST)
             except BlockingIOError:
                 return True
-            except ConnectionResetError:  # what it has sent follows
+            except ConnectionResetError:  # reported once; what it has sent follows
                 continue
             if not data:
                 return False
@@ -317,14 +327,21 @@ class Supervisor:
 
     async def _end(self, child: Child, order: bytes = control.DRAIN) -> None:
         """Let a process drain."""
-        if not child.serves:
+        if child.serves:
+            child.order(order)
+        else:
             child.process.kill()
-        child.order(order)
-        with trio.move_on_after(self._runner.grace + MARGIN):
-            await child.ended.wait()
-            return
-        log.error("%s has not ended in its grace: killed", child)
-        child.process.kill()
+        await self._wait_for_end(child)
+
+    async def _wait_for_end(self, child: Child) -> None:
+        """Wait until a process has ended; kill it when its grace is over."""
+        if not child.ending:
+            child.ending = True
+            with trio.move_on_after(self._runner.grace + MARGIN):
+                await child.ended.wait()
+                return
+            log.error("%s has not ended in its grace: killed", child)
+            child.process.kill()
         await child.ended.wait()
 
     # All of them.
@@ -335,10 +352,10 @@ class Supervisor:
         while not self._stopping:
             child = self._serving[place]
             if child is not None:
-                await child.ended.wait()
+                await child.left.wait()
             async with self._changing[place]:
                 if self._stopping or (child is not None and self._serving[place] is not child):
-                    continue  # its successor serves already
+                    continue  # it has a successor
                 if child is not None:
                     stable = trio.current_time() > child.began + STABLE
                     failures = 0 if stable else failures + 1
@@ -351,47 +368,40 @@ class Supervisor:
 
     async def roll(self) -> None:
         """Replace the processes, one after the other; each serves before its predecessor ends."""
+        log.info("the processes are replaced")
         self._hurry.set()
         self._hurry = trio.Event()
-        async with self._rolling:
-            for place, changing in enumerate(self._changing):
-                async with changing:
-                    former = self._serving[place]
-                    if self._stopping:
-                        return
-                    if former is None:  # it is being replaced anyway
-                        continue
-                    try:
-                        await self._start(place)
-                    except StartFailed as error:
-                        log.error(  # noqa: TRY400
-                            "the restart is given up, since process %d cannot be replaced: %s",
-                            place,
-                            error,
-                        )
-                        return
-                    if not self._stopping:
-                        await self._end(former, control.RETIRE)
-
-    async def _reload(self) -> None:
-        await self._started.wait()
-        if self._stopping:
-            return
-        self._notifier.reloading()
-        log.info("the processes are replaced")
-        await self.roll()
-        if not self._stopping:
-            self._notifier.ready()
+        for place, changing in enumerate(self._changing):
+            async with changing:
+                former = self._serving[place]
+                if self._stopping:
+                    return
+                if former is None:  # it is being replaced anyway
+                    continue
+                try:
+                    await self._start(place)
+                except StartFailed as error:
+                    log.error(  # noqa: TRY400
+                        "the restart is given up, since process %d cannot be replaced: %s",
+                        place,
+                        error,
+                    )
+                    return
+            # Outside the lock: a successor that dies is replaced meanwhile.
+            if not self._stopping:
+                await self._end(former, control.RETIRE)
 
     async def _follow_source(self) -> None:
         """Replace the processes whenever a source file changes."""
         from watchfiles import PythonFilter, awatch
 
         log.info("watching %s", self._runner.app_dir)
-
-        async for changes in awatch(self._runner.app_dir, watch_filter=PythonFilter()):
-            log.info("changed: %s", ", ".join(sorted({path for _, path in changes})))
-            await self.roll()
+        try:
+            async for changes in awatch(self._runner.app_dir, watch_filter=PythonFilter()):
+                log.info("changed: %s", ", ".join(sorted({path for _, path in changes})))
+                self._reloads.request()
+        except* (OSError, RuntimeError) as group:  # such as that of watches of inotify
+            log.error("the source is not watched any more: %s", group.exceptions[0])  # noqa: TRY400
 
     async def _drain(self) -> None:
         for listener in self._listeners:
@@ -414,7 +424,7 @@ class Supervisor:
     def _signalled(self, number: signal.Signals) -> None:
         match number:
             case signal.SIGHUP:
-                self._nursery.start_soon(self._reload)
+                self._reloads.request()
             case signal.SIGUSR1:
                 log.info("statistics: %(statistics)s", {"statistics": self.statistics()})
             case _ if self._stopping:

@@ -26,6 +26,7 @@ class Notifier:
 
     Attributes:
         interval: Seconds between two signs of life; None if systemd expects none.
+        stops: Whether the service drains.
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,7 @@ class Notifier:
         if self._address.startswith("@"):
             self._address = "\0" + self._address[1:]
         self.interval: float | None = None
+        self.stops = False
         microseconds = os.environ.pop("WATCHDOG_USEC", "")
         if os.environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()) and microseconds:
             self.interval = int(microseconds) / 2e6
@@ -57,6 +59,7 @@ class Notifier:
 
     def stopping(self) -> None:
         """The service drains."""
+        self.stops = True
         self.report("STOPPING=1")
 
     async def run(self, status: Callable[[], str]) -> None:

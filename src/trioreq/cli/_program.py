@@ -48,7 +48,8 @@ def run_program(name: str, command: click.Command) -> NoReturn:
         code = run(name, command)
     except KeyboardInterrupt:  # a second one, during the clean-up after the first
         code = INTERRUPTED
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a third must not interrupt the exit
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a third must not interrupt the exit
     sys.exit(code)
 
 

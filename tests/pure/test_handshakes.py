@@ -107,6 +107,27 @@ def test_a_connection_open_after_the_handshake_timeout_has_succeeded(script: Scr
     assert not script.is_open("late")
 
 
+def test_only_the_oldest_connections_are_looked_at(script: Script) -> None:
+    """This is done at each read of the monitor, with as many open as peers like."""
+
+    class Counted(dict[Connection, float]):
+        looked_at = 0
+
+        def items(self) -> Any:
+            for item in super().items():
+                self.looked_at += 1
+                yield item
+
+    opened = script.handshakes._open = Counted()
+    script.begin("idle", "http", *(f"{number}" for number in range(100)))
+    script.handshakes.succeeded()
+    assert script.end("http") == []
+    assert script.handshakes.outlasted(1) == []
+    assert opened.looked_at == 1
+    assert script.handshakes.outlasted(2) == [FOREIGN]
+    assert opened.looked_at == 3
+
+
 def test_of_two_that_ended_one_at_most_has_succeeded(script: Script) -> None:
     script.begin("idle", "http", "tls")
     script.handshakes.succeeded()

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
+from itertools import takewhile
 
 from .connection_table import Connection
 
@@ -77,10 +78,9 @@ class Handshakes:
 
     def outlasted(self, begun: float) -> list[Failure]:
         """Record success for connections that were accepted before a time, and are still open."""
+        oldest = takewhile(lambda item: item[1] < begun, self._open.items())
         failures = []
-        for connection, since in tuple(self._open.items()):
-            if since >= begun:
-                break
+        for connection in [connection for connection, _ in oldest]:
             failures += self.heard(connection)
         return failures
 

@@ -64,7 +64,7 @@ class SlowClients:
             self._router.evict(connection, reason)
 
     def _has_stalled(self, connection: Connection, unsent: Unsent) -> bool:
-        """Whether a client has read nothing since a check that is `stall_timeout` ago.
+        """Whether a client has read nothing for `stall_timeout`.
 
         libzmq accepts more when it has sent half of its own queue, which can take long with large
         replies and a slow network. So bytes that the kernel has delivered count as progress too.

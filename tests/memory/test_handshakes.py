@@ -224,3 +224,22 @@ async def test_a_failure_is_counted_though_an_idle_client_came_at_the_same_time(
         await trio.sleep(2 * HANDSHAKE_TIME + 1)
         assert await net.connect().request(b"echo") == [b"re:echo"]  # the monitor is read
         assert net.server.statistics().handshakes_failed == 1
+
+
+async def test_a_failure_is_counted_though_an_idle_client_was_evicted_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(Worker()) as net:
+        idle, foreign = net.connect(), net.connect()
+        net.cut(idle)
+        net.cut(foreign)
+        await wait_all_tasks_blocked()
+        foreign.connection.through = True  # so that only its end is reported
+        net.mend(idle)
+        await wait_all_tasks_blocked()
+        router = net.server._router
+        router.evict(next(iter(router.connections)), "a test")
+        foreign.connection.end_at_server()
+        await wait_all_tasks_blocked()
+        assert not idle.connected
+        assert net.server.statistics().handshakes_failed == 1

@@ -13,6 +13,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioreq
 from trioreq._protocol.connection_table import Connection
+from trioreq._server.slow_clients import CHECKS
+from trioreq._transport.linux import KernelCounters
 from trioreq._transport.outbox import Unsent
 from trioreq.testing import MemoryClient, MemoryNetwork, _network
 
@@ -142,6 +144,31 @@ async def test_a_client_that_reads_slowly_is_not_evicted(autojump_clock: MockClo
         await trio.sleep(20)
         stats = net.server.statistics()
         assert (stats.evicted_slow, stats.replies_waiting, stats.replies_dropped) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("pause", [2.6, 3.5, 4.9])
+async def test_a_client_is_evicted_only_if_it_pauses_for_all_of_the_time(
+    autojump_clock: MockClock, pause: float
+) -> None:
+    """It reads a part of a large reply after each pause, which only the kernel counts."""
+    last = 30.0  # when it stops to read
+
+    class Counters(KernelCounters):
+        def __init__(self) -> None:
+            self.began = trio.current_time()
+
+        def acked(self, descriptor: int) -> int:
+            return int(min(trio.current_time() - self.began, last) / pause)
+
+    async with serving(Worker(), heartbeat=None, stall_timeout=5) as net:
+        counters = net.server._slow_clients._counters = Counters()
+        await connect_slow(net, 4)
+        await trio.sleep(last)
+        assert net.server.statistics().evicted_slow == 0
+        with trio.fail_after(10):
+            await until(lambda: net.server.statistics().evicted_slow == 1)
+        read = counters.began + last // pause * pause
+        assert 5 <= trio.current_time() - read < 5 * (1 + 2 / CHECKS)
 
 
 async def test_without_a_limit_replies_wait_as_long_as_the_connection_lives(

@@ -37,6 +37,12 @@ class Script:
     def end(self, name: str, reason: Failure | None = None) -> list[Failure]:
         return self.handshakes.ended(self._connections[name], reason)
 
+    def close(self, name: str) -> None:
+        self.handshakes.closed(self._connections[name])
+
+    def closed_end(self, name: str, reason: Failure | None = None) -> list[Failure]:
+        return self.handshakes.closed_ended(self._connections[name].descriptor, reason)
+
     def is_open(self, name: str) -> bool:
         return self._connections[name] in self.handshakes
 
@@ -107,6 +113,27 @@ def test_a_connection_open_after_the_handshake_timeout_has_succeeded(script: Scr
     assert not script.is_open("late")
 
 
+def test_only_the_oldest_connections_are_looked_at(script: Script) -> None:
+    """This is done at each read of the monitor, with as many open as peers like."""
+
+    class Counted(dict[Connection, float]):
+        looked_at = 0
+
+        def items(self) -> Any:
+            for item in super().items():
+                self.looked_at += 1
+                yield item
+
+    opened = script.handshakes._open = Counted()
+    script.begin("idle", "http", *(f"{number}" for number in range(100)))
+    script.handshakes.succeeded()
+    assert script.end("http") == []
+    assert script.handshakes.outlasted(1) == []
+    assert opened.looked_at == 1
+    assert script.handshakes.outlasted(2) == [FOREIGN]
+    assert opened.looked_at == 3
+
+
 def test_of_two_that_ended_one_at_most_has_succeeded(script: Script) -> None:
     script.begin("idle", "http", "tls")
     script.handshakes.succeeded()
@@ -126,9 +153,47 @@ def test_an_end_may_be_read_before_the_message(script: Script) -> None:
 
 def test_a_connection_closed_by_the_server_has_not_failed(script: Script) -> None:
     script.begin("beyond a limit", "http")
-    script.handshakes.forget(script._connections["beyond a limit"])
-    assert script.end("beyond a limit", LEFT) == []
+    script.close("beyond a limit")
+    assert not script.is_open("beyond a limit")
+    assert script.closed_end("beyond a limit", LEFT) == []
     assert script.end("http") == [FOREIGN]
+    assert script.handshakes.failed == 1
+
+
+@pytest.mark.parametrize("reported", ["before", "after"])
+@pytest.mark.parametrize("reason", [None, MECHANISM])
+def test_the_success_of_a_connection_closed_by_the_server_is_not_anothers(
+    script: Script, reported: str, reason: Failure | None
+) -> None:
+    script.begin("evicted", "foreign")
+    if reported == "before":
+        script.handshakes.succeeded()
+    script.close("evicted")
+    if reported == "after":
+        script.handshakes.succeeded()
+    assert script.closed_end("evicted") == []
+    assert script.end("foreign", reason) == [reason or FOREIGN]
+    script.begin("evicted", "foreign")
+    script.handshakes.succeeded()
+    script.close("evicted")
+    assert [*script.end("foreign", reason), *script.closed_end("evicted")] == [reason or FOREIGN]
+    assert script.handshakes.failed == 2
+
+
+def test_the_refusal_of_another_is_not_that_of_a_connection_closed_by_the_server(
+    script: Script,
+) -> None:
+    script.begin("evicted", "refused")
+    script.close("evicted")
+    script.handshakes.refused()
+    assert script.closed_end("evicted", LEFT) == []
+    assert script.end("refused", LEFT) == []
+    script.begin("heard")
+    script.handshakes.succeeded()
+    script.hear("heard")
+    script.close("heard")
+    assert script.closed_end("heard") == []
+    assert script.handshakes.failed == 0
 
 
 def test_an_error_after_the_handshake_is_not_of_it(script: Script) -> None:
@@ -143,17 +208,18 @@ def test_the_count_is_exact_when_all_have_ended_and_nothing_is_kept(
 ) -> None:
     """Connections that fare in any way, all at the same time."""
     rng = random.Random(seed)
-    fates = {f"{n}": rng.choice(["http", "left", "idle", "heard", "refused"]) for n in range(8)}
-    steps = [
-        [
-            "begin",
-            *{"idle": ["succeed"], "heard": ["succeed", "hear"], "refused": ["refuse"]}.get(
-                fate, []
-            ),
-            "end",
-        ]
-        for fate in fates.values()
-    ]
+    ways = {
+        "http": ["begin", "end"],
+        "left": ["begin", "end"],
+        "idle": ["begin", "succeed", "end"],
+        "heard": ["begin", "succeed", "hear", "end"],
+        "refused": ["begin", "refuse", "end"],
+        "closed in its handshake": ["begin", "close", "broken off"],
+        "closed when idle": ["begin", "succeed", "close", "closed end"],
+        "closed just before its success": ["begin", "close", "succeed", "closed end"],
+    }
+    fates = {f"{n}": rng.choice([*ways]) for n in range(8)}
+    steps = [ways[fate].copy() for fate in fates.values()]
     failed = 0
     while any(steps):
         number = rng.choice([number for number, left in enumerate(steps) if left])
@@ -166,11 +232,17 @@ def test_the_count_is_exact_when_all_have_ended_and_nothing_is_kept(
             script.handshakes.refused()
         elif step == "hear":
             failed += len(script.hear(name))
+        elif step == "close":
+            script.close(name)
+        elif step in ("closed end", "broken off"):
+            reason = LEFT if step == "broken off" else None
+            failed += len(script.closed_end(name, reason))
         else:
             failed += len(script.end(name, LEFT if fates[name] == "left" else None))
     assert failed == script.handshakes.failed
     assert failed == sum(fate in ("http", "left") for fate in fates.values())
     assert not script.handshakes._open
+    assert not script.handshakes._closed
     assert script.handshakes._ended == script.handshakes._succeeded == 0
 
 

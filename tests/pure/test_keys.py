@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from errno import EACCES, EMFILE
 from pathlib import Path
 
 import psutil
@@ -11,7 +12,8 @@ import pytest
 import zmq.auth
 
 import trioreq
-from trioreq._transport.allow_list import check_user_id, read_directory
+from trioreq._transport import curve_keys
+from trioreq._transport.allow_list import check_user_id, read_directory, users_of
 
 
 @pytest.fixture
@@ -184,13 +186,11 @@ def test_a_directory_that_has_not_changed_is_not_read_again(
     keys: trioreq.KeyPair, tmp_path: Path
 ) -> None:
     keys.save(tmp_path / "alice")
-    found = read_directory(tmp_path, None)
-    assert found is not None
-    assert read_directory(tmp_path, found[0]) is None
+    found = read_directory(tmp_path, {})
+    again = read_directory(tmp_path, found)
+    assert again["alice.key"] is found["alice.key"]
     (tmp_path / "alice.key").rename(tmp_path / "bob.key")
-    again = read_directory(tmp_path, found[0])
-    assert again is not None
-    assert again[1] == {keys.public: "bob"}
+    assert users_of(read_directory(tmp_path, found)) == {keys.public: "bob"}
 
 
 def test_an_unreadable_key_file_affects_no_other_client(
@@ -202,10 +202,9 @@ def test_an_unreadable_key_file_affects_no_other_client(
     (tmp_path / "folder.key").mkdir()
     (tmp_path / "bytes.key").write_bytes(b"\xff\0" * 100)
     before = psutil.Process().num_fds()
-    found = read_directory(tmp_path, None)
+    found = read_directory(tmp_path, {})
     assert psutil.Process().num_fds() == before
-    assert found is not None
-    assert found[1] == {keys.public: "alice"}
+    assert users_of(found) == {keys.public: "alice"}
 
 
 async def test_reloading_applies_changes(
@@ -226,6 +225,67 @@ async def test_reloading_applies_changes(
     await allow.reload()
     assert dict(allow) == {bob.public: "bob"}
     assert "the allow-list is unchanged" in caplog.text
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The errno with which each file cannot be opened; root is denied nothing by modes."""
+    failing: dict[str, int] = {}
+    really_open = curve_keys._open_nonblocking
+
+    def opener(path: str, flags: int) -> int:
+        error = failing.get(Path(path).name)
+        if error is not None:
+            raise OSError(error, os.strerror(error))
+        return really_open(path, flags)
+
+    monkeypatch.setattr(curve_keys, "_open_nonblocking", opener)
+    return failing
+
+
+async def test_a_file_that_cannot_be_read_for_a_while_keeps_its_user(
+    keys: trioreq.KeyPair,
+    tmp_path: Path,
+    failing: dict[str, int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    keys.save(tmp_path / "alice")
+    allow = trioreq.AllowList(tmp_path)
+    bob = trioreq.KeyPair.generate()
+    bob.save(tmp_path / "bob")
+    os.utime(tmp_path / "alice.key")
+    failing.update({"alice.key": EMFILE, "bob.key": EMFILE})
+    for _ in range(3):
+        await allow.reload()
+        assert dict(allow) == {keys.public: "alice"}
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.partition(":")[0] for line in lines] == [
+        "a key is unchanged",
+        "a key is skipped",
+    ]
+    failing.clear()
+    await allow.reload()
+    assert dict(allow) == {keys.public: "alice", bob.public: "bob"}
+    os.utime(tmp_path / "alice.key")
+    failing["alice.key"] = EMFILE
+    await allow.reload()
+    (tmp_path / "alice.key").unlink()
+    await allow.reload()
+    assert dict(allow) == {bob.public: "bob"}
+
+
+async def test_a_file_whose_mode_denies_it_allows_no_key_until_its_mode_changes(
+    keys: trioreq.KeyPair, tmp_path: Path, failing: dict[str, int]
+) -> None:
+    keys.save(tmp_path / "alice")
+    allow = trioreq.AllowList(tmp_path)
+    for mode, users in ((0, {}), (0o644, {keys.public: "alice"})):
+        (tmp_path / "alice.key").chmod(mode)
+        failing.clear()
+        if not mode:
+            failing["alice.key"] = EACCES
+        await allow.reload()
+        assert dict(allow) == users
 
 
 def test_the_example_of_the_class_runs() -> None:

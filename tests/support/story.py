@@ -503,6 +503,7 @@ class Story:
         automatic = {connection for connection in connections if connection.automatic}
         assert set(router._automatic.values()) == automatic, "G5: ids"
         assert set(router.handshakes._open) <= set(connections), "G5: handshakes"
+        assert set(router.handshakes._closed) <= set(sockets._connections), "G5: handshakes"
         clients = clients_of(self.server)
         assert set(self.server._queue._queues) <= set(clients), "G5: queues"
         requests = self._in_flight().values()

@@ -9,15 +9,25 @@ HTTP or has the wrong socket type, not at all. But each handshake ends once:
 - When libzmq has reported as many as there are, none has failed, and all are forgotten.
 - A connection has succeeded if a message came on it, or if it is open for longer than a handshake
   may take.
+- A connection that the server has closed has not failed because of that. libzmq reads the end of
+  the stream, which it reports with a reason if the handshake was in progress: then the connection
+  has neither succeeded nor failed. Otherwise its handshake had ended before, or ends with what was
+  received, and its report may be read after the server closed it. So it keeps its place among the
+  unknown outcomes until its disconnect, which counts as any other's.
 
-So the number of failures is exact in the end. While several handshakes are in progress, it may be
-unknown for a while which of them failed, and which address to log.
+So each connection leaves the unknown outcomes with its own report, with a reason, or as a failure.
+When the last has left them, those that ended and have no report have failed: the number of failures
+is exact in the end. (The exception is a connection that the ZAP handler refuses in the moment in
+which the server closes it, if a reason is reported too: one failure may be missed.) While several
+handshakes are in progress, it may be unknown for a while which of them failed, and which address to
+log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
+from itertools import takewhile
 
 from .connection_table import Connection
 
@@ -55,8 +65,9 @@ class Handshakes:
     def __init__(self) -> None:
         self.failed = 0
         self._open: dict[Connection, float] = {}  # time of the accept, oldest first
+        self._closed: dict[int, Connection] = {}  # by the server, by descriptor
         self._ended = 0  # disconnected connections with an unknown outcome
-        self._succeeded = 0  # reports about connections of the two above
+        self._succeeded = 0  # reports about connections of the three above
         self._refused = 0
 
     def __contains__(self, connection: Connection) -> bool:
@@ -77,10 +88,9 @@ class Handshakes:
 
     def outlasted(self, begun: float) -> list[Failure]:
         """Record success for connections that were accepted before a time, and are still open."""
+        oldest = takewhile(lambda item: item[1] < begun, self._open.items())
         failures = []
-        for connection, since in tuple(self._open.items()):
-            if since >= begun:
-                break
+        for connection in [connection for connection, _ in oldest]:
             failures += self.heard(connection)
         return failures
 
@@ -102,10 +112,10 @@ class Handshakes:
         self._succeeded = max(0, self._succeeded - 1)
         return self._known([])
 
-    def forget(self, connection: Connection) -> None:
-        """The server has closed a connection, which does not count as a failed handshake."""
-        self._open.pop(connection, None)
-        self._settle()
+    def closed(self, connection: Connection) -> None:
+        """The server has closed a connection; `closed_ended` is called when it is disconnected."""
+        if self._open.pop(connection, None) is not None:
+            self._closed[connection.descriptor] = connection
 
     def ended(self, connection: Connection, reason: Failure | None) -> list[Failure]:
         """A connection was disconnected.
@@ -122,10 +132,27 @@ class Handshakes:
         if connection.peer is not None:
             return self.heard(connection)
         del self._open[connection]
+        if reason is not None and not self._refused:
+            return self._known([reason])
+        return self._ended_without_reason()
+
+    def closed_ended(self, descriptor: int, reason: Failure | None) -> list[Failure]:
+        """A connection was disconnected that the server had closed.
+
+        Args:
+            descriptor: The connection's.
+            reason: As in `ended`.
+
+        Returns:
+            The same as `ended`.
+        """
+        if self._closed.pop(descriptor, None) is None:
+            return []
+        return self._ended_without_reason() if reason is None else self._known([])
+
+    def _ended_without_reason(self) -> list[Failure]:
         if self._refused:  # if it was another one, that one counts as this one when it ends
             self._refused -= 1
-        elif reason is not None:
-            return self._known([reason])
         else:
             self._ended += 1
         return self._known([])
@@ -141,6 +168,8 @@ class Handshakes:
 
     def _settle(self) -> None:
         """Forget all connections if there are as many reports."""
-        if self._succeeded + self._refused >= len(self._open) + self._ended:
+        unknown = len(self._open) + len(self._closed) + self._ended
+        if self._succeeded + self._refused >= unknown:
             self._open.clear()
+            self._closed.clear()
             self._ended = self._succeeded = self._refused = 0

@@ -19,6 +19,7 @@ from .._transport.outbox import Unsent
 from .._transport.router import Router
 
 PAUSE: Final = 0.02  # seconds between two retries
+CHECKS: Final = 8  # in `stall_timeout`: a client is evicted at most an eighth of it too late
 
 
 class SlowClients:
@@ -63,19 +64,16 @@ class SlowClients:
             self._router.evict(connection, reason)
 
     def _has_stalled(self, connection: Connection, unsent: Unsent) -> bool:
-        """Whether a client has read nothing for too long.
+        """Whether a client has read nothing for `stall_timeout`.
 
         libzmq accepts more when it has sent half of its own queue, which can take long with large
         replies and a slow network. So bytes that the kernel has delivered count as progress too.
         """
-        if self._stall_timeout is None:
+        now, timeout = trio.current_time(), self._stall_timeout
+        if timeout is None or now < unsent.checked + timeout / CHECKS:
             return False
-        waited = trio.current_time() - unsent.since
+        unsent.checked = now
         acked = 0 if self._counters is None else self._counters.acked(connection.descriptor)
-        if waited >= self._stall_timeout:
-            if acked == unsent.acked:
-                return True
-            unsent.since, unsent.acked = trio.current_time(), None
-        elif waited >= self._stall_timeout / 2 and unsent.acked is None:
-            unsent.acked = acked
-        return False
+        if acked != unsent.acked:
+            unsent.since, unsent.acked = now, acked
+        return now - unsent.since >= timeout

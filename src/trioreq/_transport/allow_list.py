@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
+from errno import EACCES, ELOOP, ENOENT, ENOTDIR, EPERM
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 from trio_util import periodic
@@ -17,6 +19,9 @@ from .._log import log
 from .curve_keys import PUBLIC, check_key, load_public_key
 
 LOOK = 1.0  # seconds between two checks of a directory of keys
+
+# Errors that last until a file changes: it is missing, or its mode denies it.
+LASTING = {ENOENT, ENOTDIR, ELOOP, EACCES, EPERM}
 
 AllowSource = str | os.PathLike[str] | Mapping[str, str]
 
@@ -40,7 +45,7 @@ class AllowList(Mapping[str, str]):
     def __init__(self, source: AllowSource) -> None:
         check_source("source", source)
         self._listeners: set[Callable[[], None]] = set()
-        self._seen: object = None
+        self._files: Mapping[str, KeyFile] = {}
         self._reading = trio.Lock()
         self._thread = trio.CapacityLimiter(1)  # its own: evictions must not wait for other threads
         self.directory: Path | None = None
@@ -48,10 +53,8 @@ class AllowList(Mapping[str, str]):
             self._users = _checked(source)
         else:
             self.directory = Path(source)
-            self._seen, self._users = read_directory(self.directory, None, strict=True) or (
-                None,
-                {},
-            )
+            self._files = read_directory(self.directory, {}, strict=True)
+            self._users = users_of(self._files)
 
     def __getitem__(self, key: str) -> str:
         return self._users[key]
@@ -77,25 +80,25 @@ class AllowList(Mapping[str, str]):
     async def reload(self) -> None:
         """Read the directory now, if the list is one and it has changed.
 
-        A file that cannot be read is skipped, with a warning in the log. If the directory itself
-        cannot be read, the list is unchanged, and the log has an error.
+        A file that cannot be used is skipped, with a warning in the log. If it cannot be read for
+        another reason than its mode, its former key is kept, and it is read again each time. If the
+        directory itself cannot be read, the list is unchanged, and the log has an error.
         """
         if self.directory is None:
             await trio.lowlevel.checkpoint()
             return
         async with self._reading:  # results take effect in the order of the reads
             try:
-                found = await trio.to_thread.run_sync(
-                    read_directory, self.directory, self._seen, limiter=self._thread
+                self._files = await trio.to_thread.run_sync(
+                    read_directory, self.directory, self._files, limiter=self._thread
                 )
             except (KeyFileError, RuntimeError) as error:  # RuntimeError: no thread can be started
                 log.error("the allow-list is unchanged: %s", error)  # noqa: TRY400
                 return
-            if found is not None:
-                self._seen, users = found
-                if users != self._users:
-                    log.info("%d keys in %s", len(users), self.directory)
-                    self._change(users)
+            users = users_of(self._files)
+            if users != self._users:
+                log.info("%d keys in %s", len(users), self.directory)
+                self._change(users)
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` after each change, until cancelled (the server calls this)."""
@@ -143,42 +146,95 @@ def check_user_id(user_id: str, name: str = "a user id") -> str:
     return user_id
 
 
+class KeyFile(NamedTuple):
+    """What is known of a file in the directory.
+
+    Attributes:
+        state: Changes when the file changes; None if it is to be read again though it has not.
+        key: Its public key; None if it has no usable one.
+        problem: Why it could not be used, if so, as in the log.
+    """
+
+    state: tuple[int, ...] | None
+    key: str | None
+    problem: str = ""
+
+
 def read_directory(
-    directory: Path, seen: object, *, strict: bool = False
-) -> tuple[object, dict[str, str]] | None:
-    """Read all keys; returns None if nothing has changed since `seen`.
+    directory: Path, before: Mapping[str, KeyFile], *, strict: bool = False
+) -> dict[str, KeyFile]:
+    """Read the files that have changed.
+
+    Args:
+        directory: The directory.
+        before: What was returned the last time.
+        strict: Whether it is an error that a file cannot be used.
+
+    Returns:
+        All files, by name, in the order of their names.
 
     Raises:
         KeyFileError: The directory cannot be read; or, if it is `strict`, a file.
     """
     try:
         with os.scandir(directory) as entries:
-            found = sorted(_state(entry) for entry in entries if entry.name.endswith(PUBLIC))
+            found = sorted(
+                (entry.name, _state(entry)) for entry in entries if entry.name.endswith(PUBLIC)
+            )
     except OSError as error:
         raise KeyFileError(f"cannot read {str(directory)!r}: {error.strerror}") from None
     except ValueError as error:  # a path with a zero byte
         raise KeyFileError(f"cannot read {str(directory)!r}: {error}") from None
-    if found == seen:
-        return None
+    files: dict[str, KeyFile] = {}
+    for name, state in found:
+        file = before.get(name)
+        if file is None or file.state != state:
+            file = _read_file(directory / name, state, file, strict=strict)
+        files[name] = file
+    return files
+
+
+def _read_file(
+    path: Path, state: tuple[int, ...], before: KeyFile | None, *, strict: bool
+) -> KeyFile:
+    try:
+        key = load_public_key(path)
+        check_user_id(_user(path.name))
+    except (KeyFileError, ValueError) as error:
+        if strict:
+            raise KeyFileError(str(error)) from None
+        problem, cause = str(error), error.__context__
+        former = None if before is None else before.key
+        lasting = not isinstance(cause, OSError) or cause.errno in LASTING
+        if before is None or before.problem != problem:
+            if lasting or former is None:
+                log.warning("a key is skipped: %s", problem)
+            else:
+                log.warning("a key is unchanged: %s", problem)
+        return KeyFile(state, None, problem) if lasting else KeyFile(None, former, problem)
+    return KeyFile(state, key)
+
+
+def users_of(files: Mapping[str, KeyFile]) -> dict[str, str]:
+    """The user id of each key. Of files with the same key the first counts."""
     users: dict[str, str] = {}
-    for name, *_ in found:
-        try:
-            key = load_public_key(directory / name)
-            users.setdefault(key, check_user_id(name.removesuffix(PUBLIC)))
-        except (KeyFileError, ValueError) as error:
-            if strict:
-                raise KeyFileError(str(error)) from None
-            log.warning("a key is skipped: %s", error)
-    return found, users
+    for name, file in files.items():
+        if file.key is not None:
+            users.setdefault(file.key, _user(name))
+    return users
 
 
-def _state(entry: os.DirEntry[str]) -> tuple[str, int, int, int]:
-    """The name of a file, and what changes when the file changes."""
+def _user(name: str) -> str:
+    return name.removesuffix(PUBLIC)
+
+
+def _state(entry: os.DirEntry[str]) -> tuple[int, ...]:
+    """What changes when a file changes, or its mode."""
     try:
         status = entry.stat()
     except OSError:  # it was just removed, or is a broken link
-        return entry.name, 0, 0, 0
-    return entry.name, status.st_ino, status.st_mtime_ns, status.st_size
+        return ()
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def _checked(users: Mapping[str, str]) -> dict[str, str]:

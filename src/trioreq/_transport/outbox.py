@@ -7,6 +7,7 @@ are kept here in order and sent later. Nothing here waits.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from errno import EAGAIN
@@ -24,20 +25,23 @@ class Unsent:
     """The messages that a connection has not accepted, in order.
 
     Attributes:
-        since: When it last accepted one, or when the first was kept, by trio's clock.
-        acked: Bytes that the client's system had acknowledged at a check since then.
+        since: When the client was last seen to read, by trio's clock: libzmq accepted a message, or
+            a check found that more bytes are acknowledged.
+        acked: Bytes that the client's system had acknowledged at the last check; None before it.
+        checked: When that was.
         overflowed: Whether a message was dropped, because there were too many: the client is
             evicted.
         waiting: Functions that are called when nothing is kept any more. They wake the streams of
             the connection, which wait for this and for their client's credit.
     """
 
-    __slots__ = ("acked", "messages", "overflowed", "since", "waiting")
+    __slots__ = ("acked", "checked", "messages", "overflowed", "since", "waiting")
 
     def __init__(self, now: float) -> None:
         self.messages: deque[Frames] = deque()
         self.since = now
         self.acked: int | None = None
+        self.checked = -math.inf
         self.overflowed = False
         self.waiting: dict[Callable[[], object], None] = {}
 
@@ -165,7 +169,6 @@ class Outbox:
         while messages and not connection.disconnected and self._accepts(connection, messages[0]):
             messages.popleft()
             unsent.since = trio.current_time()
-            unsent.acked = None
 
     def forget(self, connection: Connection) -> None:
         """Drop the messages that are kept for a connection, if any."""

@@ -181,11 +181,13 @@ class Router:
                 if not self._occupied.value:
                     self._occupied.value = True
                 if before is not None:
-                    handshakes.forget(before)
+                    self._report("", handshakes.ended(before, None))
             elif event == zmq.EVENT_DISCONNECTED:
                 before = self._table.disconnected(value)
                 if before is not None:
                     self._ended(before)
+                else:
+                    self._report("", handshakes.closed_ended(value, self._failure))
                 self._failure = None
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 handshakes.succeeded()
@@ -252,7 +254,7 @@ class Router:
             if reason is not None:
                 self._refused(connection.address, reason)
                 self._table.evicted(connection)
-                self.handshakes.forget(connection)
+                self.handshakes.closed(connection)
                 hold.shut_down()
         self._held.keep(connection, hold)
 
@@ -291,7 +293,7 @@ class Router:
         self.read_monitor()
         if not connection.disconnected:
             self._table.evicted(connection)
-            self.handshakes.forget(connection)
+            self.handshakes.closed(connection)
             self._forget(connection)
             self.evicted += 1
             address = hold.address if hold is not None else "an unknown address"

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import trio
 from support.signals import signals_without_effect
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trioreq._runner import control
 from trioreq._runner.process import HEARTBEAT
@@ -512,6 +512,24 @@ async def test_sigterm_while_the_first_process_starts_ends_it_and_starts_no_othe
     assert [process.returncode for process in processes.all] == [-signal.SIGKILL]
     assert supervisor._exit_code == 0
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_process_that_serves_is_drained_though_its_first_message_was_not_read(
+    processes: Processes, autojump_clock: MockClock
+) -> None:
+    processes.at_start = lambda _: None
+    supervisor = supervisor_of(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.run)
+        await trio.sleep(1)
+        (process,) = processes.all
+        process.send()
+        nursery.start_soon(supervisor._end, *supervisor._children)
+        await wait_all_tasks_blocked()
+        assert process.orders() == [control.DRAIN]
+        assert process.returncode is None
+        process.end(0)
+        signal.raise_signal(signal.SIGTERM)
 
 
 async def test_no_signal_has_its_default_effect_when_the_supervisor_has_ended(

@@ -326,7 +326,9 @@ class Supervisor:
             child.settled.set()
 
     async def _end(self, child: Child, order: bytes = control.DRAIN) -> None:
-        """Let a process drain."""
+        """Let a process drain, or kill it if it does not serve yet."""
+        if not child.ended.is_set():
+            self._read(child)  # it may serve by now, and have said so
         if child.serves:
             child.order(order)
         else:

@@ -356,9 +356,9 @@ def sanitized_library() -> Iterator[None]:
 def test_the_sanitizer_finds_no_error() -> None:
     """In all that the tests of messages do with it.
 
-    Except for one that measures memory, and one that is a matter of speed, which it takes away.
+    Except for one that measures memory, and those that are a matter of speed, which it takes away.
     """
-    words = "in_c and not no_memory_is_kept and not other_threads_run_while_many_frames"
+    words = "in_c and not no_memory_is_kept and not many_frames"
     options = ["-q", "-p", "no:cacheprovider", "-k", words]
     done = sanitized("-m", "pytest", *options, "tests/wire/test_messages.py")
     assert done.returncode == 0, done.stdout + done.stderr

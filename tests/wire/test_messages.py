@@ -7,6 +7,7 @@ another thread to have run, it repeats until it has.
 
 from __future__ import annotations
 
+import codecs
 import gc
 import itertools
 import sys
@@ -492,6 +493,71 @@ def test_in_c_other_threads_run_while_many_frames_are_copied(in_c: Way, sockets:
         return ran_meanwhile(int, pair.receiver.receive)
 
     repeat_until_it_ran(receive)
+
+
+def in_garbage_collector(kind: type[list[bytes] | tuple[str, ...]], length: int) -> int:
+    """How many containers the garbage collector shows, without a look at their items."""
+    return sum(type(one) is kind and len(one) == length for one in gc.get_objects())
+
+
+@pytest.mark.usefixtures("no_switching")
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pytest.param((b"",) * 100_000, id="many_frames"),
+        pytest.param((b"", bytes(8 * LARGE), *[b""] * 1_000), id="large"),
+    ],
+)
+def test_in_c_a_list_of_frames_is_hidden_until_it_is_complete(
+    in_c: Way, sockets: Sockets, frames: tuple[bytes, ...]
+) -> None:
+    """The garbage collector shows its objects to other threads, and NULL items crash them."""
+
+    def receive() -> bool:
+        pair = Pair(in_c, sockets)
+        pair.sender.send(frames)
+        received: list[list[bytes] | None] = []
+        seen: list[int] = []
+
+        def look() -> None:
+            seen.append(in_garbage_collector(list, len(frames)))
+
+        before = in_garbage_collector(list, len(frames))
+        ran = ran_meanwhile(look, lambda: received.append(pair.receiver.receive()))
+        assert received == [list(frames)]
+        assert gc.is_tracked(received[0])
+        assert not ran or seen == [before]
+        return ran
+
+    repeat_until_it_ran(receive)
+
+
+def test_in_c_the_properties_are_hidden_until_they_are_complete(
+    in_c: Way, sockets: Sockets
+) -> None:
+    """An error handler in Python runs while they are decoded."""
+    names = ("X-Bytes", *["X-None"] * 100)
+    seen: list[int] = []
+
+    def look(error: UnicodeError) -> tuple[str | bytes, int]:
+        seen.append(in_garbage_collector(tuple, len(names)))
+        return escape(error)
+
+    router = Router(in_c, sockets)
+    gc.collect()  # after this the garbage collector does not track the names
+    before = in_garbage_collector(tuple, len(names))
+    escape = codecs.lookup_error("backslashreplace")
+    codecs.register_error("backslashreplace", look)
+    try:
+        with RawPeer(router.endpoint) as peer:
+            peer.shake_hands(b"DEALER", b"", (b"X-Bytes", b"a\xffb"))
+            peer.send(message(b"x"))
+            _, _, origin = router.next({}, names)
+    finally:
+        codecs.register_error("backslashreplace", escape)
+    assert origin is not None
+    assert origin[1][0] == "a\\xffb"
+    assert seen == [before]
 
 
 @pytest.mark.usefixtures("no_switching")

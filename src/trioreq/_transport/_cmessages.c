@@ -255,6 +255,9 @@ take_frames(Message *message)
     if (frames == NULL) {
         return NULL;
     }
+    /* Until it is complete, other threads must not get it from the garbage
+     * collector: they would read items that are NULL. */
+    PyObject_GC_UnTrack(frames);
     Py_ssize_t taken = 0;
     for (Portion *part = &message->head; part != NULL; part = part->next) {
         while (part->first < part->count) {
@@ -271,6 +274,7 @@ take_frames(Message *message)
             }
         }
     }
+    PyObject_GC_Track(frames);
     return frames;
 }
 
@@ -306,6 +310,9 @@ origin_of(const zmq_msg_t *frame, PyObject *names)
     if (values == NULL) {
         return NULL;
     }
+    /* As in `take_frames`: an error handler may be in Python. It need not be
+     * tracked again, since it contains only str. */
+    PyObject_GC_UnTrack(values);
     for (Py_ssize_t i = 0; i < count; i++) {
         const char *name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(names, i));
         if (name == NULL) {

@@ -24,6 +24,7 @@ from trioreq._protocol.envelope import CANCEL, CREDIT, REQUEST, Header
 from trioreq._server import deadlines, reader, server
 from trioreq._server.pending_request import PendingRequest
 from trioreq._server.tasks import IN_A_ROW
+from trioreq._transport.held_connections import HeldConnections
 from trioreq._transport.router import BATCH, MESSAGE
 from trioreq.testing import MemoryClient, MemoryNetwork
 from trioreq.testing._libzmq import HeldConnection, MemorySockets
@@ -847,10 +848,9 @@ async def test_late_messages_that_are_not_requests_are_not_counted_as_requests(
         assert statistics.requests == 4
 
 
-async def test_limits_hold_one_connection_at_a_time(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a burst each needs a descriptor, and there may be few."""
+@pytest.fixture
+def one_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let only one connection be held at a time, as if no descriptor were free."""
     held = 0
     hold, close = MemorySockets.hold, HeldConnection.close
 
@@ -864,9 +864,41 @@ async def test_limits_hold_one_connection_at_a_time(
         held -= 1
         close(self)
 
-    monkeypatch.setattr(MemorySockets, "room", 20)
+    monkeypatch.setattr(HeldConnections, "keep", lambda _self, _connection, hold: hold.close())
     monkeypatch.setattr(MemorySockets, "hold", holding)
     monkeypatch.setattr(HeldConnection, "close", closing)
+
+
+@pytest.mark.usefixtures("one_hold")
+async def test_an_eviction_and_a_limit_hold_one_connection_at_a_time(
+    autojump_clock: MockClock,
+) -> None:
+    """A connection that comes while another one is evicted is counted."""
+    async with serving(echo, max_connections=2) as net:
+        first, second = net.connect(), net.connect()
+        assert await first.request(b"x") == [b"x"]
+        await wait_all_tasks_blocked()
+        sockets = sockets_of(net)
+        hold = sockets.hold
+        others: list[MemoryClient] = []
+
+        def hold_and_connect(descriptor: int) -> HeldConnection | None:
+            del sockets.__dict__["hold"]
+            others.extend([net.connect(), net.connect()])
+            return hold(descriptor)
+
+        sockets.__dict__["hold"] = hold_and_connect
+        assert await net.server.evict(net.server.clients()[0].id)
+        await wait_all_tasks_blocked()
+        stats = net.server.statistics()
+        assert (stats.connections, stats.refused) == (2, 1)
+        ended = [client.connection.ended for client in (first, second, *others)]
+        assert ended == [True, False, False, True]
+
+
+@pytest.mark.usefixtures("one_hold")
+async def test_limits_hold_one_connection_at_a_time(autojump_clock: MockClock) -> None:
+    """In a burst each needs a descriptor, and there may be few."""
     async with serving(echo, max_connections=2) as net:
         for _ in range(10):
             net.connect()

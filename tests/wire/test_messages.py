@@ -7,6 +7,7 @@ another thread to have run, it repeats until it has.
 
 from __future__ import annotations
 
+import codecs
 import gc
 import itertools
 import sys
@@ -14,7 +15,7 @@ import threading
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
-from errno import EAGAIN, EHOSTUNREACH, EINVAL, ENOTSOCK
+from errno import EAGAIN, EBUSY, EHOSTUNREACH, EINVAL, ENOTSOCK
 from functools import partial
 from typing import Any
 
@@ -494,6 +495,71 @@ def test_in_c_other_threads_run_while_many_frames_are_copied(in_c: Way, sockets:
     repeat_until_it_ran(receive)
 
 
+def in_garbage_collector(kind: type[list[bytes] | tuple[str, ...]], length: int) -> int:
+    """How many containers the garbage collector shows, without a look at their items."""
+    return sum(type(one) is kind and len(one) == length for one in gc.get_objects())
+
+
+@pytest.mark.usefixtures("no_switching")
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pytest.param((b"",) * 100_000, id="many_frames"),
+        pytest.param((b"", bytes(8 * LARGE), *[b""] * 1_000), id="large"),
+    ],
+)
+def test_in_c_a_list_of_frames_is_hidden_until_it_is_complete(
+    in_c: Way, sockets: Sockets, frames: tuple[bytes, ...]
+) -> None:
+    """The garbage collector shows its objects to other threads, and NULL items crash them."""
+
+    def receive() -> bool:
+        pair = Pair(in_c, sockets)
+        pair.sender.send(frames)
+        received: list[list[bytes] | None] = []
+        seen: list[int] = []
+
+        def look() -> None:
+            seen.append(in_garbage_collector(list, len(frames)))
+
+        before = in_garbage_collector(list, len(frames))
+        ran = ran_meanwhile(look, lambda: received.append(pair.receiver.receive()))
+        assert received == [list(frames)]
+        assert gc.is_tracked(received[0])
+        assert not ran or seen == [before]
+        return ran
+
+    repeat_until_it_ran(receive)
+
+
+def test_in_c_the_properties_are_hidden_until_they_are_complete(
+    in_c: Way, sockets: Sockets
+) -> None:
+    """An error handler in Python runs while they are decoded."""
+    names = ("X-Bytes", *["X-None"] * 100)
+    seen: list[int] = []
+
+    def look(error: UnicodeError) -> tuple[str | bytes, int]:
+        seen.append(in_garbage_collector(tuple, len(names)))
+        return escape(error)
+
+    router = Router(in_c, sockets)
+    gc.collect()  # after this the garbage collector does not track the names
+    before = in_garbage_collector(tuple, len(names))
+    escape = codecs.lookup_error("backslashreplace")
+    codecs.register_error("backslashreplace", look)
+    try:
+        with RawPeer(router.endpoint) as peer:
+            peer.shake_hands(b"DEALER", b"", (b"X-Bytes", b"a\xffb"))
+            peer.send(message(b"x"))
+            _, _, origin = router.next({}, names)
+    finally:
+        codecs.register_error("backslashreplace", escape)
+    assert origin is not None
+    assert origin[1][0] == "a\\xffb"
+    assert seen == [before]
+
+
 @pytest.mark.usefixtures("no_switching")
 def test_in_c_another_thread_may_close_the_socket_while_a_frame_is_copied(
     in_c: Way, sockets: Sockets
@@ -526,6 +592,77 @@ def test_in_c_another_thread_may_close_the_socket_while_a_frame_is_copied(
         return ran
 
     repeat_until_it_ran(receive)
+    repeat_until_it_ran(send)
+
+
+class Routed:
+    """A ROUTER and a DEALER that is connected: what is sent has arrived when `send_to` returns."""
+
+    def __init__(self, way: Way, sockets: Sockets) -> None:
+        self.router, self.dealer = sockets.open(zmq.ROUTER), sockets.open(zmq.DEALER)
+        self.router.router_mandatory = True
+        endpoint = f"inproc://{next(NUMBERS)}"
+        self.router.bind(endpoint)
+        self.dealer.connect(endpoint)
+        self.dealer.send(b"hello")
+        self.routing_id = self.router.recv_multipart()[0]
+        self.messages = way(self.router)
+
+
+@pytest.mark.usefixtures("no_switching")
+def test_in_c_another_thread_cannot_send_into_a_message_that_a_router_has_begun(
+    in_c: Way, sockets: Sockets
+) -> None:
+    """The frames would go to the client of the first, whatever their routing id."""
+    frames = [b"x", bytes(8 * LARGE), b"y"]
+
+    def send() -> bool:
+        routed = Routed(in_c, sockets)
+        send_to, routing_id = routed.messages.send_to, routed.routing_id
+        errors: list[int | None] = []
+
+        def disturb() -> None:
+            other: list[Callable[[], int]] = [
+                lambda: send_to(routing_id, [b"other"]),
+                lambda: routed.messages.send([routing_id, b"other"]),
+            ]
+            for call in other:
+                try:
+                    call()
+                except zmq.ZMQError as error:
+                    errors.append(error.errno)
+
+        ran = ran_meanwhile(disturb, lambda: send_to(routing_id, frames))
+        assert errors == ([EBUSY, EBUSY] if ran else [])
+        received = [routed.dealer.recv_multipart() for _ in range(1 if ran else 3)]
+        assert frames in received
+        assert not readable(routed.dealer)
+        assert send_to(routing_id, [b"next"]) == 0
+        assert routed.dealer.recv_multipart() == [b"next"]
+        return ran
+
+    repeat_until_it_ran(send)
+
+
+@pytest.mark.usefixtures("no_switching")
+def test_in_c_another_thread_may_close_a_router_that_has_begun_a_message(
+    in_c: Way, sockets: Sockets
+) -> None:
+    def send() -> bool:
+        routed = Routed(in_c, sockets)
+        errors: list[int | None] = []
+
+        def call() -> None:
+            try:
+                routed.messages.send_to(routed.routing_id, [b"x", bytes(8 * LARGE)])
+            except zmq.ZMQError as error:
+                errors.append(error.errno)
+
+        ran = ran_meanwhile(routed.messages.close, call)
+        assert errors == ([ENOTSOCK] if ran else [])
+        assert readable(routed.dealer) is not ran  # the whole message, or nothing
+        return ran
+
     repeat_until_it_ran(send)
 
 

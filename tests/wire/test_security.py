@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from support.serving import poll, serving, until
 
 import trioreq
 from harness.clients import Clients, ClientSocket, open_clients
-from harness.zmtp import RawPeer
+from harness.zmtp import RawPeer, message
 from trioreq._protocol.zap import Verdict, reply
 from trioreq._server import admission
 from trioreq._transport import allow_list, dealer, linux, zap_handler
@@ -733,6 +734,59 @@ async def test_the_limits_leave_no_descriptor_behind() -> None:
                 peer.close()
             await until(lambda: server.statistics().connections == 0)
         assert descriptors_after(endpoint) <= before
+
+
+@pytest.fixture
+def no_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no descriptor be duplicated, as if the process had as many open as it may."""
+
+    def fail(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "dup", fail)
+
+
+@pytest.mark.usefixtures("no_duplicates")
+async def test_limits_hold_without_a_free_descriptor(addr: str) -> None:
+    """One is reserved for it, and used again and again."""
+    async with serving(whoami, addr, max_connections=2) as server:
+        (endpoint,) = server.endpoints
+        with ExitStack() as stack:
+            peers = [stack.enter_context(RawPeer(endpoint)) for _ in range(5)]
+            for peer in peers[2:]:
+                await trio.to_thread.run_sync(peer.read_end)
+            statistics = server.statistics()
+            assert (statistics.connections, statistics.refused) == (2, 3)
+
+
+@pytest.mark.usefixtures("no_duplicates")
+async def test_one_connection_at_a_time_is_held_without_a_free_descriptor(addr: str) -> None:
+    async with serving(whoami, addr) as server:
+        (endpoint,) = server.endpoints
+        with RawPeer(endpoint), RawPeer(endpoint):
+            await until(lambda: len(server._router) == 2)
+            hold = server._sockets.hold
+            for connection in server._router.connections:
+                held = hold(connection.descriptor)
+                assert held is not None
+                assert held.address == connection.address
+                assert hold(connection.descriptor) is None
+                held.close()
+
+
+@pytest.mark.usefixtures("no_duplicates")
+async def test_clients_are_evicted_without_a_free_descriptor(addr: str, clients: Clients) -> None:
+    async with serving(whoami, addr) as server:
+        (endpoint,) = server.endpoints
+        for evicted in range(1, 3):
+            with RawPeer(endpoint) as peer:
+                await trio.to_thread.run_sync(peer.shake_hands)
+                peer.send(message(b"", b""))
+                await until(lambda: len(server.clients()) > 0)
+                assert await server.evict(server.clients()[0].id)
+                await trio.to_thread.run_sync(peer.read_end)
+                assert server.statistics().evicted == evicted
+        assert await clients.connect(endpoint).request(b"") == [b" "]
 
 
 # Options, and warnings.

@@ -4,15 +4,20 @@
  * It calls the libzmq that pyzmq calls, since the sockets are pyzmq's, and
  * refuses to load where it cannot be certain which one that is.
  *
- * Threads: a zmq socket is not thread-safe. Each function here uses the socket
- * in one go, with the GIL held and without running any Python code: all frames
- * of a message are read before the first becomes a bytes object, and all are
- * copied before the first is sent. So no other thread, and no finalizer, can
- * use or close the socket while a part of a message is read or sent. No
- * function waits. The GIL is released only while a large frame is copied, and
- * at intervals between many small ones; the socket is not in use then. It may
- * be closed meanwhile: each call asks pyzmq for libzmq's socket, which a
- * closed one does not have.
+ * Threads: a zmq socket is not thread-safe. It is used with the GIL held and
+ * without running any Python code: all frames of a message are read before the
+ * first becomes a bytes object, and all are copied before the first is sent. So
+ * no other thread, and no finalizer, can use or close the socket while a part
+ * of a message is read or sent. No function waits. The GIL is released only
+ * while a large frame is copied, and at intervals between many small ones; the
+ * socket is not in use then. It may be closed meanwhile: pyzmq is asked for
+ * libzmq's socket again, which a closed one does not have.
+ *
+ * A routing id is the exception. A ROUTER accepts or refuses a message at its
+ * routing id, so that is sent before the rest is copied: to try a large message
+ * again and again must not cost a copy each time. Until the rest is sent,
+ * `has_begun` refuses other messages. A ROUTER that is closed meanwhile has
+ * passed on nothing.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -100,6 +105,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *raw;
+    int has_begun; /* the routing id is sent, and the rest is not */
 } Messages;
 
 
@@ -199,23 +205,32 @@ read_message(void *socket, Message *message)
     return 0;
 }
 
-/* Send a message, and set how many of its frames libzmq has taken. Return 0 or
- * an errno. */
+/* Send the first frame that is left in a portion. Return 0 or an errno. */
 static int
-send_frames(void *socket, Message *message, Py_ssize_t *sent)
+send_frame(void *socket, Portion *part, int more)
 {
-    *sent = 0;
+    zmq_msg_t *frame = &part->frames[part->first];
+    while (zmq_msg_send(frame, socket, ZMQ_DONTWAIT | more) < 0) {
+        if (zmq_errno() != EINTR) {
+            return zmq_errno();
+        }
+    }
+    part->first++; /* it is empty now, and need not be closed */
+    return 0;
+}
+
+/* Send the frames that are left in a message. Return 0 or an errno. */
+static int
+send_frames(void *socket, Message *message)
+{
     for (Portion *part = &message->head; part != NULL; part = part->next) {
         while (part->first < part->count) {
-            int more = *sent < message->count - 1 ? ZMQ_SNDMORE : 0;
-            zmq_msg_t *frame = &part->frames[part->first];
-            while (zmq_msg_send(frame, socket, ZMQ_DONTWAIT | more) < 0) {
-                if (zmq_errno() != EINTR) {
-                    return zmq_errno();
-                }
+            int is_last = part == message->last
+                          && part->first == part->count - 1;
+            int error = send_frame(socket, part, is_last ? 0 : ZMQ_SNDMORE);
+            if (error) {
+                return error;
             }
-            part->first++; /* it is empty now, and need not be closed */
-            ++*sent;
         }
     }
     return 0;
@@ -255,6 +270,9 @@ take_frames(Message *message)
     if (frames == NULL) {
         return NULL;
     }
+    /* Until it is complete, other threads must not get it from the garbage
+     * collector: they would read items that are NULL. */
+    PyObject_GC_UnTrack(frames);
     Py_ssize_t taken = 0;
     for (Portion *part = &message->head; part != NULL; part = part->next) {
         while (part->first < part->count) {
@@ -271,20 +289,30 @@ take_frames(Message *message)
             }
         }
     }
+    PyObject_GC_Track(frames);
     return frames;
 }
 
-/* Add a copy of a bytes object, to which the caller has a reference. */
+/* Add a frame that has room for a bytes object. */
 static int
-put_frame(Message *message, PyObject *content)
+add_room(Message *message, PyObject *content)
 {
-    size_t size = (size_t)PyBytes_GET_SIZE(content);
     zmq_msg_t *frame = next_frame(message);
-    if (frame == NULL || zmq_msg_init_size(frame, size) < 0) {
+    if (frame == NULL
+        || zmq_msg_init_size(frame, (size_t)PyBytes_GET_SIZE(content)) < 0)
+    {
         PyErr_NoMemory();
         return -1;
     }
     add_frame(message);
+    return 0;
+}
+
+/* Fill a frame, given a bytes object to which the caller has a reference. */
+static void
+fill_frame(zmq_msg_t *frame, PyObject *content)
+{
+    size_t size = (size_t)PyBytes_GET_SIZE(content);
     if (size < LARGE) {
         memcpy(zmq_msg_data(frame), PyBytes_AS_STRING(content), size);
     }
@@ -293,7 +321,19 @@ put_frame(Message *message, PyObject *content)
         memcpy(zmq_msg_data(frame), PyBytes_AS_STRING(content), size);
         Py_END_ALLOW_THREADS
     }
-    return 0;
+}
+
+/* Fill the frames that are left in a message. */
+static void
+fill_frames(Message *message, PyObject *frames)
+{
+    Py_ssize_t filled = 0;
+    for (Portion *part = &message->head; part != NULL; part = part->next) {
+        for (int i = part->first; i < part->count; i++) {
+            fill_frame(&part->frames[i], PyTuple_GET_ITEM(frames, filled));
+            filled++;
+        }
+    }
 }
 
 /* Return what libzmq knows of a frame's connection: the descriptor, and the
@@ -306,6 +346,9 @@ origin_of(const zmq_msg_t *frame, PyObject *names)
     if (values == NULL) {
         return NULL;
     }
+    /* As in `take_frames`: an error handler may be in Python. It need not be
+     * tracked again, since it contains only str. */
+    PyObject_GC_UnTrack(values);
     for (Py_ssize_t i = 0; i < count; i++) {
         const char *name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(names, i));
         if (name == NULL) {
@@ -449,9 +492,10 @@ receive_from(PyObject *self, PyObject *const *args, Py_ssize_t count)
     return error ? raise_error(self, error) : received;
 }
 
-/* Copy a routing id, if there is one, and the frames. */
+/* Begin a message that has room for all frames, and has the routing id, if
+ * there is one. So nothing can fail after the routing id is sent. */
 static int
-put_frames(Message *message, PyObject *routing_id, PyObject *frames)
+make_room(Message *message, PyObject *routing_id, PyObject *frames)
 {
     Py_ssize_t count = PyTuple_GET_SIZE(frames);
     int is_sound = count > 0;
@@ -466,15 +510,63 @@ put_frames(Message *message, PyObject *routing_id, PyObject *frames)
                         "a message must be bytes, in one frame or more");
         return -1;
     }
-    if (routing_id != NULL && put_frame(message, routing_id) < 0) {
-        return -1;
+    if (routing_id != NULL) {
+        if (add_room(message, routing_id) < 0) {
+            return -1;
+        }
+        fill_frame(message->head.frames, routing_id);
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (put_frame(message, PyTuple_GET_ITEM(frames, i)) < 0) {
+        if (add_room(message, PyTuple_GET_ITEM(frames, i)) < 0) {
             return -1;
         }
     }
     return 0;
+}
+
+/* Send the routing id. Return 0, an errno if the ROUTER refuses the message, or
+ * -1 with an exception. */
+static int
+send_routing_id(PyObject *self, Message *message)
+{
+    Messages *messages = (Messages *)self;
+    void *socket;
+    if (get_socket(self, &socket) < 0) {
+        return -1;
+    }
+    int error = EBUSY;
+    if (!messages->has_begun) {
+        error = send_frame(socket, &message->head, ZMQ_SNDMORE);
+        messages->has_begun = error == 0;
+    }
+    if (error == 0 || error == EAGAIN || error == EHOSTUNREACH) {
+        return error;
+    }
+    raise_error(self, error);
+    return -1;
+}
+
+/* Send the frames. Return 0, EAGAIN, or -1 with an exception. */
+static int
+send_content(PyObject *self, Message *message, int is_begun)
+{
+    Messages *messages = (Messages *)self;
+    void *socket;
+    if (get_socket(self, &socket) < 0) {
+        return -1;
+    }
+    int error = EBUSY;
+    if (messages->has_begun == is_begun) {
+        error = send_frames(socket, message);
+        messages->has_begun = 0;
+    }
+    /* A DEALER may lose its connection in the middle of a message, and then
+     * forgets the part that it has. A ROUTER has accepted the message. */
+    if (error == 0 || (error == EAGAIN && !is_begun)) {
+        return error;
+    }
+    raise_error(self, error);
+    return -1;
 }
 
 static PyObject *
@@ -485,28 +577,19 @@ send_message(PyObject *self, PyObject *routing_id, PyObject *sequence)
     if (frames == NULL) {
         return NULL;
     }
-    void *socket;
     Message message;
     begin_message(&message);
-    int put = put_frames(&message, routing_id, frames);
-    Py_DECREF(frames);
-    if (put < 0 || get_socket(self, &socket) < 0) {
-        drop_message(&message);
-        return NULL;
+    int error = make_room(&message, routing_id, frames);
+    if (error == 0 && routing_id != NULL) {
+        error = send_routing_id(self, &message);
     }
-    Py_ssize_t sent;
-    int error = send_frames(socket, &message, &sent);
+    if (error == 0) {
+        fill_frames(&message, frames);
+        error = send_content(self, &message, routing_id != NULL);
+    }
     drop_message(&message);
-    int is_expected = error == 0;
-    if (routing_id == NULL) {
-        /* A DEALER may lose its connection in the middle of a message, and
-         * then forgets the part that it has. */
-        is_expected |= error == EAGAIN;
-    }
-    else if (sent == 0) {
-        is_expected |= error == EAGAIN || error == EHOSTUNREACH;
-    }
-    return is_expected ? PyLong_FromLong(error) : raise_error(self, error);
+    Py_DECREF(frames); /* not before: it may run Python code */
+    return error < 0 ? NULL : PyLong_FromLong(error);
 }
 
 static PyObject *

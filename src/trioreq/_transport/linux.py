@@ -63,23 +63,72 @@ class Signs:
     silent: bool | None
 
 
+class Duplicates:
+    """Duplicates descriptors: one at a time also if the process has as many open as it may.
+
+    Attributes:
+        spare: The descriptor that is reserved for this; None after `close`.
+    """
+
+    def __init__(self) -> None:
+        self._placeholder, spare = os.pipe()  # two descriptors, or none
+        self.spare: int | None = spare
+        self._is_spare_free = True
+
+    def duplicate(self, descriptor: int) -> int:
+        """Return a duplicate, which must be given to `release`.
+
+        Raises:
+            OSError: There is no such descriptor, or none is free and the spare one is in use.
+        """
+        try:
+            return os.dup(descriptor)
+        except OSError:
+            if self.spare is None or not self._is_spare_free:
+                raise
+        os.dup2(descriptor, self.spare, inheritable=False)
+        self._is_spare_free = False
+        return self.spare
+
+    def release(self, duplicate: int) -> None:
+        """Close a duplicate."""
+        if duplicate == self.spare:
+            os.dup2(self._placeholder, duplicate, inheritable=False)
+            self._is_spare_free = True
+        else:
+            os.close(duplicate)
+
+    def close(self) -> None:
+        """Reserve no descriptor any more."""
+        if self.spare is not None:
+            os.close(self._placeholder)
+            os.close(self.spare)
+            self.spare = None
+
+
 class DuplicatedConnection:
     """A connection, held by a duplicate of its descriptor, whose number may be reused.
 
     Args:
         duplicate: The duplicate.
+        duplicates: Releases it.
         handshake: Bytes that this side has sent when the handshake is complete.
         patience: The timeout of a heartbeat, in seconds.
 
     Attributes:
-        descriptor: The duplicate's own.
+        descriptor: The duplicate's own. The spare one counts as the highest of all, since no other
+            was free.
     """
 
-    __slots__ = ("_handshake", "_patience", "_socket", "descriptor")
+    __slots__ = ("_duplicates", "_handshake", "_patience", "_socket", "descriptor")
 
-    def __init__(self, duplicate: socket.socket, handshake: int, patience: float) -> None:
-        self.descriptor = duplicate.fileno()
+    def __init__(
+        self, duplicate: socket.socket, duplicates: Duplicates, handshake: int, patience: float
+    ) -> None:
+        number = duplicate.fileno()
+        self.descriptor = sys.maxsize if number == duplicates.spare else number
         self._socket = duplicate
+        self._duplicates = duplicates
         self._handshake = handshake
         self._patience = patience
 
@@ -126,19 +175,24 @@ class DuplicatedConnection:
 
     def close(self) -> None:
         """Close the duplicate. The connection stays open while libzmq has it."""
-        self._socket.close()
+        self._duplicates.release(self._socket.detach())
 
 
-def duplicate(descriptor: int, handshake: int, patience: float) -> DuplicatedConnection | None:
-    """Duplicate a descriptor; None if it is not that of a socket. See `DuplicatedConnection`."""
+def hold(
+    descriptor: int, duplicates: Duplicates, handshake: int, patience: float
+) -> DuplicatedConnection | None:
+    """Hold a connection; None if the descriptor is not that of a socket.
+
+    See `DuplicatedConnection` for the arguments.
+    """
     try:
-        own = os.dup(descriptor)
+        own = duplicates.duplicate(descriptor)
     except OSError:
         return None
     try:
-        return DuplicatedConnection(socket.socket(fileno=own), handshake, patience)
+        return DuplicatedConnection(socket.socket(fileno=own), duplicates, handshake, patience)
     except OSError:
-        os.close(own)
+        duplicates.release(own)
         return None
 
 

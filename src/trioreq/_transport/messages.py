@@ -70,6 +70,8 @@ class Messages(Protocol):
     def send_to(self, routing_id: bytes, frames: Sequence[bytes], /) -> int:
         """Send a message of at least one frame to a connection. For a ROUTER.
 
+        A message that is refused is not copied, so it costs little to try a large one again.
+
         Returns:
             0 or an errno: EAGAIN if there is no room, EHOSTUNREACH if no connection has the
             routing id.

@@ -289,8 +289,9 @@ class Router:
         Hold it, then read the monitor, then shut it down: if it is not disconnected by then, the
         descriptor that was duplicated was its own. So no other connection is shut down.
         """
+        disconnected: list[Connection] = []
         hold = self._sockets.hold(connection.descriptor)
-        self.read_monitor()
+        self._read_events(disconnected)
         if not connection.disconnected:
             self._table.evicted(connection)
             self.handshakes.closed(connection)
@@ -300,9 +301,12 @@ class Router:
             log.warning("evicted connection %d from %s: %s", connection.id, address, reason)
             if hold is not None:
                 hold.shut_down()
-            self._disconnected([connection])
+            disconnected.append(connection)
         if hold is not None:
             hold.close()
+        if disconnected:
+            self._disconnected(disconnected)
+        self.read_monitor()  # now that there is a descriptor to hold new connections, one by one
 
     def read_batch(self, room: int = BATCH) -> list[Message] | None:
         """Read a batch of messages, and then the monitor.

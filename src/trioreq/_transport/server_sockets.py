@@ -95,7 +95,11 @@ class Sockets(Protocol):
     counters: KernelCounters | None
 
     def hold(self, descriptor: int) -> HeldConnection | None:
-        """Hold the connection that has a descriptor now; None if it has none."""
+        """Hold the connection that has a descriptor now; None if it has none.
+
+        One connection at a time can be held even if the process has no free descriptor. The
+        descriptor of its hold then counts as the highest of all.
+        """
 
     def refuse_connections(self, listeners: Sequence[int]) -> None:
         """Make the system refuse new connections, as far as it can.
@@ -163,6 +167,7 @@ class BoundSockets:
             self.monitor = ZSocket.of(open_monitor(self._context, MONITOR))
             self.zap = ZSocket.of(self._open_zap())
             self.endpoints = tuple(self._bind(addr) for addr in addrs)
+            self._duplicates = linux.Duplicates()
         except BaseException:
             self._remove_files()
             self._context.destroy(linger=0)
@@ -261,7 +266,7 @@ class BoundSockets:
 
     def hold(self, descriptor: int) -> HeldConnection | None:
         """Hold the connection that has a descriptor now; None if it has none."""
-        return linux.duplicate(descriptor, self._handshake, self._patience)
+        return linux.hold(descriptor, self._duplicates, self._handshake, self._patience)
 
     def refuse_connections(self, listeners: Sequence[int]) -> None:
         """Make the system refuse connections: on tcp the kernel, on ipc by removing the file.
@@ -283,6 +288,7 @@ class BoundSockets:
         self._router.disable_monitor()
         self.monitor.close()
         self.router.close()
+        self._duplicates.close()
         await terminate(self._context)
 
     def _remove_files(self) -> None:

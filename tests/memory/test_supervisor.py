@@ -524,7 +524,8 @@ async def test_a_process_that_serves_is_drained_though_its_first_message_was_not
         await trio.sleep(1)
         (process,) = processes.all
         process.send()
-        nursery.start_soon(supervisor._end, *supervisor._children)
+        (child,) = supervisor._children
+        nursery.start_soon(supervisor._end, child)
         await wait_all_tasks_blocked()
         assert process.orders() == [control.DRAIN]
         assert process.returncode is None

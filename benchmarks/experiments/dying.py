@@ -140,9 +140,12 @@ class Living:
         return ended
 
     def longest(self, begin: int, end: int) -> float:
-        """The longest that a request took of those that were under way in a time, in seconds."""
+        """The longest that a request took, in seconds, of those that were under way in a time.
+
+        There may be none, if the server was faster than this client: then it is 0.
+        """
         waits = [ended - begun for begun, ended in self._waits if ended >= begin and begun <= end]
-        return max(waits) / 1e9
+        return max(waits, default=0) / 1e9
 
     def close(self) -> None:
         """Leave."""

@@ -262,7 +262,8 @@ async def test_the_end_of_its_request_ends_it_and_no_other(
             await end_it(net, how, client)
         if is_killed(net, workers):
             await until(lambda: server.statistics().killed == 1)
-            assert reports.rest() == []
+            # It is written that the request has ended, and then it is killed: it may see the first.
+            assert reports.rest() in ([], [f"cancelled it: {how}"])
         else:
             await reports.wait(f"cancelled it: {how}")
     if how != "shutdown":

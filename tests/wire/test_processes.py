@@ -175,6 +175,7 @@ async def test_a_spare_takes_the_next_request_while_the_killed_one_is_replaced(
 
 
 async def test_kills_leave_no_process_and_no_descriptor(reports: Reports) -> None:
+    gc.collect()  # what earlier tests have left must not be closed meanwhile
     before, shared = children(), shared_memory()
     async with working(One(grace=0.01)) as (server, client):
         assert len(children() - before) == 1

@@ -136,8 +136,9 @@ async def test_a_server_that_has_ended_has_no_connections_and_no_threads(
     assert server.clients() == ()
     assert server.statistics().connections == 0
     assert not await server.evict(connected.id)
-    while server.statistics().workers.alive:  # noqa: ASYNC110  # threads end by themselves
-        await trio.sleep(0.001)
+    with trio.fail_after(10):
+        while server.statistics().workers.alive:  # noqa: ASYNC110  # threads end without an event
+            await trio.sleep(0.001)
     server.refuse_connections()
     with pytest.raises(RuntimeError, match="the server has ended"):
         server.replace_keys(trioreq.KeyPair.generate())

@@ -523,13 +523,17 @@ async def test_a_process_that_serves_is_drained_though_its_first_message_was_not
         nursery.start_soon(supervisor.run)
         await trio.sleep(1)
         (process,) = processes.all
-        process.send()
         (child,) = supervisor._children
-        nursery.start_soon(supervisor._end, child)
-        await wait_all_tasks_blocked()
-        assert process.orders() == [control.DRAIN]
-        assert process.returncode is None
-        process.end(0)
+
+        async def drain() -> None:
+            await wait_all_tasks_blocked()
+            assert process.orders() == [control.DRAIN]
+            process.end(0)
+
+        nursery.start_soon(drain)
+        process.send()
+        await supervisor._end(child)  # in this step: no task has read the message
+        assert process.returncode == 0
         signal.raise_signal(signal.SIGTERM)
 
 

@@ -14,8 +14,9 @@ import trio
 from support.handlers import Worker
 from support.memory import serving
 from support.outcomes import outcomes
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
+from trioreq._protocol import packs
 from trioreq._protocol.connection_table import Connection
 from trioreq._protocol.message_guard import EXTRA
 from trioreq._transport.linux import KernelCounters
@@ -92,6 +93,24 @@ async def test_a_connection_whose_messages_end_is_not_evicted(
             await looked.wait()
             assert await client.request(b"echo") == [b"re:echo"]
         assert net.server.statistics().evicted == 0
+
+
+async def test_a_connection_that_sends_empty_packs_is_not_evicted(
+    autojump_clock: MockClock, counters: Counters
+) -> None:
+    """An empty pack is a whole message, though it has none for the server."""
+    async with serving(Worker(), max_message_size=SIZE) as net:
+        client = net.connect(socket_type="DEALER")
+        await client.request(b"echo")
+        counters.sending.add(client.connection.descriptor)
+        for _ in range(20):
+            looked = trio.Event()
+            counters.looked = looked.set
+            await looked.wait()
+            client.send_raw(packs.HEAD.pack(packs.MAGIC, 0, 0))
+            await wait_all_tasks_blocked()
+        assert net.server.statistics().evicted == 0
+        assert await client.request(b"echo") == [b"re:echo"]
 
 
 async def test_messages_that_have_arrived_are_read_before_an_eviction(

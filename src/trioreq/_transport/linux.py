@@ -79,7 +79,7 @@ class Duplicates:
         """Return a duplicate, which must be given to `release`.
 
         Raises:
-            OSError: There is no such descriptor, or none is free and the spare one is in use.
+            OSError: It is not open. Or no descriptor is free, and the spare one is in use.
         """
         try:
             return os.dup(descriptor)

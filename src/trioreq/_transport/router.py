@@ -323,7 +323,7 @@ class Router:
         known = self._automatic
         batch: list[Message] = []
         whole = room
-        silent: list[Connection] = []  # that have sent messages without content
+        empty: list[Connection] = []  # whose pack has no message
         while room > 0:
             message = receive_from(known, PROPERTIES)
             if message is None:
@@ -346,7 +346,7 @@ class Router:
                 room -= MESSAGE * len(packed)
                 batch.extend([(connection, frames) for frames in packed])
                 if not packed:
-                    silent.append(connection)
+                    empty.append(connection)
             else:
                 batch.append((connection, frames))
         if room == whole:
@@ -354,7 +354,7 @@ class Router:
         self.weight += whole - room
         self.read_monitor()  # after the batch, before its requests are accepted (G3)
         if self.guard.watched:
-            self.guard.heard([*silent, *[connection for connection, _ in batch]])
+            self.guard.heard([*empty, *[connection for connection, _ in batch]])
         return batch
 
     def _sender(self, routing_id: bytes, origin: Origin) -> Connection | None:
